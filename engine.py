@@ -1,0 +1,445 @@
+"""fit(): all that the recipes share and that is not the paper.
+
+The loop, evaluation, checkpoints, resume and the log. A run folder holds args.json (the resolved
+recipe), environment.txt (what may differ between equal runs), train.log, history.tsv,
+predictions.tsv (validation, best epoch), best.pt and last.pt.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import socket
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+from torch import nn
+
+import data
+from data import constant_accuracy, prior_loss, replace_file, show_progress, stop
+from model import (
+    ACTIVATIONS,
+    accuracy,
+    cross_entropy,
+    load_state,
+    load_tensors,
+    score_pairs,
+)
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+
+# Flags that say where and how to run; none of them changes a number of the recipe.
+RUN_FLAGS = {
+    "data": ("data/phototriage", "folder of the dataset in the official layout"),
+    "out": ("", "run folder; runs/ and the recipe's name where empty"),
+    "resume": (False, "go on from last.pt in --out"),
+    "save_every": (500, "steps between two writes of last.pt"),
+    "store": ("data/stores", "folder of the decoded photos; may be deleted at any time"),
+    "device": ("auto", "auto, cpu, cuda, cuda:1, ..."),
+}
+CHOICES = {"fit": ("pad", "crop"), "activation": tuple(ACTIVATIONS)}
+LIMITS = {
+    "size": (32, 4096),
+    "min_agreement": (0, 1),
+    "quick_experiment": (1e-6, 1),
+    "hidden": (1, 65536),
+    "dropout": (0, 0.99),
+    "inner_dropout": (0, 0.99),
+    "batch_size": (1, 4096),
+    "lr_backbone": (0, 100),
+    "lr_head": (0, 100),
+    "momentum": (0, 0.9999),
+    "weight_decay": (0, 10),
+    "lr_factor": (1e-6, 1),
+    "lr_every": (1, 100_000),
+    "epochs": (1, 100_000),
+    "patience": (1, 100_000),
+    "seed": (0, 2**63 - 1),
+    "save_every": (1, 10**9),
+}
+HISTORY = "epoch lr_backbone lr_head train_loss train_acc val_loss val_acc"
+PREDICTIONS = "series photo_1 photo_2 label logit_1 logit_2"
+
+
+# Flags
+
+
+def arguments(script, doc, recipe, argv=None):
+    """The flags of a training script (its __file__): the recipe's names and values, RUN_FLAGS.
+
+    recipe maps a name to (default, explanation with source). Adds `recipe`, the script's name,
+    and resolves `device` and `out`. A wrong value ends the program with one line.
+    """
+    name, parser = Path(script).stem, data.command_line(script, doc)
+    for key, (default, explanation) in (recipe | RUN_FLAGS).items():
+        text = f"{explanation} (default: {default})".replace("%", "%%")
+        options = {"default": default, "help": text}
+        if default is False:
+            options["action"] = "store_true"
+        elif isinstance(default, tuple):
+            options |= {"nargs": "*", "type": int}
+        else:
+            options |= {"type": type(default), "choices": CHOICES.get(key)}
+        parser.add_argument(f"--{key.replace('_', '-')}", **options)
+    args = parser.parse_args(argv)
+    args.hidden = list(args.hidden)
+    check_values(script, args)
+    args.recipe, args.out = name, args.out or f"runs/{name}"
+    args.changed = [key for key in recipe if getattr(args, key) != _plain(recipe[key][0])]
+    return args
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def check_values(script, args):
+    """Ends the program where a flag's value makes no sense; resolves args.device."""
+    for key, (low, high) in LIMITS.items():
+        value = getattr(args, key, low)
+        if not all(low <= v <= high for v in (value if isinstance(value, list) else [value])):
+            stop(script, f"--{key.replace('_', '-')} {value}: not in {low}..{high}")
+    if args.size % 32:
+        stop(script, f"--size {args.size}: not a multiple of 32")
+    if data.parse_color(args.pad_color) is None:
+        stop(script, f"--pad-color {args.pad_color}: not imagenet, train or R,G,B in 0..255")
+    if args.dropout and not args.hidden:
+        stop(
+            script, f"--dropout {args.dropout}: the direct head has no layer to drop; see --hidden"
+        )
+    args.device = resolve_device(script, args.device)
+
+
+def resolve_device(script, name):
+    """`auto` as cuda or cpu; ends the program where the device does not exist."""
+    count = torch.cuda.device_count()
+    known = ["cpu"] + (["cuda"] if count else []) + [f"cuda:{i}" for i in range(count)]
+    if name != "auto" and name not in known:
+        stop(script, f"--device {name}: not among auto, {', '.join(known)}")
+    return ("cuda" if count else "cpu") if name == "auto" else name
+
+
+# The run folder
+
+
+def open_run(args, splits):
+    """Makes the run folder and its first files; ends the program where it holds a run already.
+
+    With --resume it must hold a run of the same recipe and data; only epochs may differ.
+    """
+    out = Path(args.out)
+    settings = {k: v for k, v in vars(args).items() if k not in RUN_FLAGS}
+    for name, split in splits.items():
+        content = split.pairs.tobytes() + "\n".join(split.files).encode()
+        settings[f"{name}_pairs_crc32"] = f"{zlib.crc32(content):08x}"
+    if args.resume:
+        check_resume(out, settings)
+    elif out.exists() and (not out.is_dir() or (out / "args.json").exists()):
+        stop(__file__, f"--out {out}: holds a run or is no folder; name another, or --resume")
+    with data.stop_on(__file__, f"--out {out}", OSError):
+        out.mkdir(parents=True, exist_ok=True)
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }
+    write_text(out / "args.json", json.dumps(settings | {"versions": versions}, indent=1) + "\n")
+    environment = versions | {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "device": args.device,
+        "threads": torch.get_num_threads(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "command": " ".join(sys.argv),
+    }
+    lines = [f"{key}: {value}\n" for key, value in environment.items()]
+    write_text(out / "environment.txt", "".join(lines))
+    return out
+
+
+def check_resume(out, settings):
+    """Ends the program where out holds no run, or one of another recipe or other data."""
+    if not (out / "args.json").is_file():
+        stop(__file__, f"--resume: {out} holds no run (no args.json)")
+    before = json.loads((out / "args.json").read_text(encoding="utf-8"))
+    for key, value in settings.items():
+        if before.get(key) != value and key not in ("epochs", "changed"):
+            stop(__file__, f"--resume: {key} was {before.get(key)} in {out}, now it is {value}")
+    if settings["epochs"] < before["epochs"]:
+        stop(__file__, f"--resume: --epochs {settings['epochs']} is less than {before['epochs']}")
+
+
+def write_text(path, text):
+    """Replaces a UTF-8 text file, whole or not at all."""
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
+def log(out, text):
+    """Prints a line and appends it to train.log: the same text in every equal run."""
+    print(text, flush=True)
+    with open(out / "train.log", "a", encoding="ascii", newline="\n") as file:
+        file.write(f"{text}\n")
+
+
+def log_header(run):
+    """The recipe, the data's counts and chance levels, and each parameter group."""
+    args, out = run.args, run.out
+    log(out, f"PhotoTriage reference, recipe {args.recipe}, seed {args.seed}")
+    values = {key: getattr(args, key) for key in args.changed}
+    if "weights" in values and values["weights"] not in ("imagenet", "none"):
+        values["weights"] = "file"  # a path would differ between equal runs
+    changed = [f"{key}={value}" for key, value in values.items()]
+    log(out, f"Changed from the recipe: {', '.join(changed) or 'nothing'}")
+    for split in (run.train, run.val):
+        labels, series = split.pairs["label"], np.unique(split.pairs["series"])
+        counts = f"{len(labels)} pairs, {len(series)} series, {len(split.files)} photos"
+        chance = f"constant {constant_accuracy(labels):.4f}, prior loss {prior_loss(labels):.4f}"
+        log(out, f"{split.name + ':':6} {counts}, label 1 {labels.mean():.4f}, {chance}")
+    for group in run.optimizer.param_groups:
+        numel = sum(p.numel() for p in group["params"] if p.requires_grad)
+        tensors = len(group["params"])
+        log(out, f"Group {group['name']}: {numel} values in {tensors} tensors, lr {rate(group)}")
+
+
+def rate(group):
+    """A group's learning rate with up to four digits, as 1e-05."""
+    digits, exponent = f"{group['lr']:.3e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{exponent}"
+
+
+def log_epoch(run, losses, accuracies):
+    """The lines of one epoch; losses and accuracies are (train, val)."""
+    labels, rates = run.val.pairs["label"], map(rate, run.optimizer.param_groups)
+    log(run.out, f"Epoch {run.position['epoch']}/{run.args.epochs}  lr {'/'.join(rates)}")
+    log(run.out, f"  Train: loss={losses[0]:.4f} acc={accuracies[0]:.4f}")
+    chance = f"constant {constant_accuracy(labels):.4f}, prior loss {prior_loss(labels):.4f}"
+    val = f"loss={losses[1]:.4f} acc={accuracies[1]:.4f}"
+    log(run.out, f"  Val:   {val}  ({chance}, n={len(labels)})")
+
+
+def write_history(out, rows):
+    """history.tsv: one line per epoch, floats as repr."""
+    lines = [HISTORY.split(), *([repr(value) for value in row] for row in rows)]
+    write_text(out / "history.tsv", "".join("\t".join(line) + "\n" for line in lines))
+
+
+def write_predictions(path, split, logits):
+    """A predictions file: file names in the photo columns, floats as repr, label may be empty."""
+    lines = [PREDICTIONS.split()]
+    for pair, (row_1, row_2), scores in zip(split.pairs, split.rows, logits.tolist(), strict=True):
+        label = "" if pair["label"] < 0 else str(pair["label"])
+        photos = [split.files[row_1], split.files[row_2]]
+        lines.append([str(pair["series"]), *photos, label, *map(repr, scores)])
+    write_text(path, "".join("\t".join(line) + "\n" for line in lines))
+
+
+# Checkpoints
+
+
+def save_last(run):
+    """last.pt: all that a run needs to go on to the bit, in plain types and tensors."""
+    run.position["log_bytes"] = (run.out / "train.log").stat().st_size
+    state = {
+        "model": run.ranker.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "schedule": run.schedule.state_dict(),
+        "position": run.position,
+        "random": torch.get_rng_state(),
+    }
+    replace_file(run.out / "last.pt", lambda file: torch.save(state, file))
+
+
+def load_last(run):
+    """Puts the run where last.pt left it, and cuts train.log to what was logged by then."""
+    state = load_tensors(run.out / "last.pt")
+    load_state(run.ranker, state["model"], run.out / "last.pt")
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.schedule.load_state_dict(state["schedule"])
+    run.position = state["position"]
+    torch.set_rng_state(state["random"])
+    with open(run.out / "train.log", "r+b") as file:
+        file.truncate(run.position["log_bytes"])
+
+
+def keep_best(run, logits, accuracy):
+    """best.pt and predictions.tsv, where the epoch is better than every one before it."""
+    position = run.position
+    if accuracy <= position["best_accuracy"]:
+        return
+    position |= {"best_epoch": position["epoch"], "best_accuracy": accuracy}
+    state = {"model": run.ranker.state_dict(), "epoch": position["epoch"], "accuracy": accuracy}
+    replace_file(run.out / "best.pt", lambda file: torch.save(state, file))
+    write_predictions(run.out / "predictions.tsv", run.val, logits)
+
+
+# The loop
+
+
+@dataclass
+class Run:
+    """A training run: what the loop, the checkpoints and the log all need."""
+
+    args: argparse.Namespace
+    out: Path
+    ranker: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    loss_function: Callable  # (logits [B, 2], label [B]) to the mean loss of the batch
+    train: data.Split
+    val: data.Split
+    position: dict  # epoch (from 1 on) and step to do next, sums so far, best, history
+
+    @property
+    def device(self):
+        return next(self.ranker.parameters()).device
+
+    @property
+    def dtype(self):
+        return next(self.ranker.parameters()).dtype
+
+
+def fit(args, ranker, optimizer, schedule, loss_function):
+    """Trains the ranker after the recipe in args and leaves a run folder.
+
+    optimizer has named parameter groups; schedule steps once per epoch;
+    loss_function(logits [B, 2], label [B]) gives the mean loss of a batch.
+    """
+    torch.use_deterministic_algorithms(True)
+    run = start(args, ranker, optimizer, schedule, loss_function)
+    position, received = run.position, catch_signals()
+    while position["epoch"] <= args.epochs and not out_of_patience(run):
+        ranker.train()
+        order = data.epoch_order(len(run.train.pairs), args.seed, position["epoch"])
+        batches = [order[i : i + args.batch_size] for i in range(0, len(order), args.batch_size)]
+        loss_sum = torch.tensor(position["loss_sum"], dtype=torch.float64, device=run.device)
+        correct = torch.tensor(position["correct"], device=run.device)
+        clock = time.monotonic(), position["step"]
+        for step in range(position["step"], len(batches)):
+            loss, hits = train_step(run, batches[step])
+            loss_sum += loss * len(batches[step])
+            correct += hits
+            show_pace(run, clock, step + 1, len(batches))
+            due = (step + 1) % args.save_every == 0
+            if due or received or step + 1 == len(batches):
+                position |= {"step": step + 1, "loss_sum": loss_sum.item()}
+                position |= {"correct": correct.item()}
+            if (due or received) and step + 1 < len(batches):
+                save_last(run)
+                leave_if_asked(run, received)
+        finish_epoch(run)
+        leave_if_asked(run, received)
+    if out_of_patience(run):
+        log(run.out, f"Early stop: no better validation accuracy for {args.patience} epochs")
+    log(run.out, f"Best: epoch {position['best_epoch']}, val acc={position['best_accuracy']:.4f}")
+
+
+def start(args, ranker, optimizer, schedule, loss_function):
+    """Checks and loads the data, opens the run folder, and resumes where that is asked for."""
+    splits = data.load(args, ("train", "val"))
+    check_batch_norm(args, ranker, len(splits["train"].pairs))
+    out = open_run(args, splits)
+    device = next(ranker.parameters()).device
+    train, val = (data.move_store(splits[name], device) for name in ("train", "val"))
+    position = {"epoch": 1, "step": 0, "loss_sum": 0.0, "correct": 0, "history": []}
+    position |= {"best_epoch": 0, "best_accuracy": -1.0}
+    run = Run(args, out, ranker, optimizer, schedule, loss_function, train, val, position)
+    if args.resume and (out / "last.pt").is_file():
+        load_last(run)
+    else:
+        write_text(out / "train.log", "")
+        log_header(run)
+    return run
+
+
+def train_step(run, batch):
+    """One update on these pairs; the loss (double) and the number correct, on the device."""
+    photo_1, photo_2 = (
+        data.to_input(
+            *data.take_photos(run.train, run.train.rows[batch, side], run.device),
+            data.parse_color(run.args.pad_color),
+            run.dtype,
+        )
+        for side in (0, 1)
+    )
+    label = torch.from_numpy(run.train.pairs["label"][batch]).to(run.device)
+    # One after the other, not as one batch: BatchNorm sees each side alone.
+    features_1 = run.ranker.backbone(photo_1)
+    features_2 = run.ranker.backbone(photo_2)
+    logits = run.ranker.compare(features_1, features_2)
+    loss = run.loss_function(logits, label)
+    run.optimizer.zero_grad()
+    loss.backward()
+    run.optimizer.step()
+    return loss.detach().double(), (logits.argmax(1) == label).sum()
+
+
+def finish_epoch(run):
+    """Evaluates, keeps the best, logs the epoch, steps the schedule and saves."""
+    args, position, labels = run.args, run.position, torch.from_numpy(run.val.pairs["label"])
+    pairs, pad_color = len(run.train.pairs), data.parse_color(args.pad_color)
+    logits = score_pairs(run.ranker, run.val, 2 * args.batch_size, pad_color)
+    losses = position["loss_sum"] / pairs, cross_entropy(logits, labels)
+    accuracies = position["correct"] / pairs, accuracy(logits, labels)
+    rates = [group["lr"] for group in run.optimizer.param_groups]
+    row = (position["epoch"], *rates, losses[0], accuracies[0], losses[1], accuracies[1])
+    position["history"].append(row)
+    keep_best(run, logits, accuracies[1])
+    log_epoch(run, losses, accuracies)
+    write_history(run.out, position["history"])
+    run.schedule.step()
+    position |= {"epoch": position["epoch"] + 1, "step": 0, "loss_sum": 0.0, "correct": 0}
+    save_last(run)
+
+
+def out_of_patience(run):
+    """Whether the last `patience` epochs brought no better validation accuracy."""
+    return run.position["epoch"] - 1 - run.position["best_epoch"] >= run.args.patience
+
+
+def check_batch_norm(args, ranker, pairs):
+    """Ends the program where a batch would leave BatchNorm one value per channel."""
+    has_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in ranker.modules())
+    if has_norm and args.size < 64 and 1 in (args.batch_size, pairs % args.batch_size):
+        stop(__file__, f"--size {args.size}: a batch of one pair leaves BatchNorm a single value")
+
+
+def catch_signals():
+    """A list that SIGINT and SIGTERM append to; a second one ends the program at once."""
+    received = []
+
+    def handler(number, frame):
+        if received:
+            sys.exit(128 + number)
+        received.append(number)
+        print("finishing the step, then saving ...", file=sys.stderr)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+    return received
+
+
+def leave_if_asked(run, received):
+    """After a signal, with all saved: says how to go on, ends with 128 + the signal's number."""
+    if received:
+        where = f"epoch {run.position['epoch']}, step {run.position['step']}"
+        print(f"saved before {where}; the same command with --resume goes on", file=sys.stderr)
+        sys.exit(128 + received[0])
+
+
+def show_pace(run, clock, step, steps):
+    """The progress line: pairs per second and the time left in the epoch."""
+    seconds, pairs = time.monotonic() - clock[0], (step - clock[1]) * run.args.batch_size
+    left = int(seconds / (step - clock[1]) * (steps - step))
+    text = f"epoch {run.position['epoch']}  step {step}/{steps}  {pairs / seconds:.1f} pairs/s"
+    show_progress(f"{text}  {left // 60}:{left % 60:02d} left", step == steps)

@@ -1,0 +1,96 @@
+"""Fixtures: datasets on disk, tiny backbones, and the scripts as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+import tiny  # noqa: E402
+
+import make_demo  # noqa: E402
+import train_resnet  # noqa: E402
+
+SMALL = ["--weights", "none", "--size", "64", "--epochs", "2"]
+SMALL += ["--lr-backbone", "1e-2", "--lr-head", "1e-2"]
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """A demo dataset of 12 series in the official layout."""
+    out = tmp_path_factory.mktemp("demo") / "data"
+    make_demo.main(["--out", str(out), "--series", "12", "--seed", "1"])
+    return out
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbones(monkeypatch, request):
+    """Tiny backbones in both recipes, but where a test is marked `real`."""
+    if "real" not in request.keywords:
+        tiny.install(monkeypatch.setattr)
+
+
+@pytest.fixture
+def train(demo, tmp_path):
+    """train(name, *flags): a training run in this process on the demo data; its run folder."""
+
+    def run(name, *flags, script=train_resnet, data=demo):
+        places = ["--data", data, "--out", tmp_path / name, "--store", tmp_path / "stores"]
+        script.main([str(word) for word in (*SMALL, *places, *flags)])
+        return tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys):
+    """refused(main, argv, *words): the call ends with exit code 2 and one line with the words."""
+
+    def check(main, argv, *words):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(word) for word in argv])
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert stopped.value.code == 2
+        assert len(lines) == 1
+        assert not [word for word in words if str(word) not in lines[0]], lines[0]
+        return lines[0]
+
+    return check
+
+
+def script(name, *words, **options):
+    """A script in a process of its own, with tiny backbones, as Popen."""
+    command = [sys.executable, str(Path(__file__).parent / "tiny.py"), name, *map(str, words)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def write_dataset(root, train, val, shade):
+    """An official layout with these pairlist lines and plain photos; shade(series, photo)."""
+    folder = root / "train_val"
+    (folder / "train_val_imgs").mkdir(parents=True)
+    for split, lines in (("train", train), ("val", val)):
+        (folder / f"{split}_pairlist.txt").write_text("".join(f"{line}\n" for line in lines))
+        for line in lines:
+            series, *photos = map(int, line.split()[:3])
+            for photo in photos:
+                array = np.full((48, 64, 3), shade(series, photo), np.uint8)
+                path = folder / "train_val_imgs" / f"{series:06d}-{photo:02d}.JPG"
+                Image.fromarray(array).save(path)
+    return root

@@ -1,0 +1,194 @@
+"""Whole runs: the log, the run folder, equal runs, resuming and scoring."""
+
+import json
+import re
+import shutil
+import signal
+
+import conftest
+import numpy as np
+import torch
+
+import data
+import engine
+import eval as scoring
+import train_resnet
+import train_vgg
+
+COMPARED = ("train.log", "history.tsv", "predictions.tsv", "args.json")
+
+
+def same(run, other, names=COMPARED):
+    return [name for name in names if (run / name).read_bytes() != (other / name).read_bytes()]
+
+
+def test_log_and_history(train):
+    run = train("run", "--epochs", 3, "--lr-every", 2)
+    log = (run / "train.log").read_bytes().decode("ascii")
+    assert "\r" not in log and str(run) not in log
+    header = [
+        r"PhotoTriage reference, recipe train_resnet, seed 42",
+        r"Changed from the recipe: weights=none, size=64, lr_backbone=0.01, .*epochs=3",
+        r"train: \d+ pairs, 8 series, \d+ photos, label 1 0\.\d{4}, constant .*, prior loss .*",
+        r"val:   \d+ pairs, 2 series, .*",
+        r"Group backbone: 19992 values in 6 tensors, lr 1e-02",
+        r"Group head: 4098 values in 2 tensors, lr 1e-02",
+    ]
+    epoch = [
+        r"Epoch {0}/3  lr {1}/{1}",
+        r"  Train: loss=\d\.\d{{4}} acc=[01]\.\d{{4}}",
+        r"  Val:   loss=\d+\.\d{{4}} acc=[01]\.\d{{4}}  \(constant 0\.\d+, prior loss .*, n=\d+\)",
+    ]
+    rates = {1: "1e-02", 2: "1e-02", 3: "3e-03"}
+    patterns = header + [line.format(e, rate) for e, rate in rates.items() for line in epoch]
+    lines = log.splitlines()
+    assert len(lines) == len(patterns) + 1
+    for line, pattern in zip(lines, patterns, strict=False):
+        assert re.fullmatch(pattern, line), (line, pattern)
+    rows = [line.split("\t") for line in (run / "history.tsv").read_text().splitlines()]
+    assert rows[0] == engine.HISTORY.split() and [row[0] for row in rows[1:]] == ["1", "2", "3"]
+    assert f"loss={float(rows[1][3]):.4f} acc={float(rows[1][4]):.4f}" in lines[7]
+
+
+def test_equal_runs_leave_equal_bytes(train):
+    first = train("first", "--hidden", 16, "--dropout", "0.5")
+    second = train("second", "--hidden", 16, "--dropout", "0.5")
+    assert same(first, second) == []
+    best = [torch.load(run / "best.pt", weights_only=True)["model"] for run in (first, second)]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+    assert same(first, train("third", "--hidden", 16, "--dropout", "0.5", "--seed", 7)) != []
+
+
+def test_evaluation_does_not_change_what_training_does_next(train, demo, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(demo, other)
+    val = other / "train_val" / "val_pairlist.txt"
+    val.write_text(val.read_text().splitlines(keepends=True)[0])
+    flags = ["--hidden", 16, "--dropout", "0.5", "--epochs", 3]
+    runs = train("long", *flags), train("short", *flags, data=other)
+    rows = [[line.split("\t") for line in (run / "history.tsv").open()] for run in runs]
+    assert [row[:5] for row in rows[0]] == [row[:5] for row in rows[1]]
+    assert [row[5:] for row in rows[0]] != [row[5:] for row in rows[1]]
+
+
+def test_best_checkpoint_and_early_stop(train):
+    run = train("run", "--lr-backbone", 0, "--lr-head", 0, "--patience", 3, "--epochs", 50)
+    accuracies = [
+        float(line.split("\t")[6]) for line in (run / "history.tsv").open() if "." in line
+    ]
+    best = 1 + int(np.argmax(accuracies))
+    lines = (run / "train.log").read_text().splitlines()
+    assert len(accuracies) == best + 3
+    assert lines[-2] == "Early stop: no better validation accuracy for 3 epochs"
+    assert lines[-1] == f"Best: epoch {best}, val acc={max(accuracies):.4f}"
+    assert torch.load(run / "best.pt", weights_only=True)["epoch"] == best
+
+
+def test_eval_reproduces_the_log(train, demo, tmp_path, capsys):
+    run = train("run", "--epochs", 3, "--fit", "crop")
+    best = (run / "train.log").read_text().splitlines()[-1][-6:]
+    places = ["--run", str(run), "--data", str(demo), "--store", str(tmp_path / "stores")]
+    capsys.readouterr()
+    scoring.main(places)
+    printed = capsys.readouterr().out
+    assert f"accuracy {best}  (" in printed and "constant 0." in printed
+    assert (run / "predictions_val.tsv").read_bytes() == (run / "predictions.tsv").read_bytes()
+    scoring.main([*places, "--split", "test"])
+    assert "no labels" in capsys.readouterr().out
+    assert (run / "predictions_test.tsv").read_text().splitlines()[1].split("\t")[3] == ""
+
+
+def test_eval_embeds_every_photo_once(train, demo, tmp_path, monkeypatch):
+    seen = []
+    taken = data.take_photos
+    import model
+
+    monkeypatch.setattr(
+        model, "take_photos", lambda s, rows, d: seen.append(rows) or taken(s, rows, d)
+    )
+    run = train("run", "--epochs", 1)
+    photos = np.concatenate(seen).tolist()
+    assert photos == list(range(len(set(photos)))) and max(map(len, seen)) == 16
+    pairs = (run / "predictions.tsv").read_text().splitlines()[1:]
+    assert len(photos) == len({name for row in pairs for name in row.split("\t")[1:3]})
+
+
+def test_interval_follows_the_series():
+    rng = np.random.default_rng(0)
+    correct = (rng.random(200) < 0.7).repeat(4)
+    tight = scoring.series_interval(np.arange(800), correct)
+    wide = scoring.series_interval(np.arange(200).repeat(4), correct)
+    assert tight[0] < correct.mean() < tight[1]
+    assert wide[1] - wide[0] > 1.7 * (tight[1] - tight[0])
+
+
+def test_a_run_is_not_overwritten(train, demo, tmp_path, refused):
+    run = train("run")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    flags = [*conftest.SMALL, "--data", demo, "--store", tmp_path / "stores"]
+    refused(train_resnet.main, [*flags, "--out", run], "--out", "holds a run")
+    refused(train_resnet.main, [*flags, "--out", run / "train.log"], "--out", "train.log")
+    assert before == {path.name: path.read_bytes() for path in run.iterdir()}
+
+
+def test_resume_refuses_another_recipe(train, demo, tmp_path, refused):
+    run = train("run")
+    flags = [*conftest.SMALL, "--data", demo, "--store", tmp_path / "stores", "--resume", "--out"]
+    refused(
+        train_resnet.main, [*flags, run, "--momentum", 0.5], "momentum was 0.9", "now it is 0.5"
+    )
+    refused(train_vgg.main, [*flags, run], "recipe")
+    refused(train_resnet.main, [*flags, tmp_path / "none"], "holds no run")
+    refused(train_resnet.main, [*flags, run, "--epochs", 1], "--epochs 1 is less than 2")
+
+
+def test_epochs_may_grow_and_a_finished_run_stays_as_it_is(train):
+    run, whole = train("run"), train("whole", "--epochs", 4)
+    files = {name: (run / name).read_bytes() for name in COMPARED}
+    train("run", "--resume")
+    assert files == {name: (run / name).read_bytes() for name in COMPARED}
+    train("run", "--resume", "--epochs", 4)
+    assert same(run, whole, ["history.tsv", "predictions.tsv"]) == []
+
+
+def test_signal_finishes_the_step_saves_and_says_how_to_go_on(train, demo, tmp_path):
+    whole = train("whole", "--epochs", 3)
+    places = ["--data", demo, "--out", tmp_path / "run", "--store", tmp_path / "stores"]
+    flags = [*conftest.SMALL, "--epochs", 3, *places]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        resume = ["--resume"] if number == signal.SIGINT else []
+        process = conftest.script("train_resnet", *flags, *resume)
+        while "Epoch" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode in (128 + number, 0)  # 0: it had just come to its end
+        if process.returncode:
+            assert "the same command with --resume goes on" in errors
+    train("run", "--epochs", 3, "--resume")
+    assert same(tmp_path / "run", whole) == []
+
+
+def test_progress_goes_to_a_terminal_alone(train, monkeypatch, capsys):
+    train("quiet")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    train("loud")
+    assert "pairs/s" in capsys.readouterr().err
+
+
+def test_args_json_holds_the_resolved_recipe(train, tmp_path):
+    run = train("run", "--hidden", 8, 4)
+    kept = json.loads((run / "args.json").read_text())
+    assert (kept["recipe"], kept["hidden"], kept["epochs"]) == ("train_resnet", [8, 4], 2)
+    assert kept["versions"]["torch"] == torch.__version__ and str(tmp_path) not in str(kept)
+
+
+def test_wrong_flags_end_with_one_line(refused):
+    for words in (
+        "--size 65", "--size 0", "--size x", "--fit squash", "--pad-color 1,2,300", "--seed -1",
+        "--batch-size 0", "--lr-head nan", "--lr-backbone -1", "--momentum 1", "--epochs 0",
+        "--patience 0", "--dropout 0.5", "--hidden 0", "--min-agreement 2", "--save-every 0",
+        "--quick-experiment 0", "--device tpu", "--device cuda:9", "--activation gelu", "--siz 64",
+    ):  # fmt: skip
+        refused(train_resnet.main, words.split(), words.split()[0])

@@ -1,0 +1,205 @@
+"""The ranker, its head, and the parameter groups of both recipes with their real backbones."""
+
+import copy
+import math
+
+import conftest
+import pytest
+import torch
+from torch import nn
+
+import engine
+import model
+import train_resnet
+import train_vgg
+
+real = pytest.mark.real
+
+
+def recipe_pieces(script, monkeypatch, *flags):
+    """What a recipe hands to fit(): args, ranker, optimizer, schedule, loss_function."""
+    pieces = []
+    monkeypatch.setattr(script, "fit", lambda *given: pieces.extend(given))
+    script.main(["--weights", "none", "--device", "cpu", *flags])
+    return pieces
+
+
+def photos(count=8, size=64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, count, 3, size, size, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def ranker():
+    torch.manual_seed(0)
+    return model.SiameseRanker(model.resnet50("none"), model.build_head(2048))
+
+
+@real
+@pytest.mark.parametrize(
+    "script, features, numel",
+    [(train_resnet, 2048, 23_508_032), (train_vgg, 4096, 134_260_544)],
+)
+def test_groups_and_defaults(script, features, numel, monkeypatch):
+    args, ranker, optimizer, schedule, _ = recipe_pieces(script, monkeypatch)
+    backbone, head = optimizer.param_groups
+    assert sum(p.numel() for p in backbone["params"]) == numel
+    assert [p.shape for p in head["params"]] == [(2, features), (2,)]
+    grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in ranker.parameters() if p.requires_grad)
+    for group, lr in ((backbone, 1e-5), (head, 1e-4)):
+        values = [group[key] for key in ("lr", "momentum", "weight_decay", "nesterov", "dampening")]
+        assert values == [lr, 0.9, 5e-4, False, 0]
+    assert (schedule.step_size, schedule.gamma) == (25, 0.3)
+    facts = (224, "pad", "imagenet", 0.0, [], 0.0, 8, 100, 10)
+    assert facts == (args.size, args.fit, args.pad_color, args.min_agreement, args.hidden,
+                     args.dropout, args.batch_size, args.epochs, args.patience)  # fmt: skip
+
+
+@pytest.mark.parametrize("features", [2048, 4096])
+def test_head_is_kaiming_fan_in(features):
+    head = model.build_head(features)
+    assert head.weight.std().item() == pytest.approx(math.sqrt(2 / features), rel=0.05)
+    assert not head.bias.any()
+
+
+def test_head_variants():
+    layers = model.build_head(4096, [128, 128], "tanh", 0.5)
+    kinds = [type(layer).__name__ for layer in layers]
+    assert kinds == ["Linear", "Tanh", "Dropout"] * 2 + ["Linear"]
+    assert [layer.p for layer in layers if isinstance(layer, nn.Dropout)] == [0.5, 0.5]
+    assert layers(torch.randn(3, 4096)).shape == (3, 2)
+
+
+def test_vgg_runs_without_inner_dropout_unless_told():
+    def rates(**options):
+        torch.manual_seed(0)
+        layers = model.vgg16("none", 64, **options).classifier
+        assert len(layers) == 6
+        return [layer.p for layer in layers if isinstance(layer, nn.Dropout)]
+
+    assert rates() == [0, 0] and rates(inner_dropout=0.5) == [0.5, 0.5]
+
+
+@real
+def test_first_loss_is_ln_2_for_equal_photos_and_else_what_the_head_predicts(ranker):
+    first, second = photos()
+    label = torch.tensor([0, 1] * 4)
+    ranker.train()
+    with torch.no_grad():
+        same = train_resnet.loss_function(ranker(first, first), label)
+        difference = ranker.backbone(first) - ranker.backbone(second)
+    assert same.item() == pytest.approx(math.log(2), abs=1e-6)
+    # z1 - z0 is normal with deviation sqrt(2) * head std * |difference|: average over heads.
+    heads = [model.build_head(2048) for _ in range(400)]
+    with torch.no_grad():
+        losses = [train_resnet.loss_function(head(difference), label).item() for head in heads]
+    margins = difference.norm(dim=1, keepdim=True) * math.sqrt(2 * 2 / 2048) * torch.randn(8, 4000)
+    predicted = nn.functional.softplus(margins).mean().item()
+    assert predicted > math.log(2) + 0.02
+    assert sum(losses) / len(losses) == pytest.approx(predicted, rel=0.1)
+
+
+@real
+def test_each_step_runs_batch_norm_twice_and_moves_every_parameter(monkeypatch, demo, tmp_path):
+    flags = ["--size", "64", "--data", str(demo), "--out", str(tmp_path / "run")]
+    pieces = recipe_pieces(train_resnet, monkeypatch, *flags, "--store", str(tmp_path / "s"))
+    run = engine.start(*pieces)
+    before = copy.deepcopy(run.ranker.state_dict())
+    run.ranker.train()
+    engine.train_step(run, list(range(8)))
+    after = run.ranker.state_dict()
+    counters = [name for name in after if name.endswith("num_batches_tracked")]
+    assert len(counters) == 53 and all(after[name] - before[name] == 2 for name in counters)
+    moved = [name for name in after if not torch.equal(after[name], before[name])]
+    assert [name for name, _ in run.ranker.named_parameters() if name not in moved] == []
+
+
+@real
+def test_self_pairs_and_swapped_pairs(ranker):
+    ranker.eval()
+    bias = torch.tensor([0.3, -0.2])
+    first, second = photos()
+    with torch.no_grad():
+        ranker.head.bias.copy_(bias)
+        alone, ahead, behind = (
+            ranker(a, b) for a, b in ((first, first), (first, second), (second, first))
+        )
+        ranker.head.bias.zero_()
+    assert torch.equal(alone, bias.expand(8, 2))
+    assert (ahead - bias).abs().min() > 1e-6
+    torch.testing.assert_close(ahead - bias, bias - behind)
+
+
+@real
+def test_samples_of_a_batch_do_not_leak_into_each_other(ranker):
+    ranker.eval()
+    first, second = photos(4)
+    changed = first.clone()
+    changed[1] += 1
+    with torch.no_grad():
+        before, after = ranker(first, second), ranker(changed, second)
+    assert torch.equal(before[[0, 2, 3]], after[[0, 2, 3]])
+    assert not torch.equal(before[1], after[1])
+
+
+@real
+def test_one_batch_can_be_overfitted():
+    torch.manual_seed(0)
+    ranker = model.SiameseRanker(model.resnet50("none"), model.build_head(2048)).train()
+    optimizer = torch.optim.SGD(ranker.parameters(), lr=1e-3, momentum=0.9)
+    (first, second), label = photos(), torch.tensor([0, 1, 1, 0, 0, 1, 0, 1])
+    for _ in range(12):
+        logits = ranker(first, second)
+        loss = train_resnet.loss_function(logits, label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05 and torch.equal(logits.argmax(1), label)
+
+
+def test_weights_from_a_file(tmp_path, monkeypatch, capsys):
+    def load(path):
+        torch.manual_seed(1)
+        return model.resnet50(str(path))
+
+    import torchvision
+
+    torch.manual_seed(0)
+    state = torchvision.models.resnet50().state_dict()
+    torch.save(state, tmp_path / "whole.pth")
+    loaded = load(tmp_path / "whole.pth").state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in loaded) and len(loaded) == 318
+    torch.save({**state, "more": torch.zeros(1)}, tmp_path / "extra.pth")
+    state.pop("conv1.weight")
+    torch.save(state, tmp_path / "missing.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for name, word in [
+        ("extra", "1 tensors extra, first more"),
+        ("missing", "1 tensors missing, first conv1.weight"),
+        ("text", "not a checkpoint of plain tensors"),
+        ("absent", "no such file"),
+    ]:
+        with pytest.raises(SystemExit):
+            load(tmp_path / f"{name}.pth")
+        assert word in capsys.readouterr().err
+
+
+def test_imagenet_weights_from_the_cache_or_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    unreachable = "file:///nowhere/resnet50-0676ba61.pth"
+    with pytest.raises(SystemExit) as stopped:
+        model.imagenet_file(unreachable)
+    line = capsys.readouterr().err
+    assert stopped.value.code == 2 and line.count("\n") == 1
+    assert "resnet50-0676ba61.pth" in line and str(tmp_path / "checkpoints") in line
+    assert "--weights" in line
+    cached = tmp_path / "checkpoints" / "resnet50-0676ba61.pth"
+    cached.write_bytes(b"")
+    assert model.imagenet_file(unreachable) == cached
+
+
+def test_tiny_backbones_are_in_place_elsewhere(train):
+    log = (train("run") / "train.log").read_text()
+    assert "Group backbone: 19992 values in 6 tensors" in log
+    assert conftest.tiny.backbone(2048, norm=True)(photos(2)[0]).shape == (2, 2048)
