@@ -137,7 +137,8 @@ def open_run(args, splits):
     With --resume it must hold a run of the same recipe and data; only epochs may differ.
     """
     out = Path(args.out)
-    settings = {k: v for k, v in vars(args).items() if k not in RUN_FLAGS}
+    settings = {"recipe": args.recipe}
+    settings |= {key: value for key, value in vars(args).items() if key not in RUN_FLAGS}
     for name, split in splits.items():
         content = split.pairs.tobytes() + "\n".join(split.files).encode()
         settings[f"{name}_pairs_crc32"] = f"{zlib.crc32(content):08x}"

@@ -147,9 +147,9 @@ def test_samples_of_a_batch_do_not_leak_into_each_other(ranker):
 def test_one_batch_can_be_overfitted():
     torch.manual_seed(0)
     ranker = model.SiameseRanker(model.resnet50("none"), model.build_head(2048)).train()
-    optimizer = torch.optim.SGD(ranker.parameters(), lr=1e-3, momentum=0.9)
+    optimizer = torch.optim.SGD(ranker.parameters(), lr=3e-3, momentum=0.9)
     (first, second), label = photos(), torch.tensor([0, 1, 1, 0, 0, 1, 0, 1])
-    for _ in range(12):
+    for _ in range(16):
         logits = ranker(first, second)
         loss = train_resnet.loss_function(logits, label)
         optimizer.zero_grad()

@@ -1,0 +1,26 @@
+# The same as plain python commands: see README.md.
+PYTHON ?= python3
+RUN = .venv/bin/python
+DEMO = --data data/demo --weights none --size 64 --lr-backbone 1e-3 --lr-head 1e-3 --lr-every 6 --epochs 10
+
+.PHONY: demo test lint
+
+demo: .venv/installed data/demo
+	$(RUN) train_resnet.py $(DEMO) --out runs/demo $(if $(wildcard runs/demo/args.json),--resume)
+	$(RUN) eval.py --run runs/demo --data data/demo
+
+test: .venv/installed
+	$(RUN) -m pytest
+
+lint: .venv/installed
+	$(RUN) -m pip install --quiet ruff==0.17.5
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+data/demo: | .venv/installed
+	$(RUN) make_demo.py --out data/demo --series 120 --seed 0
+
+.venv/installed: requirements.txt
+	@echo "installing torch and four more packages into .venv (4.8 GB, about a minute) ..."
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet -r requirements.txt
+	@touch .venv/installed
