@@ -2,7 +2,7 @@
 
 The loop, evaluation, checkpoints, resume and the log. A run folder holds args.json (the resolved
 recipe), environment.txt (what may differ between equal runs), train.log, history.tsv,
-predictions.tsv (validation, best epoch), best.pt and last.pt.
+predictions.tsv (validation, best epoch), best.pt, last.pt and what evidence.py keeps.
 """
 
 import argparse
@@ -25,15 +25,9 @@ import torchvision
 from torch import nn
 
 import data
-from data import constant_accuracy, prior_loss, replace_file, show_progress, stop
-from model import (
-    ACTIVATIONS,
-    accuracy,
-    cross_entropy,
-    load_state,
-    load_tensors,
-    score_pairs,
-)
+from data import constant_accuracy, prior_loss, replace_file, show_progress, stop, stop_on
+from evidence import ENDED, Evidence, last_words
+from model import ACTIVATIONS, accuracy, cross_entropy, load_checkpoint, load_state, score_pairs
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
 
@@ -43,6 +37,7 @@ RUN_FLAGS = {
     "out": ("", "run folder; runs/ and the recipe's name where empty"),
     "resume": (False, "go on from last.pt in --out"),
     "save_every": (500, "steps between two writes of last.pt"),
+    "step_log": (False, "flush a line per phase of a step to step.log, to hunt a crash"),
     "store": ("data/stores", "folder of the decoded photos; may be deleted at any time"),
     "device": ("auto", "auto, cpu, cuda, cuda:1, ..."),
 }
@@ -131,23 +126,57 @@ def resolve_device(script, name):
 # The run folder
 
 
-def open_run(args, splits):
-    """Makes the run folder and its first files; ends the program where it holds a run already.
+def check_out(args):
+    """Ends the program where --out cannot take this run, before any work is done.
 
-    With --resume it must hold a run of the same recipe and data; only epochs may differ.
+    A new run needs a folder without one; --resume needs the same recipe, but for more epochs.
     """
     out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        stop(__file__, f"--out {out}: is a file")
+    if args.resume and not out.exists():
+        stop(__file__, f"--resume: {out} holds no run")
+    if args.resume and (out / "args.json").is_file():
+        check_resume(out, settings_of(args))
+    elif any((out / name).exists() for name in ("args.json", "train.log", "last.pt", "best.pt")):
+        stop(__file__, f"--out {out}: holds a run; name another folder, or --resume")
+    parent = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        stop(__file__, f"--out {out}: {parent} cannot be written")
+
+
+def settings_of(args, splits=None):
+    """What must be the same for two runs to be equal: the recipe, and the pairs' checksums."""
     settings = {"recipe": args.recipe}
     settings |= {key: value for key, value in vars(args).items() if key not in RUN_FLAGS}
-    for name, split in splits.items():
+    for name, split in (splits or {}).items():
         content = split.pairs.tobytes() + "\n".join(split.files).encode()
         settings[f"{name}_pairs_crc32"] = f"{zlib.crc32(content):08x}"
-    if args.resume:
+    return settings
+
+
+def check_resume(out, settings):
+    """Ends the program where out holds a run of another recipe or other data."""
+    with stop_on(__file__, out / "args.json", ValueError):
+        before = json.loads((out / "args.json").read_text(encoding="utf-8"))
+    for key, value in settings.items():
+        if before.get(key) != value and key not in ("epochs", "changed"):
+            stop(__file__, f"--resume: {key} was {before.get(key)} in {out}, now it is {value}")
+    if settings["epochs"] < before["epochs"]:
+        stop(__file__, f"--resume: --epochs {settings['epochs']} is less than {before['epochs']}")
+
+
+def open_run(args, splits, ranker):
+    """Makes the run folder, args.json and environment.txt; the folder."""
+    out, settings = Path(args.out), settings_of(args, splits)
+    if (out / "args.json").is_file():
         check_resume(out, settings)
-    elif out.exists() and (not out.is_dir() or (out / "args.json").exists()):
-        stop(__file__, f"--out {out}: holds a run or is no folder; name another, or --resume")
-    with data.stop_on(__file__, f"--out {out}", OSError):
+    with stop_on(__file__, f"--out {out}", OSError):
         out.mkdir(parents=True, exist_ok=True)
+    if not (out / "last.pt").is_file():
+        model_bytes = sum(t.numel() * t.element_size() for t in ranker.state_dict().values())
+        # best.pt, last.pt (with the momentum) and, while it is replaced, last.pt once more
+        data.check_space(out, 5 * model_bytes, "best.pt and last.pt")
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -155,7 +184,6 @@ def open_run(args, splits):
         "numpy": np.__version__,
         "pillow": PIL.__version__,
     }
-    write_text(out / "args.json", json.dumps(settings | {"versions": versions}, indent=1) + "\n")
     environment = versions | {
         "host": socket.gethostname(),
         "system": platform.platform(),
@@ -165,20 +193,11 @@ def open_run(args, splits):
         "command": " ".join(sys.argv),
     }
     lines = [f"{key}: {value}\n" for key, value in environment.items()]
-    write_text(out / "environment.txt", "".join(lines))
+    before = out / "environment.txt"  # a resumed run may go on elsewhere: one block per start
+    text = before.read_text(encoding="utf-8") + "\n" if before.is_file() else ""
+    write_text(out / "environment.txt", text + "".join(lines))
+    write_text(out / "args.json", json.dumps(settings | {"versions": versions}, indent=1) + "\n")
     return out
-
-
-def check_resume(out, settings):
-    """Ends the program where out holds no run, or one of another recipe or other data."""
-    if not (out / "args.json").is_file():
-        stop(__file__, f"--resume: {out} holds no run (no args.json)")
-    before = json.loads((out / "args.json").read_text(encoding="utf-8"))
-    for key, value in settings.items():
-        if before.get(key) != value and key not in ("epochs", "changed"):
-            stop(__file__, f"--resume: {key} was {before.get(key)} in {out}, now it is {value}")
-    if settings["epochs"] < before["epochs"]:
-        stop(__file__, f"--resume: --epochs {settings['epochs']} is less than {before['epochs']}")
 
 
 def write_text(path, text):
@@ -189,7 +208,8 @@ def write_text(path, text):
 def log(out, text):
     """Prints a line and appends it to train.log: the same text in every equal run."""
     print(text, flush=True)
-    with open(out / "train.log", "a", encoding="ascii", newline="\n") as file:
+    path = out / "train.log"
+    with stop_on(__file__, path, OSError), open(path, "a", encoding="ascii", newline="\n") as file:
         file.write(f"{text}\n")
 
 
@@ -250,6 +270,7 @@ def write_predictions(path, split, logits):
 
 def save_last(run):
     """last.pt: all that a run needs to go on to the bit, in plain types and tensors."""
+    mark(run, "saving last.pt")
     run.position["log_bytes"] = (run.out / "train.log").stat().st_size
     state = {
         "model": run.ranker.state_dict(),
@@ -257,18 +278,23 @@ def save_last(run):
         "schedule": run.schedule.state_dict(),
         "position": run.position,
         "random": torch.get_rng_state(),
+        "cuda_random": torch.cuda.get_rng_state_all(),
     }
     replace_file(run.out / "last.pt", lambda file: torch.save(state, file))
+    run.evidence.note_resources(run.position["epoch"], run.step)
 
 
 def load_last(run):
     """Puts the run where last.pt left it, and cuts train.log to what was logged by then."""
-    state = load_tensors(run.out / "last.pt")
+    keys = ("model", "optimizer", "schedule", "position", "random", "cuda_random")
+    state = load_checkpoint(run.out / "last.pt", keys)
     load_state(run.ranker, state["model"], run.out / "last.pt")
     run.optimizer.load_state_dict(state["optimizer"])
     run.schedule.load_state_dict(state["schedule"])
     run.position = state["position"]
     torch.set_rng_state(state["random"])
+    torch.cuda.set_rng_state_all(state["cuda_random"])
+    write_history(run.out, run.position["history"])
     with open(run.out / "train.log", "r+b") as file:
         file.truncate(run.position["log_bytes"])
 
@@ -278,6 +304,7 @@ def keep_best(run, logits, accuracy):
     position = run.position
     if accuracy <= position["best_accuracy"]:
         return
+    mark(run, "saving best.pt")
     position |= {"best_epoch": position["epoch"], "best_accuracy": accuracy}
     state = {"model": run.ranker.state_dict(), "epoch": position["epoch"], "accuracy": accuracy}
     replace_file(run.out / "best.pt", lambda file: torch.save(state, file))
@@ -299,7 +326,9 @@ class Run:
     loss_function: Callable  # (logits [B, 2], label [B]) to the mean loss of the batch
     train: data.Split
     val: data.Split
-    position: dict  # epoch (from 1 on) and step to do next, sums so far, best, history
+    position: dict  # epoch (from 1 on) and steps done in it, sums so far, best, history
+    evidence: Evidence
+    step: int = 0  # the step under way, from 1 on
 
     @property
     def device(self):
@@ -317,8 +346,10 @@ def fit(args, ranker, optimizer, schedule, loss_function):
     loss_function(logits [B, 2], label [B]) gives the mean loss of a batch.
     """
     torch.use_deterministic_algorithms(True)
+    received = catch_signals()
     run = start(args, ranker, optimizer, schedule, loss_function)
-    position, received = run.position, catch_signals()
+    position = run.position
+    received.clear()
     while position["epoch"] <= args.epochs and not out_of_patience(run):
         ranker.train()
         order = data.epoch_order(len(run.train.pairs), args.seed, position["epoch"])
@@ -327,6 +358,7 @@ def fit(args, ranker, optimizer, schedule, loss_function):
         correct = torch.tensor(position["correct"], device=run.device)
         clock = time.monotonic(), position["step"]
         for step in range(position["step"], len(batches)):
+            run.step = step + 1
             loss, hits = train_step(run, batches[step])
             loss_sum += loss * len(batches[step])
             correct += hits
@@ -343,19 +375,25 @@ def fit(args, ranker, optimizer, schedule, loss_function):
     if out_of_patience(run):
         log(run.out, f"Early stop: no better validation accuracy for {args.patience} epochs")
     log(run.out, f"Best: epoch {position['best_epoch']}, val acc={position['best_accuracy']:.4f}")
+    mark(run, ENDED)
+    run.evidence.close()
 
 
 def start(args, ranker, optimizer, schedule, loss_function):
     """Checks and loads the data, opens the run folder, and resumes where that is asked for."""
+    check_out(args)
     splits = data.load(args, ("train", "val"))
     check_batch_norm(args, ranker, len(splits["train"].pairs))
-    out = open_run(args, splits)
+    out = open_run(args, splits, ranker)
+    for line in last_words(out):
+        print(line, file=sys.stderr)
     device = next(ranker.parameters()).device
     train, val = (data.move_store(splits[name], device) for name in ("train", "val"))
     position = {"epoch": 1, "step": 0, "loss_sum": 0.0, "correct": 0, "history": []}
     position |= {"best_epoch": 0, "best_accuracy": -1.0}
-    run = Run(args, out, ranker, optimizer, schedule, loss_function, train, val, position)
-    if args.resume and (out / "last.pt").is_file():
+    pieces = (args, out, ranker, optimizer, schedule, loss_function, train, val, position)
+    run = Run(*pieces, Evidence(out, args.step_log))
+    if (out / "last.pt").is_file():
         load_last(run)
     else:
         write_text(out / "train.log", "")
@@ -363,8 +401,14 @@ def start(args, ranker, optimizer, schedule, loss_function):
     return run
 
 
+def mark(run, phase):
+    """Puts on file, in case the process dies in it, which phase of a step begins."""
+    run.evidence.mark(run.position["epoch"], run.step, phase)
+
+
 def train_step(run, batch):
     """One update on these pairs; the loss (double) and the number correct, on the device."""
+    mark(run, "loading the photos")
     photo_1, photo_2 = (
         data.to_input(
             *data.take_photos(run.train, run.train.rows[batch, side], run.device),
@@ -375,23 +419,48 @@ def train_step(run, batch):
     )
     label = torch.from_numpy(run.train.pairs["label"][batch]).to(run.device)
     # One after the other, not as one batch: BatchNorm sees each side alone.
+    mark(run, "forward pass of photo_1")
     features_1 = run.ranker.backbone(photo_1)
+    mark(run, "forward pass of photo_2")
     features_2 = run.ranker.backbone(photo_2)
     logits = run.ranker.compare(features_1, features_2)
     loss = run.loss_function(logits, label)
+    mark(run, "backward pass")
     run.optimizer.zero_grad()
     loss.backward()
+    check_finite(run, batch, loss)
+    mark(run, "update")
     run.optimizer.step()
     return loss.detach().double(), (logits.argmax(1) == label).sum()
+
+
+def check_finite(run, batch, loss):
+    """Ends the program, before anything is changed, where the loss or a gradient is not finite."""
+    for group in run.optimizer.param_groups:
+        gradients = [p.grad for p in group["params"] if p.grad is not None]
+        largest = torch.nn.utils.get_total_norm(gradients, float("inf"))
+        if not (loss + largest).isfinite():
+            culprit = "loss" if not loss.isfinite() else f"gradient of group {group['name']}"
+            pairs, rows = run.train.pairs[batch], run.train.rows[batch]
+            names = [
+                f"{run.train.files[a]} {run.train.files[b]} (train_pairlist.txt:{pair['line']})"
+                for pair, (a, b) in zip(pairs, rows, strict=True)
+            ]
+            where = f"epoch {run.position['epoch']}, step {run.step}"
+            stop(__file__, f"{where}: the {culprit} is not finite; pairs: {', '.join(names)}")
 
 
 def finish_epoch(run):
     """Evaluates, keeps the best, logs the epoch, steps the schedule and saves."""
     args, position, labels = run.args, run.position, torch.from_numpy(run.val.pairs["label"])
     pairs, pad_color = len(run.train.pairs), data.parse_color(args.pad_color)
+    mark(run, "evaluation")
     logits = score_pairs(run.ranker, run.val, 2 * args.batch_size, pad_color)
     losses = position["loss_sum"] / pairs, cross_entropy(logits, labels)
     accuracies = position["correct"] / pairs, accuracy(logits, labels)
+    if not np.isfinite(losses[1]):
+        where = f"epoch {position['epoch']}, step {run.step}"
+        stop(__file__, f"{where}: the validation loss is not finite; nothing of it was saved")
     rates = [group["lr"] for group in run.optimizer.param_groups]
     row = (position["epoch"], *rates, losses[0], accuracies[0], losses[1], accuracies[1])
     position["history"].append(row)
@@ -416,16 +485,21 @@ def check_batch_norm(args, ranker, pairs):
 
 
 def catch_signals():
-    """A list that SIGINT and SIGTERM append to; a second one ends the program at once."""
-    received = []
+    """A list that SIGINT, SIGTERM and SIGHUP append to; where it is not empty they end at once.
+
+    It comes filled, since before the first step there is nothing to finish: clear it then.
+    """
+    received = [0]
+    numbers = {getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")}
 
     def handler(number, frame):
         if received:
+            print("ended at once; --resume goes on from the last save", file=sys.stderr)
             sys.exit(128 + number)
         received.append(number)
         print("finishing the step, then saving ...", file=sys.stderr)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers - {None}:  # Windows has no SIGHUP
         signal.signal(number, handler)
     return received
 
@@ -433,8 +507,10 @@ def catch_signals():
 def leave_if_asked(run, received):
     """After a signal, with all saved: says how to go on, ends with 128 + the signal's number."""
     if received:
-        where = f"epoch {run.position['epoch']}, step {run.position['step']}"
-        print(f"saved before {where}; the same command with --resume goes on", file=sys.stderr)
+        where = f"epoch {run.position['epoch']} with {run.position['step']} steps done"
+        print(f"saved in {where}; the same command with --resume goes on", file=sys.stderr)
+        mark(run, ENDED)
+        run.evidence.close()
         sys.exit(128 + received[0])
 
 

@@ -20,7 +20,7 @@ import train_resnet
 import train_vgg
 from data import constant_accuracy, prior_loss, stop
 from engine import RUN_FLAGS, resolve_device, write_predictions
-from model import accuracy, cross_entropy, load_state, load_tensors, score_pairs
+from model import accuracy, cross_entropy, load_checkpoint, load_state, score_pairs
 
 RECIPES = {"train_resnet": train_resnet, "train_vgg": train_vgg}
 DRAWS = 2000  # of the bootstrap
@@ -31,7 +31,8 @@ def load_run(run):
     path = Path(run) / "args.json"
     if not path.is_file():
         stop(__file__, f"--run {run}: holds no run (no args.json)")
-    recipe = argparse.Namespace(**json.loads(path.read_text(encoding="utf-8")))
+    with data.stop_on(__file__, path, ValueError, TypeError):
+        recipe = argparse.Namespace(**json.loads(path.read_text(encoding="utf-8")))
     if recipe.recipe not in RECIPES:
         stop(__file__, f"{path}: recipe {recipe.recipe} is not among {', '.join(RECIPES)}")
     return recipe
@@ -44,7 +45,7 @@ def load_ranker(run, recipe, device):
         stop(__file__, f"--run {run}: no best.pt yet (the first epoch has not ended)")
     recipe.weights = "none"
     ranker = RECIPES[recipe.recipe].build(recipe)
-    load_state(ranker, load_tensors(path)["model"], path)
+    load_state(ranker, load_checkpoint(path, ("model", "epoch", "accuracy"))["model"], path)
     return ranker.eval().to(device)
 
 

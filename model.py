@@ -106,6 +106,14 @@ def load_tensors(path):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def load_checkpoint(path, keys):
+    """A checkpoint of a run, which must have exactly these keys, else the program ends."""
+    state = load_tensors(path)
+    if not isinstance(state, dict) or set(state) != set(keys):
+        stop(__file__, f"{path}: not a checkpoint of a run with {', '.join(keys)}")
+    return state
+
+
 def load_state(module, state, culprit):
     """Loads a state dict that must have exactly the module's tensors, else ends the program."""
     expected = {name: tensor.shape for name, tensor in module.state_dict().items()}

@@ -66,10 +66,10 @@ def refused(capsys):
     return check
 
 
-def script(name, *words, **options):
-    """A script in a process of its own, with tiny backbones, as Popen."""
+def script(name, *words, die="", **options):
+    """A script in a process of its own, with tiny backbones, as Popen; die as in tiny.py."""
     command = [sys.executable, str(Path(__file__).parent / "tiny.py"), name, *map(str, words)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | ({"DIE": die} if die else {})
     return subprocess.Popen(
         command,
         cwd=ROOT,

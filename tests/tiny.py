@@ -1,6 +1,13 @@
-"""Tiny backbones in the place of ResNet-50 and VGG-16: python tests/tiny.py SCRIPT [flags]."""
+"""Tiny backbones in the place of ResNet-50 and VGG-16: python tests/tiny.py SCRIPT [flags].
 
+With DIE=module.function:N:before|after:SIGNAL in the environment the process sends itself that
+signal at the N-th call of the function; with the signal `segv` it reads from address 0.
+"""
+
+import faulthandler
 import importlib
+import os
+import signal
 import sys
 
 from torch import nn
@@ -22,6 +29,29 @@ def install(setattr=setattr):
     setattr(train_vgg, "vgg16", lambda weights, size, dropout: backbone(4096, norm=False))
 
 
+def die(target, count, when, how):
+    """Replaces module.function by one that kills the process at its count-th call."""
+    module, name = target.rsplit(".", 1)
+    module = importlib.import_module(module)
+    function, calls = getattr(module, name), []
+
+    def kill():
+        faulthandler._sigsegv() if how == "segv" else os.kill(os.getpid(), signal.Signals[how])
+
+    def replacement(*args, **options):
+        calls.append(name)
+        if len(calls) == int(count) and when == "before":
+            kill()
+        result = function(*args, **options)
+        if len(calls) == int(count) and when == "after":
+            kill()
+        return result
+
+    setattr(module, name, replacement)
+
+
 if __name__ == "__main__":
     install()
+    if "DIE" in os.environ:
+        die(*os.environ["DIE"].split(":"))
     importlib.import_module(sys.argv[1]).main(sys.argv[2:])

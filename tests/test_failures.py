@@ -1,0 +1,340 @@
+"""Runs that are killed, starved, fed with nonsense: nothing is lost, and all is said."""
+
+import os
+import resource
+import shutil
+import signal
+
+import conftest
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_engine import COMPARED, same
+
+import data
+import engine
+import eval as scoring
+import evidence
+import train_resnet
+import train_vgg
+
+# Dropout makes the random state matter; 4 steps an epoch, saved after 2 and 4.
+FLAGS = [*conftest.SMALL, "--epochs", "3", "--save-every", "2"]
+FLAGS += ["--hidden", "16", "--dropout", "0.5"]
+# Each kill hits the run that goes on after the one before.
+KILLS = """
+data.decode_photo:3:before       the store's build
+os.replace:1:before              a whole store, not yet renamed
+os.replace:2:after               the second store renamed, no run folder yet
+os.replace:1:before              environment.txt
+os.replace:2:before              args.json
+os.replace:3:after               an empty train.log
+engine.log:4:after               the log's header
+engine.train_step:2:before       the first step done
+torch.save:1:before              the first save: an empty file
+torch.save:1:after               the file written, not flushed
+os.replace:4:before              flushed, not renamed
+engine.train_step:3:after        step 3, after a save at 2
+engine.score_pairs:1:after       the epoch's evaluation
+engine.write_history:2:before    best.pt and log newer than last.pt
+os.replace:9:before              last.pt at the end of an epoch
+engine.mark:9:before             the last step of an epoch
+engine.train_step:3:after        within the last epoch
+engine.finish_epoch:1:after      all epochs done
+""".strip().splitlines()
+
+
+def places(folder, demo):
+    return ["--data", demo, "--out", folder / "run", "--store", folder / "stores"]
+
+
+def finish(folder, demo, die="", **options):
+    """One process of a run, resumed where there is one; the process and its stderr."""
+    resume = ["--resume"] if (folder / "run").exists() else []
+    flags = [*FLAGS, *places(folder, demo), *resume]
+    process = conftest.script("train_resnet", *flags, die=die, **options)
+    _, errors = process.communicate(timeout=100)
+    return process.returncode, errors
+
+
+def assert_same_run(run, whole):
+    assert same(run, whole, COMPARED) == []
+    best = [torch.load(folder / "best.pt", weights_only=True) for folder in (run, whole)]
+    assert best[0]["epoch"] == best[1]["epoch"]
+    for name, tensor in best[0]["model"].items():
+        assert torch.equal(tensor, best[1]["model"][name]), name
+
+
+def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_bytes(demo, tmp_path):
+    for spec in KILLS:
+        point = spec.split()[0]
+        code, errors = finish(tmp_path, demo, f"{point}:SIGKILL")
+        assert code == -signal.SIGKILL, (spec, code, errors)
+    code, errors = finish(tmp_path, demo)
+    assert code == 0, errors
+    (tmp_path / "other").mkdir()
+    assert finish(tmp_path / "other", demo)[0] == 0
+    assert_same_run(tmp_path / "run", tmp_path / "other" / "run")
+
+
+def test_a_run_asked_to_stop_anywhere_and_resumed_ends_with_the_same_bytes(demo, tmp_path):
+    for point in ("train_step:1:before", "train_step:3:after", "score_pairs:1:before",
+                  "train_step:4:before", "save_last:1:before"):  # fmt: skip
+        code, errors = finish(tmp_path, demo, f"engine.{point}:SIGTERM")
+        assert code == 128 + signal.SIGTERM, (point, errors)
+        assert "the same command with --resume goes on" in errors
+        assert "died" not in errors
+    assert finish(tmp_path, demo)[0] == 0
+    (tmp_path / "other").mkdir()
+    assert finish(tmp_path / "other", demo)[0] == 0
+    assert_same_run(tmp_path / "run", tmp_path / "other" / "run")
+
+
+def test_a_segmentation_fault_leaves_the_stack_and_is_told(demo, tmp_path):
+    code, _ = finish(tmp_path, demo, "engine.check_finite:3:before:segv")
+    crash = (tmp_path / "run" / "crash.log").read_text()
+    assert code == -signal.SIGSEGV
+    assert "Segmentation fault" in crash and "in train_step" in crash
+    code, errors = finish(tmp_path, demo)
+    assert code == 0
+    assert "died in epoch 1, step 3, backward pass" in errors
+    assert "peak memory by epoch 1, step 2: " in errors and "crash.log holds" in errors
+    assert (tmp_path / "run" / "crash.log").read_text() == crash
+
+
+def test_a_full_disk_ends_with_one_line_and_the_checkpoint_intact(demo, tmp_path):
+    assert finish(tmp_path, demo, "engine.train_step:3:before:SIGKILL")[0] == -signal.SIGKILL
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+
+    def small_disk():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    code, errors = finish(tmp_path, demo, preexec_fn=small_disk)
+    assert (code, "Traceback" in errors) == (2, False)
+    assert errors.splitlines()[-1].startswith(f"data.py: {tmp_path / 'run'}")
+    assert (tmp_path / "run" / "last.pt").read_bytes() == before
+    assert not list((tmp_path / "run").glob("*.part"))
+
+
+def test_an_unexpected_exception_stands_in_crash_log(tmp_path, monkeypatch):
+    folder = tmp_path / "evidence"
+    folder.mkdir()
+    kept = evidence.Evidence(folder)
+    kept.mark(2, 7, "update")
+    monkeypatch.setattr("sys.__excepthook__", lambda *_: None)
+    kept.write_traceback(RuntimeError, RuntimeError("out of memory"), None)
+    kept.close()
+    assert "RuntimeError: out of memory" in (folder / "crash.log").read_text()
+    assert evidence.last_words(folder)[0].endswith("died in epoch 2, step 7, update")
+
+
+def test_evidence_of_a_healthy_run(train):
+    run = train("run", "--step-log")
+    assert not (run / "crash.log").exists() and evidence.last_words(run) == []
+    rows = [line.split("\t") for line in (run / "resources.tsv").read_text().splitlines()]
+    assert rows[0] == evidence.RESOURCES.split() and [row[0] for row in rows[1:]] == ["2", "3"]
+    assert 5e7 < int(rows[1][3]) < 1e11
+    phases = [line.split(", ")[-1] for line in (run / "step.log").read_text().splitlines()]
+    step = ["loading the photos", "forward pass of photo_1", "forward pass of photo_2"]
+    assert phases[:6] == [*step, "backward pass", "update", "loading the photos"]
+
+
+def test_batch_norm_sees_every_step_of_every_epoch(train):
+    state = torch.load(train("run") / "last.pt", weights_only=True)
+    counters = [v for k, v in state["model"].items() if k.endswith("num_batches_tracked")]
+    assert [int(counter) for counter in counters] == [2 * 4 * 2]  # sides, steps, epochs
+
+
+@pytest.mark.parametrize(
+    "culprit", ["loss", "gradient of group head", "gradient of group backbone"]
+)
+def test_numbers_that_are_not_finite_stop_the_run(
+    culprit, train, monkeypatch, refused, demo, tmp_path
+):
+    run = train("run", "--epochs", 1)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    calls, check = [], engine.check_finite
+
+    def poisoned(run, batch, loss):
+        calls.append(batch)
+        if len(calls) == 3 and culprit == "loss":
+            loss = loss * float("nan")
+        elif len(calls) == 3:
+            part = run.ranker.head if culprit.endswith("head") else run.ranker.backbone
+            next(part.parameters()).grad[0] = float("inf")
+        check(run, batch, loss)
+
+    monkeypatch.setattr(engine, "check_finite", poisoned)
+    flags = [*conftest.SMALL, *places(tmp_path, demo), "--resume"]
+    line = refused(train_resnet.main, flags, f"epoch 2, step 3: the {culprit} is not finite")
+    assert line.count("train_pairlist.txt:") == len(calls[2]) == 8
+    for name in ("last.pt", "best.pt", "history.tsv", "predictions.tsv"):
+        assert (run / name).read_bytes() == before[name]
+
+
+# Bad input: how to damage a dataset, and the words of the one line.
+
+LIST = "train_val/train_pairlist.txt"
+PHOTO = "train_val/train_val_imgs/000001-02.JPG"
+LINES = ["1 1 2 0.9 1 2", "2 1 2 0.2 2 1", "3 1 2 0.7 1 2"]
+
+
+def line_2(text):
+    return lambda root: (root / LIST).write_text(f"{LINES[0]}\n{text}\n{LINES[2]}\n")
+
+
+def content(path, value):
+    return lambda root: (root / path).write_bytes(value)
+
+
+def picture(size, mode="RGB", kind="PNG", **options):
+    return lambda root: Image.new(mode, size).save(root / PHOTO, kind, **options)
+
+
+def truncate(root):
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).save(root / PHOTO)
+    (root / PHOTO).write_bytes((root / PHOTO).read_bytes()[:9000])
+
+
+BAD_DATA = {
+    "no list": (lambda root: (root / LIST).unlink(), ["train_pairlist.txt"]),
+    "empty list": (content(LIST, b""), ["train_pairlist.txt: the file is empty"]),
+    "binary list": (content(LIST, b"\x00\x01\x02"), ["not a text file in UTF-8"]),
+    "UTF-16 list": (content(LIST, "1 1 2 0.9 1 2\n".encode("utf-16")), ["UTF-16"]),
+    "letters": (content(LIST, "1 1 2 0.9 1 2\nä\n".encode()), ["train_pairlist.txt:2"]),
+    "too few columns": (line_2("2 1 2"), ["pairlist.txt:2: 3 columns instead of 6"]),
+    "too many columns": (line_2("2 1 2 0.2 2 1 1"), [":2: 7 columns instead of 6"]),
+    "blank line": (line_2(""), [":2: 0 columns"]),
+    "not a number": (line_2("2 x 2 0.2 2 1"), [":2: 'x' is not a whole number"]),
+    "preference above 1": (line_2("2 1 2 1.2 1 2"), [":2: preference '1.2'"]),
+    "preference below 0": (line_2("2 1 2 -0.2 2 1"), [":2: preference '-0.2'"]),
+    "preference NaN": (line_2("2 1 2 nan 2 1"), [":2: preference 'nan'"]),
+    "ranks contradict": (line_2("2 1 2 0.2 1 2"), [":2: preference 0.2 and ranks 1, 2"]),
+    "equal ranks": (line_2("2 1 2 0.2 1 1"), [":2: both photos have rank 1"]),
+    "photo 0": (line_2("2 0 2 0.2 2 1"), [":2: photo 0 is not in 1..99"]),
+    "huge series": (line_2("12345678 1 2 0.2 2 1"), [":2: series 12345678"]),
+    "photo against itself": (line_2("2 1 1 0.2 2 1"), [":2: photo 1 stands against itself"]),
+    "pair twice": (line_2(LINES[0]), [":2: photos 1, 2 of series 1 stand in line 1"]),
+    "both orders": (line_2("1 2 1 0.1 2 1"), [":2: photos 2, 1 of series 1 stand in line 1"]),
+    "series in both": (
+        content("train_val/val_pairlist.txt", b"3 1 2 0.7 1 2\n"),
+        ["val_pairlist.txt:1: series 3 is also in train_pairlist.txt"],
+    ),
+    "missing photo": (
+        lambda root: (root / PHOTO).unlink(),
+        [":1: photo 2 of series 1 has no file train_val_imgs/000001-02.JPG"],
+    ),
+    "empty photo": (content(PHOTO, b""), ["000001-02.JPG", "cannot identify"]),
+    "text as photo": (content(PHOTO, b"no photo"), ["000001-02.JPG", "cannot identify"]),
+    "truncated photo": (truncate, ["000001-02.JPG", "truncated"]),
+    "bomb": (picture((20_000, 10_000), "1"), ["000001-02.JPG", "DecompressionBomb"]),
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return conftest.write_dataset(tmp_path / "data", LINES, ["9 1 2 0.9 1 2"], lambda *_: 90)
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data_ends_with_one_line(name, root, tmp_path, refused):
+    damage, words = BAD_DATA[name]
+    damage(root)
+    refused(train_resnet.main, [*conftest.SMALL, *places(tmp_path, root)], *words)
+    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.glob("stores/*.part"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        picture((1, 1)),
+        picture((1, 5000)),
+        picture((40, 30), "CMYK", "JPEG"),
+        picture((40, 30), "I;16"),
+        picture((40, 30), "P", transparency=b"\x00\x80"),
+        lambda root: (root / LIST).write_bytes("\r\n".join(LINES).encode()),
+    ],
+    ids=["1 x 1", "1 x 5000", "CMYK", "16 bit", "palette", "CRLF"],
+)
+def test_odd_but_good_data(damage, root, tmp_path, train):
+    damage(root)
+    run = train("run", data=root)
+    assert "Best: epoch" in (run / "train.log").read_text()
+
+
+def test_an_exif_rotation_is_left_as_stored(root, tmp_path):
+    photo = Image.new("RGB", (60, 30))
+    exif = photo.getexif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    photo.save(root / PHOTO, exif=exif)
+    _, box = data.decode_photo(root / PHOTO, 64, "pad")
+    assert box == (0, 16, 64, 48)
+
+
+def test_a_strip_cannot_be_cropped(root, tmp_path, refused):
+    picture((1, 5000))(root)
+    flags = [*conftest.SMALL, *places(tmp_path, root), "--fit", "crop"]
+    refused(train_resnet.main, flags, "000001-02.JPG", "1 x 5000")
+
+
+def test_bad_out_folders(demo, tmp_path, refused):
+    (tmp_path / "file").write_text("mine")
+    stores = ["--data", demo, "--store", tmp_path / "stores"]
+    for out, word in [
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "file" / "run", "cannot be written"),
+        ("/proc/none/run", "/proc"),
+    ]:
+        refused(train_resnet.main, [*conftest.SMALL, *stores, "--out", out], "--out", word)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+class Bomb:
+    """Unpickling it would make a file."""
+
+    def __reduce__(self):
+        return os.system, ("echo bomb > bomb.txt",)
+
+
+def test_bad_checkpoints(train, demo, tmp_path, refused, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = train("run")
+    flags = [*conftest.SMALL, *places(tmp_path, demo), "--resume", "--epochs", 3]
+    score = ["--run", run, "--data", demo, "--store", tmp_path / "stores"]
+    whole = {name: (run / name).read_bytes() for name in ("last.pt", "best.pt", "train.log")}
+    other = train("other", script=train_vgg)
+    for name, main, argv in [
+        ("last.pt", train_resnet.main, flags),
+        ("best.pt", scoring.main, score),
+    ]:
+        (run / name).write_bytes(whole[name][:5000])
+        refused(main, argv, name, "not a checkpoint of plain tensors")
+        torch.save(Bomb(), run / name)
+        refused(main, argv, name, "not a checkpoint of plain tensors")
+        torch.save({"model": {}}, run / name)
+        refused(main, argv, name, "not a checkpoint of a run")
+        shutil.copy(other / name, run / name)
+        refused(main, argv, name, "tensors")
+        (run / name).write_bytes(whole[name])
+    assert not (tmp_path / "bomb.txt").exists()
+    (run / "args.json").write_text("{")
+    refused(train_resnet.main, flags, "args.json")
+    refused(scoring.main, score, "args.json")
+    assert {name: (run / name).read_bytes() for name in whole} == whole
+
+
+def test_nothing_is_started_without_space(demo, tmp_path, refused, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    refused(train_resnet.main, [*conftest.SMALL, *places(tmp_path, demo)], "the photo store needs")
+    monkeypatch.undo()
+    conftest.tiny.install(monkeypatch.setattr)
+    usage.free = 400_000
+    flags = list(map(str, [*conftest.SMALL, *places(tmp_path, demo)]))
+    args = engine.arguments("train_resnet.py", "", train_resnet.RECIPE, flags)
+    data.load(args, ("train", "val"))  # the store is there, the checkpoints have no room
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    refused(train_resnet.main, [*conftest.SMALL, *places(tmp_path, demo)], "best.pt and last.pt")
