@@ -110,6 +110,11 @@ def replace_file(path, write, part=None):
         os.replace(part, path)
 
 
+def write_text(path, text):
+    """Replaces a UTF-8 text file, whole or not at all."""
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
 # Pairs and labels
 
 
@@ -187,11 +192,11 @@ def read_pairlist(path, labelled=True):
     return np.array(rows, dtype=PAIR), problems
 
 
-def find_split(root, split):
+def find_split(root, split, must=True):
     """The pairlist and the photo folder of `train`, `val` or `test` under root.
 
     root is the folder above train_val/ and test/, or train_val/ itself; unzipping often nests
-    one level more. Ends the program where there is no such list.
+    one level more. Where there is no such list the program ends, or, without must, it is None.
     """
     root = Path(root)
     folder = "test" if split == "test" else "train_val"
@@ -199,6 +204,8 @@ def find_split(root, split):
     for place in places if split == "test" else places[:3]:
         if (place / f"{split}_pairlist.txt").is_file():
             return place / f"{split}_pairlist.txt", place / f"{folder}_imgs"
+    if not must:
+        return None
     stop(__file__, f"{root}: no {split}_pairlist.txt in it, in {folder}/ or in {folder}/{folder}/")
 
 

@@ -25,7 +25,15 @@ import torchvision
 from torch import nn
 
 import data
-from data import constant_accuracy, prior_loss, replace_file, show_progress, stop, stop_on
+from data import (
+    constant_accuracy,
+    prior_loss,
+    replace_file,
+    show_progress,
+    stop,
+    stop_on,
+    write_text,
+)
 from evidence import ENDED, Evidence, last_words
 from model import ACTIVATIONS, accuracy, cross_entropy, load_checkpoint, load_state, score_pairs
 
@@ -198,11 +206,6 @@ def open_run(args, splits, ranker):
     write_text(out / "environment.txt", text + "".join(lines))
     write_text(out / "args.json", json.dumps(settings | {"versions": versions}, indent=1) + "\n")
     return out
-
-
-def write_text(path, text):
-    """Replaces a UTF-8 text file, whole or not at all."""
-    replace_file(path, lambda file: file.write(text.encode()))
 
 
 def log(out, text):

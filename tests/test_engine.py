@@ -98,6 +98,22 @@ def test_eval_reproduces_the_log(train, demo, tmp_path, capsys):
     assert (run / "predictions_test.tsv").read_text().splitlines()[1].split("\t")[3] == ""
 
 
+def test_the_train_loss_is_the_mean_over_pairs_and_not_over_batches(train, demo, tmp_path, capsys):
+    # Nothing moves and nothing depends on the mode, so the log must agree with eval.py.
+    still = ["--lr-backbone", 0, "--lr-head", 0, "--epochs", 1, "--save-every", 2]
+    run = train("run", *still, script=train_vgg)
+    row = (run / "history.tsv").read_text().splitlines()[1].split("\t")
+    logged = f"loss={float(row[3]):.4f} acc={float(row[4]):.4f}"
+    places = ["--run", str(run), "--data", str(demo), "--store", str(tmp_path / "stores")]
+    scoring.main([*places, "--split", "train"])
+    printed = capsys.readouterr().out
+    assert 29 % 8  # the last batch is a smaller one
+    assert logged == "loss={} acc={}".format(
+        re.search(r"loss +([\d.]+)", printed.split("train: 29 pairs")[-1])[1],
+        re.search(r"accuracy ([\d.]+)", printed)[1],
+    )
+
+
 def test_eval_embeds_every_photo_once(train, demo, tmp_path, monkeypatch):
     seen = []
     taken = data.take_photos

@@ -58,6 +58,14 @@ def finish(folder, demo, die="", **options):
     return process.returncode, errors
 
 
+def saved_position(run):
+    """(epoch, steps done in it) of last.pt; (0, 0) where there is none yet."""
+    if not (run / "last.pt").exists():
+        return 0, 0
+    position = torch.load(run / "last.pt", weights_only=True)["position"]
+    return position["epoch"], position["step"]
+
+
 def assert_same_run(run, whole):
     assert same(run, whole, COMPARED) == []
     best = [torch.load(folder / "best.pt", weights_only=True) for folder in (run, whole)]
@@ -67,10 +75,13 @@ def assert_same_run(run, whole):
 
 
 def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_bytes(demo, tmp_path):
+    reached = (0, 0)
     for spec in KILLS:
         point = spec.split()[0]
         code, errors = finish(tmp_path, demo, f"{point}:SIGKILL")
         assert code == -signal.SIGKILL, (spec, code, errors)
+        assert saved_position(tmp_path / "run") >= reached, spec  # a kill never costs a save
+        reached = saved_position(tmp_path / "run")
     code, errors = finish(tmp_path, demo)
     assert code == 0, errors
     (tmp_path / "other").mkdir()
@@ -79,12 +90,15 @@ def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_bytes(demo, tmp_pa
 
 
 def test_a_run_asked_to_stop_anywhere_and_resumed_ends_with_the_same_bytes(demo, tmp_path):
+    reached = (0, 0)
     for point in ("train_step:1:before", "train_step:3:after", "score_pairs:1:before",
                   "train_step:2:before", "save_last:1:before"):  # fmt: skip
         code, errors = finish(tmp_path, demo, f"engine.{point}:SIGTERM")
         assert code == 128 + signal.SIGTERM, (point, errors)
-        assert "the same command with --resume goes on" in errors
-        assert "died" not in errors
+        epoch, step = saved_position(tmp_path / "run")
+        assert f"saved in epoch {epoch} with {step} steps done; the same command" in errors
+        assert (epoch, step) > reached and "died" not in errors
+        reached = epoch, step
     assert finish(tmp_path, demo)[0] == 0
     (tmp_path / "other").mkdir()
     assert finish(tmp_path / "other", demo)[0] == 0
