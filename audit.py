@@ -199,11 +199,10 @@ def audit_dataset(root):
 # Another source of labels
 
 
-def read_table(path, names):
-    """The rows of a labels file, [R] of TABLE, and whether they hold votes or preferences.
+def read_rows(path):
+    """(header, rows, line of the first row) of a TSV, CSV or pairlist; rows are lists of texts.
 
-    names maps our column names to the file's, where the file's are not among COLUMNS. A pairlist
-    needs no header. Ends the program with file and line, or the column, that is wrong.
+    Ends the program where it is no such file, naming the line.
     """
     if not path.is_file():
         stop(__file__, f"{path}: no such file")
@@ -217,6 +216,19 @@ def read_table(path, names):
     header, first = rows[0], 2
     if delimiter == " " and re.fullmatch(r"[0-9. ]+", lines[0]):
         header, first = list(PAIRLIST[: len(rows[0])]), 1
+    for number, row in enumerate(rows[first - 1 :], first):
+        if len(row) != len(header):
+            stop(__file__, f"{path}:{number}: {len(row)} columns instead of {len(header)}")
+    return header, rows[first - 1 :], first
+
+
+def read_table(path, names):
+    """The rows of a labels file, [R] of TABLE, and whether they hold votes or preferences.
+
+    names maps our column names to the file's, where the file's are not among COLUMNS. A pairlist
+    needs no header. Ends the program with file and line, or the column, that is wrong.
+    """
+    header, rows, first = read_rows(path)
     place = {ours: find_column(path, header, ours, names) for ours in COLUMNS}
     place = {ours: column for ours, column in place.items() if column is not None}
     kinds = [("label",), ("winner",), ("rank_1", "rank_2"), ("preference",), ("votes_1", "votes_2")]
@@ -224,9 +236,7 @@ def read_table(path, names):
     if kind is None or not {"photo_1", "photo_2"} <= set(place):
         stop(__file__, f"{path}: columns {', '.join(header)}: name ours with --columns; see --help")
     table = []
-    for number, row in enumerate(rows[first - 1 :], first):
-        if len(row) != len(header):
-            stop(__file__, f"{path}:{number}: {len(row)} columns instead of {len(header)}")
+    for number, row in enumerate(rows, first):
         values = {ours: row[column].strip() for ours, column in place.items()}
         table.append(read_row(values, kind[0], f"{path}:{number}"))
     return np.array(table, dtype=TABLE), kind[0] in ("votes_1", "preference")

@@ -305,7 +305,7 @@ def constant_accuracy(labels):
 def prior_loss(labels):
     """Natural-log cross-entropy of predicting the share of ones for every pair."""
     ones = float(np.mean(labels))
-    return -sum(p * float(np.log(p)) for p in (ones, 1 - ones) if p > 0)
+    return sum(-p * float(np.log(p)) for p in (ones, 1 - ones) if 0 < p < 1) or 0.0
 
 
 def epoch_order(count, seed, epoch):

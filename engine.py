@@ -25,6 +25,7 @@ import torchvision
 from torch import nn
 
 import data
+import plot
 from data import (
     constant_accuracy,
     prior_loss,
@@ -353,6 +354,8 @@ def fit(args, ranker, optimizer, schedule, loss_function):
     run = start(args, ranker, optimizer, schedule, loss_function)
     position = run.position
     received.clear()
+    if not plot.available():
+        print("no training_curves.png: matplotlib is not installed", file=sys.stderr)
     while position["epoch"] <= args.epochs and not out_of_patience(run):
         ranker.train()
         order = data.epoch_order(len(run.train.pairs), args.seed, position["epoch"])
@@ -470,6 +473,8 @@ def finish_epoch(run):
     keep_best(run, logits, accuracies[1])
     log_epoch(run, losses, accuracies)
     write_history(run.out, position["history"])
+    if plot.available():
+        plot.draw([run.out], run.out / "training_curves.png")
     run.schedule.step()
     position |= {"epoch": position["epoch"] + 1, "step": 0, "loss_sum": 0.0, "correct": 0}
     save_last(run)

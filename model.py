@@ -145,22 +145,31 @@ def imagenet_file(url):
 # Evaluation
 
 
-@torch.no_grad()
 def score_pairs(ranker, split, batch_size, pad_color):
     """Logits [P, 2] of the pairs of a split, in evaluation mode, on the CPU.
 
     Every photo goes through the backbone once, batch_size photos at a time, however many pairs
     it stands in. Leaves the ranker in evaluation mode; consumes no random numbers.
     """
+    return score_features(ranker, embed(ranker, split, batch_size, pad_color), split.rows)
+
+
+@torch.no_grad()
+def embed(ranker, split, batch_size, pad_color):
+    """Features [N, F] of the photos of a split, in evaluation mode, on the ranker's device."""
     ranker.eval()
-    parameter, features, logits = next(ranker.parameters()), [], []
+    parameter, features = next(ranker.parameters()), []
     for rows in torch.arange(len(split.files)).split(batch_size):
         photos, boxes = take_photos(split, rows.numpy(), parameter.device)
         features.append(ranker.backbone(to_input(photos, boxes, pad_color, parameter.dtype)))
-    features = torch.cat(features)
-    for pairs in torch.from_numpy(split.rows).to(features.device).split(1024):
-        logits.append(ranker.compare(features[pairs[:, 0]], features[pairs[:, 1]]))
-    return torch.cat(logits).cpu()
+    return torch.cat(features)
+
+
+@torch.no_grad()
+def score_features(ranker, features, rows):
+    """Logits [P, 2], on the CPU, of the pairs whose photos have these rows [P, 2] in features."""
+    pairs = torch.from_numpy(rows).to(features.device).split(1024)
+    return torch.cat([ranker.compare(features[p[:, 0]], features[p[:, 1]]) for p in pairs]).cpu()
 
 
 def accuracy(logits, labels):

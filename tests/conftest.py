@@ -15,6 +15,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import tiny  # noqa: E402
 
+import audit  # noqa: E402
 import make_demo  # noqa: E402
 import train_resnet  # noqa: E402
 
@@ -45,6 +46,20 @@ def train(demo, tmp_path):
         places = ["--data", data, "--out", tmp_path / name, "--store", tmp_path / "stores"]
         script.main([str(word) for word in (*SMALL, *places, *flags)])
         return tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def judge(capsys):
+    """judge(main, *flags): exit code, verdict and everything printed of audit.py or eval.py."""
+
+    def run(main, *flags):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, flags)])
+        printed = capsys.readouterr().out
+        return ended.value.code, printed.splitlines()[0].removeprefix("VERDICT "), printed
 
     return run
 
@@ -94,3 +109,25 @@ def write_dataset(root, train, val, shade):
                 path = folder / "train_val_imgs" / f"{series:06d}-{photo:02d}.JPG"
                 Image.fromarray(array).save(path)
     return root
+
+
+def made_up(count=60, seed=0):
+    """Official pairs of series of 2 to 4 photos with preferences from votes, and the votes."""
+    rng = np.random.default_rng(seed)
+    rows, votes = [], {}
+    for series in range(1, count + 1):
+        photos = int(rng.integers(2, 5))
+        strength = rng.normal(0, 1.2, photos)
+        wins = np.zeros((photos, photos))
+        for a in range(photos):
+            for b in range(a + 1, photos):
+                wins[a, b] = rng.binomial(9, 1 / (1 + np.exp(strength[b] - strength[a])))
+                wins[b, a] = 9 - wins[a, b]
+        fitted = audit.fit_strengths(wins[None])[0]
+        ranks = np.argsort(np.argsort(-fitted, kind="stable")) + 1
+        for a in range(photos):
+            for b in range(a + 1, photos):
+                preference = round(1 / (1 + np.exp(fitted[b] - fitted[a])), 3)
+                rows.append((series, a + 1, b + 1, preference, ranks[a], ranks[b]))
+                votes[series, a + 1, b + 1] = int(wins[a, b]), int(wins[b, a])
+    return rows, votes

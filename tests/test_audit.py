@@ -16,20 +16,6 @@ official = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def judge(capsys):
-    """judge(root, *flags): (exit code, verdict, everything printed)."""
-
-    def run(root, *flags):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            audit.main(["--data", str(root), *map(str, flags)])
-        printed = capsys.readouterr().out
-        return ended.value.code, printed.splitlines()[0].removeprefix("VERDICT "), printed
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def lists():
     """The official training pairs."""
@@ -51,7 +37,9 @@ def write_labels(path, pairs, labels):
 @official
 def test_the_five_sources_of_labels_in_ten_seconds(judge, lists, tmp_path):
     start = time.monotonic()
-    code, verdict, printed = judge(PHOTOTRIAGE, "--labels", PHOTOTRIAGE / "reviews_labels.csv")
+    code, verdict, printed = judge(
+        audit.main, "--data", PHOTOTRIAGE, "--labels", PHOTOTRIAGE / "reviews_labels.csv"
+    )
     assert code == 1
     assert verdict.startswith("photo numbers permuted within series: labels agree on 5,659 of 11,4")
     assert "strength correlates 0.9998, the sign agrees on 1,470 of 2,912 (50.5 %)" in printed
@@ -67,7 +55,7 @@ def test_the_five_sources_of_labels_in_ten_seconds(judge, lists, tmp_path):
         (labels, 0, "equal"),
     ]:
         path = write_labels(tmp_path / "labels.tsv", lists, values)
-        code, verdict, _ = judge(PHOTOTRIAGE, "--labels", path)
+        code, verdict, _ = judge(audit.main, "--data", PHOTOTRIAGE, "--labels", path)
         assert code == expected and verdict.startswith(word), verdict
     assert 4.5 < wrong / 120.75 < 5.5
     assert time.monotonic() - start < 10
@@ -76,7 +64,7 @@ def test_the_five_sources_of_labels_in_ten_seconds(judge, lists, tmp_path):
 @official
 def test_align_recovers_the_reviews(judge, tmp_path):
     flags = ["--labels", PHOTOTRIAGE / "reviews_labels.csv", "--align", tmp_path / "aligned.tsv"]
-    _, _, printed = judge(PHOTOTRIAGE, *flags)
+    _, _, printed = judge(audit.main, "--data", PHOTOTRIAGE, *flags)
     words = next(line for line in printed.splitlines() if "of 2 to 5 photos" in line).split()
     assert int(words[words.index("of", 5) - 1].replace(",", "")) >= 4500
     table, _ = audit.read_table(tmp_path / "aligned.tsv", {})
@@ -92,32 +80,10 @@ def test_align_recovers_the_reviews(judge, tmp_path):
     assert (mine["label"] == pairs["label"])[strong].mean() >= 0.95
 
 
-def made_up(count=60, seed=0):
-    """Official pairs of series of 2 to 4 photos with preferences from votes, and the votes."""
-    rng = np.random.default_rng(seed)
-    rows, votes = [], {}
-    for series in range(1, count + 1):
-        photos = int(rng.integers(2, 5))
-        strength = rng.normal(0, 1.2, photos)
-        wins = np.zeros((photos, photos))
-        for a in range(photos):
-            for b in range(a + 1, photos):
-                wins[a, b] = rng.binomial(9, 1 / (1 + np.exp(strength[b] - strength[a])))
-                wins[b, a] = 9 - wins[a, b]
-        fitted = audit.fit_strengths(wins[None])[0]
-        ranks = np.argsort(np.argsort(-fitted, kind="stable")) + 1
-        for a in range(photos):
-            for b in range(a + 1, photos):
-                preference = round(1 / (1 + np.exp(fitted[b] - fitted[a])), 3)
-                rows.append((series, a + 1, b + 1, preference, ranks[a], ranks[b]))
-                votes[series, a + 1, b + 1] = int(wins[a, b]), int(wins[b, a])
-    return rows, votes
-
-
 @pytest.fixture
 def lists_only(tmp_path):
     """A folder with made-up lists and no photos: every tenth series is in val."""
-    rows, votes = made_up()
+    rows, votes = conftest.made_up()
     folder = tmp_path / "data" / "train_val"
     folder.mkdir(parents=True)
     for split in ("train", "val"):
@@ -137,7 +103,9 @@ def test_permuted_numbers_are_recovered_and_nothing_is_claimed_wrongly(judge, li
     table = [(s, shuffled[s][a], shuffled[s][b], *votes[s, a, b]) for s, a, b, *_ in rows]
     columns = zip(*table, strict=True)
     path = write(tmp_path / "t.tsv", "series\tphoto_1\tphoto_2\tvotes_1\tvotes_2", *columns)
-    code, _, _ = judge(root, "--labels", path, "--align", tmp_path / "out.tsv")
+    code, _, _ = judge(
+        audit.main, "--data", root, "--labels", path, "--align", tmp_path / "out.tsv"
+    )
     assert code == 1
     aligned = [line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines()[1:]]
     truth = {(s, a, b): votes[s, a, b] for s, a, b, *_ in rows}
@@ -151,7 +119,7 @@ def test_relations_that_are_no_matter_of_labels(judge, lists_only, tmp_path):
 
     def says(word, code, header, table, *flags):
         path = write(tmp_path / "t.tsv", header, *zip(*table, strict=True))
-        found, verdict, printed = judge(root, "--labels", path, *flags)
+        found, verdict, printed = judge(audit.main, "--data", root, "--labels", path, *flags)
         assert word in verdict and found == code, printed
 
     pairs = [row[:3] for row in rows]
@@ -193,14 +161,14 @@ def test_bad_label_files_end_with_one_line(lists_only, tmp_path, refused):
 
 
 def test_a_dataset_is_checked_before_anyone_trains(judge, demo, tmp_path):
-    code, verdict, printed = judge(demo)
+    code, verdict, printed = judge(audit.main, "--data", demo)
     assert (code, verdict) == (0, "healthy")
     assert "train: 29 pairs, 8 series, label 1 9 = 0.3103" in printed and "longer side" in printed
 
     noise = lambda series, photo: (series * 20 + photo) % 256  # noqa: E731
     train = [f"{s} 1 2 0.9 1 2" for s in range(1, 5)]
     root = conftest.write_dataset(tmp_path / "data", train, ["4 1 2 0.9 1 2"], noise)
-    code, verdict, printed = judge(root, "--json")
+    code, verdict, printed = judge(audit.main, "--data", root, "--json")
     found = json.loads(printed)
     assert code == found["exit_code"] == 1
     assert "1 series stand in train and val, first 4" in found["verdict"]
@@ -210,13 +178,15 @@ def test_a_dataset_is_checked_before_anyone_trains(judge, demo, tmp_path):
     (photos / "000009-01.JPG").write_bytes((photos / "000001-01.JPG").read_bytes())
     (photos / "000009-02.JPG").write_bytes((photos / "000001-01.JPG").read_bytes()[:-1])
     (photos / "000011-01.JPG").write_text("no photo")
-    code, verdict, printed = judge(root)
+    code, verdict, printed = judge(audit.main, "--data", root)
     assert code == 1 and "1 photos have equal bytes across splits" in verdict
     assert "1 files are no photos, first 000011-01.JPG" in printed
     assert "11 photos, 3 stand in no pair" in printed or "stand in no pair" in printed
     (photos / "000002-01.JPG").unlink()
-    assert "train: 1 photos have no file, first 000002-01.JPG" in judge(root)[2]
+    assert (
+        "train: 1 photos have no file, first 000002-01.JPG" in judge(audit.main, "--data", root)[2]
+    )
     (root / "train_val" / "train_pairlist.txt").write_text("1 1 2 0.9 2 1\n")
-    code, verdict, printed = judge(root)
+    code, verdict, printed = judge(audit.main, "--data", root)
     assert code == 1 and verdict == "1 wrong lines in the pairlists"
     assert "train_pairlist.txt:1: preference 0.9" in printed

@@ -84,29 +84,26 @@ def test_best_checkpoint_and_early_stop(train):
     assert torch.load(run / "best.pt", weights_only=True)["epoch"] == best
 
 
-def test_eval_reproduces_the_log(train, demo, tmp_path, capsys):
+def test_eval_reproduces_the_log(train, demo, tmp_path, judge):
     run = train("run", "--epochs", 3, "--fit", "crop")
     best = (run / "train.log").read_text().splitlines()[-1][-6:]
     places = ["--run", str(run), "--data", str(demo), "--store", str(tmp_path / "stores")]
-    capsys.readouterr()
-    scoring.main(places)
-    printed = capsys.readouterr().out
+    _, _, printed = judge(scoring.main, *places)
     assert f"accuracy {best}  (" in printed and "constant 0." in printed
     assert (run / "predictions_val.tsv").read_bytes() == (run / "predictions.tsv").read_bytes()
-    scoring.main([*places, "--split", "test"])
-    assert "no labels" in capsys.readouterr().out
+    code, verdict, _ = judge(scoring.main, *places, "--split", "test")
+    assert (code, verdict) == (2, "cannot judge: no labels to score against")
     assert (run / "predictions_test.tsv").read_text().splitlines()[1].split("\t")[3] == ""
 
 
-def test_the_train_loss_is_the_mean_over_pairs_and_not_over_batches(train, demo, tmp_path, capsys):
+def test_the_train_loss_is_the_mean_over_pairs_and_not_over_batches(train, demo, tmp_path, judge):
     # Nothing moves and nothing depends on the mode, so the log must agree with eval.py.
     still = ["--lr-backbone", 0, "--lr-head", 0, "--epochs", 1, "--save-every", 2]
     run = train("run", *still, script=train_vgg)
     row = (run / "history.tsv").read_text().splitlines()[1].split("\t")
     logged = f"loss={float(row[3]):.4f} acc={float(row[4]):.4f}"
     places = ["--run", str(run), "--data", str(demo), "--store", str(tmp_path / "stores")]
-    scoring.main([*places, "--split", "train"])
-    printed = capsys.readouterr().out
+    printed = judge(scoring.main, *places, "--split", "train")[2]
     assert 29 % 8  # the last batch is a smaller one
     assert logged == "loss={} acc={}".format(
         re.search(r"loss +([\d.]+)", printed.split("train: 29 pairs")[-1])[1],
