@@ -256,8 +256,9 @@ def describe(pairs, scores, correct, above, with_loss):
     photos = np.round((1 + np.sqrt(1 + 8 * sizes)) / 2).astype(int)[index]
     yield "by photos in the series: " + by_group(photos, correct, {})
     recall = by_group(truth, correct, {0: "photo_1", 1: "photo_2"})
-    bias = (scores.argmax(1) == 1).mean() - truth.mean()
-    yield f"recall where the better one is: {recall}; photo_2 predicted {bias:+.4f} too often"
+    predicted = (scores.argmax(1) == 1).mean()
+    yield f"recall where the better one is: {recall}"
+    yield f"position: photo_2 is predicted in {predicted:.4f}, preferred in {truth.mean():.4f}"
     if with_loss:
         chance = np.exp(scores.max(1))
         bins = np.minimum((chance * 10).astype(int), 9)

@@ -55,7 +55,7 @@ def draw(runs, path):
     matplotlib.use("Agg")  # no window
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, 2, figsize=(13, 9), layout="constrained")
+    figure, axes = pyplot.subplots(2, 2, figsize=(13, 11), layout="constrained")
     losses, accuracies, rates, gaps = axes.flat
     colors = pyplot.rcParams["axes.prop_cycle"].by_key()["color"]
     for run, color in zip(runs, colors * len(runs), strict=False):
@@ -73,8 +73,10 @@ def draw(runs, path):
         accuracies.plot(
             epochs[best], columns["val_acc"][best], "*", ms=14, color=color, label=label
         )
-        rates.plot(epochs, columns["lr_backbone"], "-", color=color, label=f"{name} backbone")
-        rates.plot(epochs, columns["lr_head"], "--", color=color, label=f"{name} head")
+        for group, style in (("backbone", "-"), ("head", "--")):
+            lr = columns[f"lr_{group}"]
+            label = f"{name} {group}: {lr[0]:.2g} to {lr[-1]:.2g}"
+            rates.plot(epochs, lr, style, color=color, label=label)
         pairs = zip(columns["train_acc"], columns["val_acc"], strict=True)
         gap = [100 * (train - val) for train, val in pairs]
         reading = f"{name}: {gap[best]:+.1f} points at the best epoch, {read_gap(gap[best] / 100)}"
@@ -87,7 +89,7 @@ def draw(runs, path):
         axis.set_title(title)
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend(fontsize=9)
+        axis.legend(fontsize=9, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     pyplot.close(figure)

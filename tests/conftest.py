@@ -23,6 +23,11 @@ SMALL = ["--weights", "none", "--size", "64", "--epochs", "2"]
 SMALL += ["--lr-backbone", "1e-2", "--lr-head", "1e-2"]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--data", help="your dataset, for tests/test_my_data.py")
+    parser.addoption("--run", help="your run folder, for tests/test_my_data.py")
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """A demo dataset of 12 series in the official layout."""

@@ -1,0 +1,138 @@
+"""Sanity checks on your own dataset and run.
+
+python -m pytest tests/test_my_data.py --data data/phototriage --run runs/train_resnet -v
+"""
+
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import audit
+import data
+import eval as scoring
+import train_resnet
+
+
+def option(request, name):
+    value = request.config.getoption(name)
+    if not value:
+        pytest.skip(f"{name} was not given")
+    return value
+
+
+@pytest.fixture
+def dataset(request):
+    """{split: pairs} of --data."""
+    official, problems = audit.read_official(option(request, "--data"))
+    assert not problems, "\n".join(problems[:10])
+    return official
+
+
+@pytest.fixture
+def mine(request, tmp_path):
+    """(recipe, ranker, a few validation photos as a split) of --run and --data."""
+    run, root = option(request, "--run"), option(request, "--data")
+    pairs, _, folder = audit.read_official(root)[0]["val"]
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    recipe = scoring.load_run(run)
+    ranker = scoring.load_ranker(run, recipe, torch.device("cpu"))
+    names, _ = data.photo_names(pairs[:8], folder)
+    files, rows = np.unique(names.astype(str), return_inverse=True)
+    store = data.open_store([folder / f for f in files], recipe.size, recipe.fit, tmp_path)
+    split = data.Split("val", pairs[:8], files.tolist(), rows.reshape(-1, 2), *store)
+    return recipe, ranker, split
+
+
+def features_and_logits(recipe, ranker, split, batch_size=16):
+    features = scoring.embed(ranker, split, batch_size, data.parse_color(recipe.pad_color))
+    return features, scoring.score_features(ranker, features, split.rows)
+
+
+pytestmark = pytest.mark.real
+
+
+def test_every_line_of_the_lists_is_right_and_labels_are_balanced(dataset):
+    for split in ("train", "val"):
+        labels = dataset[split][0]["label"]
+        chance = 0.5 * np.sqrt(1 / len(labels))
+        # Ranks read as winner ids put 69 to 71 % of the labels on one side.
+        assert abs(labels.mean() - 0.5) < max(0.05, 4 * chance), f"{split}: {labels.mean():.4f}"
+
+
+def test_no_series_is_in_both_splits(dataset):
+    assert audit.shared_series(dataset) == []
+
+
+def test_photos_are_there_and_differ_between_splits(dataset):
+    defects, remarks = audit.check_photos(dataset)
+    missing = [remark for remark in remarks if remark.startswith("not checked")]
+    if missing:
+        pytest.skip(missing[0])
+    assert defects == []
+
+
+def test_the_run_used_these_pairs(dataset, request):
+    recipe = scoring.load_run(option(request, "--run"))
+    pairs = dataset["val"][0]
+    kept = data.choose_pairs(pairs, recipe.min_agreement, recipe.quick_experiment, recipe.seed)
+    path = Path(option(request, "--run")) / "predictions.tsv"
+    table, _, _ = scoring.read_predictions(path)
+    assert np.array_equal(audit.pair_keys(table), audit.pair_keys(pairs[kept]))
+    assert np.array_equal(table["label"], pairs["label"][kept])
+
+
+def test_the_predictions_give_the_accuracy_of_the_log(request):
+    run = Path(option(request, "--run"))
+    table, scores, _ = scoring.read_predictions(run / "predictions.tsv")
+    best = (run / "train.log").read_text(encoding="ascii").split("val acc=")[-1][:6]
+    assert f"{(scores.argmax(1) == table['label']).mean():.4f}" == best
+
+
+def test_the_run_is_judged_healthy(dataset, request):
+    predictions = str(Path(option(request, "--run")) / "predictions.tsv")
+    root = option(request, "--data")
+    args = Namespace(predictions=predictions, data=root, reported_accuracy=None, sheet=None)
+    verdict, code, evidence = scoring.score_predictions(args)
+    if code == 2:
+        pytest.skip(verdict)
+    assert verdict == "healthy", "\n".join(evidence)
+
+
+def test_a_photo_against_itself_says_nothing(mine):
+    recipe, ranker, split = mine
+    alone = split._replace(rows=split.rows[:, :1].repeat(2, axis=1))
+    logits = features_and_logits(recipe, ranker, alone)[1]
+    assert torch.equal(logits, logits[:1].expand_as(logits))
+
+
+def test_swapped_photos_swap_the_answer(mine):
+    recipe, ranker, split = mine
+    if recipe.hidden:
+        pytest.skip("a head with hidden layers need not mirror its logits")
+    swapped = split._replace(rows=split.rows[:, ::-1].copy())
+    ahead, behind = (features_and_logits(recipe, ranker, s)[1] for s in (split, swapped))
+    bias = ranker.head.bias.detach()
+    torch.testing.assert_close(ahead - bias, bias - behind)
+
+
+def test_scores_do_not_depend_on_the_batch(mine):
+    many, one = (features_and_logits(*mine, batch_size)[1] for batch_size in (16, 1))
+    torch.testing.assert_close(many, one, rtol=1e-3, atol=1e-4)
+
+
+def test_two_evaluations_are_equal(mine):
+    assert torch.equal(features_and_logits(*mine)[1], features_and_logits(*mine)[1])
+
+
+def test_the_recipe_is_the_reference_but_for_what_its_log_says(request):
+    recipe = scoring.load_run(option(request, "--run"))
+    changed = [
+        key
+        for key, (default, _) in train_resnet.RECIPE.items()
+        if getattr(recipe, key) != (list(default) if isinstance(default, tuple) else default)
+    ]
+    assert sorted(changed) == sorted(key for key in recipe.changed if key in train_resnet.RECIPE)
