@@ -354,8 +354,6 @@ def fit(args, ranker, optimizer, schedule, loss_function):
     run = start(args, ranker, optimizer, schedule, loss_function)
     position = run.position
     received.clear()
-    if not plot.available():
-        print("no training_curves.png: matplotlib is not installed", file=sys.stderr)
     while position["epoch"] <= args.epochs and not out_of_patience(run):
         ranker.train()
         order = data.epoch_order(len(run.train.pairs), args.seed, position["epoch"])
@@ -403,6 +401,8 @@ def start(args, ranker, optimizer, schedule, loss_function):
         load_last(run)
     else:
         write_text(out / "train.log", "")
+        if not plot.available():
+            print("no training_curves.png: matplotlib is not installed")
         log_header(run)
     return run
 
