@@ -10,12 +10,14 @@ import hashlib
 import json
 import os
 import re
+import select
 import shutil
 import sys
 import time
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +49,7 @@ class Split(NamedTuple):
     """One split, ready to be read in batches."""
 
     name: str
+    folder: Path
     pairs: np.ndarray  # [P] of PAIR, in the order of the pairlist
     files: list  # [N] photo file names, in the order of the store
     rows: np.ndarray  # [P, 2] rows of photo_1 and photo_2 in the store
@@ -56,8 +59,20 @@ class Split(NamedTuple):
 
 def stop(source, message):
     """Ends the program with exit code 2 and `source: message` as the last line on stderr."""
-    print(f"{Path(source).name}: {message}", file=sys.stderr)
+    say(f"{Path(source).name}: {message}", sys.stderr)
     sys.exit(2)
+
+
+def say(text, stream, end="\n"):
+    """Prints where somebody listens: a closed pipe or terminal is no reason to end a run."""
+    if stream is None:
+        return
+    if stream in (sys.__stdout__, sys.__stderr__) and hasattr(select, "poll"):  # not on Windows
+        poll = select.poll()
+        poll.register(stream, 0)  # errors and hang-ups are always reported
+        if poll.poll(0):
+            return
+    print(text, file=stream, end=end, flush=True)
 
 
 def command_line(source, doc):
@@ -73,12 +88,12 @@ class stop_on:  # noqa: N801, reads as a verb where it is used
     """Context in which an error of the given kinds ends the program with one line.
 
     For the errors that cannot be checked beforehand: a full disk, a damaged file. Whatever the
-    error, the file named leftover is removed.
+    error, the file named leftover is removed. Without detail the library's words are left out.
     """
 
-    def __init__(self, source, culprit, *kinds, leftover=None):
+    def __init__(self, source, culprit, *kinds, leftover=None, detail=True):
         self.source, self.culprit, self.kinds = source, culprit, kinds
-        self.leftover = leftover
+        self.leftover, self.detail = leftover, detail
 
     def __enter__(self):
         return self
@@ -87,7 +102,8 @@ class stop_on:  # noqa: N801, reads as a verb where it is used
         if error is not None and self.leftover is not None:
             self.leftover.unlink(missing_ok=True)
         if isinstance(error, self.kinds):
-            stop(self.source, f"{self.culprit}: {one_line(error)}")
+            detail = f": {one_line(error)}" if self.detail else ""
+            stop(self.source, f"{self.culprit}{detail}")
 
 
 def one_line(error):
@@ -112,7 +128,7 @@ def replace_file(path, write, part=None):
 
 def write_text(path, text):
     """Replaces a UTF-8 text file, whole or not at all."""
-    replace_file(path, lambda file: file.write(text.encode()))
+    replace_file(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 # Pairs and labels
@@ -130,7 +146,7 @@ def read_text(path):
     if not raw.isascii():
         line = next(n for n, text in enumerate(raw.split(b"\n"), 1) if not text.isascii())
         return [], f"{path}:{line}: a pairlist holds numbers only"
-    return raw.decode("ascii").splitlines(), None
+    return raw.decode("ascii").rstrip().split("\n"), None
 
 
 def line_problem(fields, columns):
@@ -172,7 +188,7 @@ def read_pairlist(path, labelled=True):
     Where there are problems the pairs are incomplete.
     """
     lines, problem = read_text(path)
-    problems, seen, rows = [problem] if problem else [], {}, []
+    problems, seen, ranks, rows = [problem] if problem else [], {}, {}, []
     for number, line in enumerate(lines, 1):
         fields = line.split()
         problem = line_problem(fields, 6 if labelled else 3)
@@ -188,6 +204,11 @@ def read_pairlist(path, labelled=True):
         if labelled:
             rank_1, rank_2 = int(fields[4]), int(fields[5])
             rest = (float(fields[3]), rank_1, rank_2, int(rank_2 < rank_1))
+            for photo, rank in ((photo_1, rank_1), (photo_2, rank_2)):
+                before = ranks.setdefault((series, photo), rank)
+                if before != rank:
+                    problem = f"photo {photo} of series {series} has rank {rank}, before {before}"
+                    problems.append(f"{path.name}:{number}: {problem}")
         rows.append((series, photo_1, photo_2, *rest, number))
     return np.array(rows, dtype=PAIR), problems
 
@@ -218,7 +239,8 @@ def photo_name(series, photo, present):
 
 def photo_names(pairs, folder):
     """[P, 2] file names of photo_1 and photo_2, and the set of names present in folder."""
-    present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+    entries = os.scandir(folder) if folder.is_dir() else ()
+    present = {entry.name for entry in entries if entry.is_file()}  # not a dangling link
     names = [
         [photo_name(pair["series"], pair[side], present) for side in ("photo_1", "photo_2")]
         for pair in pairs
@@ -234,6 +256,7 @@ def read_split(root, split):
     for pair, pair_names in zip(pairs, names, strict=True):
         for side, name in zip(("photo_1", "photo_2"), pair_names, strict=True):
             if name not in present:
+                present.add(name)  # told once
                 where = f"{path.name}:{pair['line']}: photo {pair[side]} of series"
                 problems.append(f"{where} {pair['series']} has no file {folder.name}/{name}")
     return pairs, names, folder, problems
@@ -283,16 +306,18 @@ def load(args, splits):
     args holds data, store (folders), size (pixels), fit, min_agreement, quick_experiment and
     seed. Ends the program with one line where something is wrong.
     """
-    dataset, loaded = read_dataset(args.data, splits), {}
+    with stop_on(__file__, args.data, OSError):
+        dataset, loaded = read_dataset(args.data, splits), {}
     for split, (pairs, names, folder) in dataset.items():
         kept = choose_pairs(pairs, args.min_agreement, args.quick_experiment, args.seed)
         if not len(kept):
             stop(__file__, f"{split}_pairlist.txt: no pair has agreement {args.min_agreement}")
         files, rows = np.unique(names[kept].astype(str), return_inverse=True)
         paths = [folder / name for name in files]
-        photos, boxes = open_store(paths, args.size, args.fit, Path(args.store))
+        with stop_on(__file__, args.store, OSError):
+            store = open_store(paths, args.size, args.fit, Path(args.store))
         rows = rows.reshape(-1, 2)
-        loaded[split] = Split(split, pairs[kept], files.tolist(), rows, photos, boxes)
+        loaded[split] = Split(split, folder, pairs[kept], files.tolist(), rows, *store)
     return loaded
 
 
@@ -386,10 +411,11 @@ def parse_color(text):
 
 
 def store_key(paths, size, fit):
-    """What a store is known by: file names, bytes, modification times, size, fit, Pillow."""
+    """What a store is known by: folder, names, bytes, modification times, size, fit, Pillow."""
     stats = [path.stat() for path in paths]
     files = [(p.name, s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats, strict=True)]
-    known = json.dumps([STORE_VERSION, PIL.__version__, size, fit, files])
+    folder = str(paths[0].parent.resolve())
+    known = json.dumps([STORE_VERSION, PIL.__version__, size, fit, folder, files])
     return hashlib.sha256(known.encode()).hexdigest()[:24]
 
 
@@ -431,22 +457,22 @@ def write_photos(file, paths, size, fit):
     """
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     boxes, waiting, workers = [], deque(), os.cpu_count() or 1
-    pool = ThreadPoolExecutor(workers)
-    for ahead in range(len(paths) + 8 * workers):
-        if ahead < len(paths):
-            waiting.append((paths[ahead], pool.submit(decode_photo, paths[ahead], size, fit)))
-        if ahead < 8 * workers or not waiting:
-            continue
-        path, future = waiting.popleft()
-        error = future.exception()
-        if error is not None:
-            pool.shutdown(cancel_futures=True)
-            stop(__file__, f"{path}: {one_line(error)}")
-        array, box = future.result()
-        file.write(array.tobytes())
-        boxes.append(box)
-        show_progress(f"decoding photo {len(boxes)}/{len(paths)}", len(boxes) == len(paths))
-    pool.shutdown()
+    with ExitStack() as stack:
+        pool = ThreadPoolExecutor(workers)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        for ahead in range(len(paths) + 8 * workers):
+            if ahead < len(paths):
+                waiting.append((paths[ahead], pool.submit(decode_photo, paths[ahead], size, fit)))
+            if ahead < 8 * workers or not waiting:
+                continue
+            path, future = waiting.popleft()
+            if future.exception() is not None:
+                stop(__file__, f"{path}: {one_line(future.exception())}")
+            array, box = future.result()
+            file.write(array.tobytes())
+            boxes.append(box)
+            last = len(boxes) == len(paths)
+            show_progress(f"decoding photo {len(boxes)}/{len(paths)}", last)
     file.write(np.array(boxes, np.uint16).tobytes())
 
 
@@ -459,8 +485,8 @@ def check_space(folder, needed, purpose):
 
 def show_progress(text, last=False):
     """Redraws one line on stderr where that is a terminal; clears it with the last one."""
-    if sys.stderr.isatty():
-        print(f"\r{text:<78}", end="\r" + " " * 78 + "\r" if last else "", file=sys.stderr)
+    if sys.stderr is not None and sys.stderr.isatty():
+        say(f"\r{text:<78}", sys.stderr, end="\r" + " " * 78 + "\r" if last else "")
 
 
 def take_photos(split, rows, device):

@@ -30,12 +30,13 @@ from data import (
     constant_accuracy,
     prior_loss,
     replace_file,
+    say,
     show_progress,
     stop,
     stop_on,
     write_text,
 )
-from evidence import ENDED, Evidence, last_words
+from evidence import ENDED, Evidence
 from model import ACTIVATIONS, accuracy, cross_entropy, load_checkpoint, load_state, score_pairs
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
@@ -70,6 +71,11 @@ LIMITS = {
     "seed": (0, 2**63 - 1),
     "save_every": (1, 10**9),
 }
+# Windows has no SIGHUP.
+SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+UNFINISHED = ("run.lock", "environment.txt", "last_step.txt", "crash.log")  # before args.json
+BEGINNING = {"epoch": 1, "step": 0, "loss_sum": 0.0, "correct": 0}
+BEGINNING |= {"best_epoch": 0, "best_accuracy": -1.0}
 HISTORY = "epoch lr_backbone lr_head train_loss train_acc val_loss val_acc"
 PREDICTIONS = "series photo_1 photo_2 label logit_1 logit_2"
 
@@ -95,10 +101,14 @@ def arguments(script, doc, recipe, argv=None):
             options |= {"type": type(default), "choices": CHOICES.get(key)}
         parser.add_argument(f"--{key.replace('_', '-')}", **options)
     args = parser.parse_args(argv)
+    for number in SIGNALS:
+        signal.signal(number, end_at_once)
     args.hidden = list(args.hidden)
     check_values(script, args)
     args.recipe, args.out = name, args.out or f"runs/{name}"
     args.changed = [key for key in recipe if getattr(args, key) != _plain(recipe[key][0])]
+    check_out(args)
+    data.find_split(args.data, "train")  # before weights are loaded, or fetched, for nothing
     return args
 
 
@@ -138,36 +148,44 @@ def resolve_device(script, name):
 def check_out(args):
     """Ends the program where --out cannot take this run, before any work is done.
 
-    A new run needs a folder without one; --resume needs the same recipe, but for more epochs.
+    A new run needs an empty folder; --resume needs the same recipe, but for more epochs, or a
+    folder where nothing has begun, since a run may have been killed before.
     """
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         stop(__file__, f"--out {out}: is a file")
-    if args.resume and not out.exists():
-        stop(__file__, f"--resume: {out} holds no run")
-    if args.resume and (out / "args.json").is_file():
+    with stop_on(__file__, f"--out {out}", OSError):
+        names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    begun = [name for name in names if name not in UNFINISHED and not name.endswith(".part")]
+    if names and not args.resume:
+        stop(__file__, f"--out {out}: holds a run or other files; name another, or --resume")
+    if "args.json" in names:
         check_resume(out, settings_of(args))
-    elif any((out / name).exists() for name in ("args.json", "train.log", "last.pt", "best.pt")):
-        stop(__file__, f"--out {out}: holds a run; name another folder, or --resume")
+    elif begun:
+        stop(__file__, f"--resume: {out} holds {begun[0]}, but no args.json of a run")
     parent = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         stop(__file__, f"--out {out}: {parent} cannot be written")
 
 
 def settings_of(args, splits=None):
-    """What must be the same for two runs to be equal: the recipe, and the pairs' checksums."""
+    """What must be the same for two runs to be equal: the recipe, and checksums of the data."""
     settings = {"recipe": args.recipe}
     settings |= {key: value for key, value in vars(args).items() if key not in RUN_FLAGS}
     for name, split in (splits or {}).items():
         content = split.pairs.tobytes() + "\n".join(split.files).encode()
+        sizes = [(split.folder / file).stat().st_size for file in split.files]
         settings[f"{name}_pairs_crc32"] = f"{zlib.crc32(content):08x}"
+        settings[f"{name}_photo_bytes_crc32"] = f"{zlib.crc32(str(sizes).encode()):08x}"
     return settings
 
 
 def check_resume(out, settings):
-    """Ends the program where out holds a run of another recipe or other data."""
-    with stop_on(__file__, out / "args.json", ValueError):
+    """Ends the program where out holds a run of another recipe or other data, or a damaged one."""
+    with stop_on(__file__, out / "args.json", OSError, ValueError):
         before = json.loads((out / "args.json").read_text(encoding="utf-8"))
+    if not isinstance(before, dict) or not isinstance(before.get("epochs"), int):
+        stop(__file__, f"--resume: {out / 'args.json'} is not that of a run")
     for key, value in settings.items():
         if before.get(key) != value and key not in ("epochs", "changed"):
             stop(__file__, f"--resume: {key} was {before.get(key)} in {out}, now it is {value}")
@@ -175,17 +193,23 @@ def check_resume(out, settings):
         stop(__file__, f"--resume: --epochs {settings['epochs']} is less than {before['epochs']}")
 
 
-def open_run(args, splits, ranker):
-    """Makes the run folder, args.json and environment.txt; the folder."""
+def check_files(out):
+    """Ends the program where a run has lost last.pt after its first epoch: it would start anew."""
+    history = out / "history.tsv"
+    epochs = history.read_text(encoding="utf-8").count("\n") - 1 if history.is_file() else 0
+    if epochs > 1 and not (out / "last.pt").is_file():
+        stop(__file__, f"--resume: {out} has {epochs} epochs in history.tsv, but no last.pt")
+
+
+def open_run(args, splits):
+    """Makes and locks the run folder, args.json and environment.txt; its Evidence."""
     out, settings = Path(args.out), settings_of(args, splits)
-    if (out / "args.json").is_file():
-        check_resume(out, settings)
     with stop_on(__file__, f"--out {out}", OSError):
         out.mkdir(parents=True, exist_ok=True)
-    if not (out / "last.pt").is_file():
-        model_bytes = sum(t.numel() * t.element_size() for t in ranker.state_dict().values())
-        # best.pt, last.pt (with the momentum) and, while it is replaced, last.pt once more
-        data.check_space(out, 5 * model_bytes, "best.pt and last.pt")
+    evidence = Evidence(out, args.step_log)
+    if (out / "args.json").is_file():
+        check_resume(out, settings)
+        check_files(out)
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -206,15 +230,16 @@ def open_run(args, splits, ranker):
     text = before.read_text(encoding="utf-8") + "\n" if before.is_file() else ""
     write_text(out / "environment.txt", text + "".join(lines))
     write_text(out / "args.json", json.dumps(settings | {"versions": versions}, indent=1) + "\n")
-    return out
+    return evidence
 
 
 def log(out, text):
-    """Prints a line and appends it to train.log: the same text in every equal run."""
-    print(text, flush=True)
+    """Appends a line to train.log, the same text in every equal run, and prints it."""
     path = out / "train.log"
     with stop_on(__file__, path, OSError), open(path, "a", encoding="ascii", newline="\n") as file:
         file.write(f"{text}\n")
+    with stop_on(__file__, "the output", OSError):
+        say(text, sys.stdout)
 
 
 def log_header(run):
@@ -275,7 +300,7 @@ def write_predictions(path, split, logits):
 def save_last(run):
     """last.pt: all that a run needs to go on to the bit, in plain types and tensors."""
     mark(run, "saving last.pt")
-    run.position["log_bytes"] = (run.out / "train.log").stat().st_size
+    run.position["log"] = (run.out / "train.log").read_text(encoding="ascii")
     state = {
         "model": run.ranker.state_dict(),
         "optimizer": run.optimizer.state_dict(),
@@ -289,7 +314,7 @@ def save_last(run):
 
 
 def load_last(run):
-    """Puts the run where last.pt left it, and cuts train.log to what was logged by then."""
+    """Puts the run where last.pt left it, train.log and history.tsv included."""
     keys = ("model", "optimizer", "schedule", "position", "random", "cuda_random")
     state = load_checkpoint(run.out / "last.pt", keys)
     load_state(run.ranker, state["model"], run.out / "last.pt")
@@ -299,8 +324,9 @@ def load_last(run):
     torch.set_rng_state(state["random"])
     torch.cuda.set_rng_state_all(state["cuda_random"])
     write_history(run.out, run.position["history"])
-    with open(run.out / "train.log", "r+b") as file:
-        file.truncate(run.position["log_bytes"])
+    write_text(run.out / "train.log", run.position["log"])
+    if run.position["best_epoch"] and not (run.out / "best.pt").is_file():
+        stop(__file__, f"--resume: {run.out} has no best.pt, though epoch 1 is done")
 
 
 def keep_best(run, logits, accuracy):
@@ -350,12 +376,23 @@ def fit(args, ranker, optimizer, schedule, loss_function):
     loss_function(logits [B, 2], label [B]) gives the mean loss of a batch.
     """
     torch.use_deterministic_algorithms(True)
-    received = catch_signals()
-    run = start(args, ranker, optimizer, schedule, loss_function)
-    position = run.position
-    received.clear()
+    check_room(args, ranker)
+    splits = data.load(args, ("train", "val"))
+    check_batch_norm(args, ranker, len(splits["train"].pairs))
+    with open_run(args, splits) as evidence:
+        device = next(ranker.parameters()).device
+        train, val = (data.move_store(splits[name], device) for name in ("train", "val"))
+        pieces = (args, Path(args.out), ranker, optimizer, schedule, loss_function)
+        run = Run(*pieces, train, val, dict(BEGINNING, history=[]), evidence)
+        begin(run)
+        train_epochs(run)
+
+
+def train_epochs(run):
+    """The loop, from the run's position to the last epoch, or until patience or a signal ends."""
+    args, position, received = run.args, run.position, catch_signals()
     while position["epoch"] <= args.epochs and not out_of_patience(run):
-        ranker.train()
+        run.ranker.train()
         order = data.epoch_order(len(run.train.pairs), args.seed, position["epoch"])
         batches = [order[i : i + args.batch_size] for i in range(0, len(order), args.batch_size)]
         loss_sum = torch.tensor(position["loss_sum"], dtype=torch.float64, device=run.device)
@@ -380,31 +417,27 @@ def fit(args, ranker, optimizer, schedule, loss_function):
         log(run.out, f"Early stop: no better validation accuracy for {args.patience} epochs")
     log(run.out, f"Best: epoch {position['best_epoch']}, val acc={position['best_accuracy']:.4f}")
     mark(run, ENDED)
-    run.evidence.close()
 
 
-def start(args, ranker, optimizer, schedule, loss_function):
-    """Checks and loads the data, opens the run folder, and resumes where that is asked for."""
-    check_out(args)
-    splits = data.load(args, ("train", "val"))
-    check_batch_norm(args, ranker, len(splits["train"].pairs))
-    out = open_run(args, splits, ranker)
-    for line in last_words(out):
-        print(line, file=sys.stderr)
-    device = next(ranker.parameters()).device
-    train, val = (data.move_store(splits[name], device) for name in ("train", "val"))
-    position = {"epoch": 1, "step": 0, "loss_sum": 0.0, "correct": 0, "history": []}
-    position |= {"best_epoch": 0, "best_accuracy": -1.0}
-    pieces = (args, out, ranker, optimizer, schedule, loss_function, train, val, position)
-    run = Run(*pieces, Evidence(out, args.step_log))
-    if (out / "last.pt").is_file():
+def begin(run):
+    """Goes on from last.pt where that is there; else opens the log."""
+    if (run.out / "last.pt").is_file():
         load_last(run)
-    else:
-        write_text(out / "train.log", "")
-        if not plot.available():
-            print("no training_curves.png: matplotlib is not installed")
-        log_header(run)
-    return run
+        return
+    write_text(run.out / "train.log", "")
+    if not plot.available():
+        say("no training_curves.png: matplotlib is not installed", sys.stdout)
+    log_header(run)
+
+
+def check_room(args, ranker):
+    """Ends the program where the disk has no room for the checkpoints of a new run."""
+    out = Path(args.out).absolute()
+    if not (out / "last.pt").is_file():
+        model_bytes = sum(t.numel() * t.element_size() for t in ranker.state_dict().values())
+        folder = next(folder for folder in (out, *out.parents) if folder.is_dir())
+        # best.pt, last.pt (with the momentum) and, while it is replaced, last.pt once more
+        data.check_space(folder, 5 * model_bytes, "best.pt and last.pt")
 
 
 def mark(run, phase):
@@ -492,22 +525,22 @@ def check_batch_norm(args, ranker, pairs):
         stop(__file__, f"--size {args.size}: a batch of one pair leaves BatchNorm a single value")
 
 
-def catch_signals():
-    """A list that SIGINT, SIGTERM and SIGHUP append to; where it is not empty they end at once.
+def end_at_once(number, frame):
+    """Handler of a signal before the first step, where there is nothing to finish."""
+    say("ended at once; the same command with --resume goes on", sys.stderr)
+    sys.exit(128 + number)
 
-    It comes filled, since before the first step there is nothing to finish: clear it then.
-    """
-    received = [0]
-    numbers = {getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")}
+
+def catch_signals():
+    """A list that SIGINT, SIGTERM and SIGHUP append to; a second one ends the program at once."""
+    received = []
 
     def handler(number, frame):
-        if received:
-            print("ended at once; --resume goes on from the last save", file=sys.stderr)
-            sys.exit(128 + number)
         received.append(number)
-        print("finishing the step, then saving ...", file=sys.stderr)
+        signal.signal(number, end_at_once)
+        say("finishing the step, then saving ...", sys.stderr)
 
-    for number in numbers - {None}:  # Windows has no SIGHUP
+    for number in SIGNALS:
         signal.signal(number, handler)
     return received
 
@@ -516,9 +549,8 @@ def leave_if_asked(run, received):
     """After a signal, with all saved: says how to go on, ends with 128 + the signal's number."""
     if received:
         where = f"epoch {run.position['epoch']} with {run.position['step']} steps done"
-        print(f"saved in {where}; the same command with --resume goes on", file=sys.stderr)
+        say(f"saved in {where}; the same command with --resume goes on", sys.stderr)
         mark(run, ENDED)
-        run.evidence.close()
         sys.exit(128 + received[0])
 
 

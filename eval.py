@@ -41,7 +41,7 @@ from audit import (
 )
 from audit import join as join_pairs
 from data import command_line, constant_accuracy, prior_loss, stop, stop_on
-from engine import RUN_FLAGS, resolve_device, write_predictions
+from engine import RUN_FLAGS, resolve_device, settings_of, write_predictions
 from model import embed, load_checkpoint, load_state, score_features
 
 RECIPES = {"train_resnet": train_resnet, "train_vgg": train_vgg}
@@ -62,6 +62,10 @@ def load_run(run):
         recipe = argparse.Namespace(**json.loads(path.read_text(encoding="utf-8")))
     if getattr(recipe, "recipe", None) not in RECIPES:
         stop(__file__, f"{path}: its recipe is not among {', '.join(RECIPES)}")
+    for key, (default, _) in RECIPES[recipe.recipe].RECIPE.items():
+        kind = list if isinstance(default, tuple) else type(default)
+        if not isinstance(getattr(recipe, key, None), kind):
+            stop(__file__, f"{path}: {key} is not there, or no {kind.__name__}")
     return recipe
 
 
@@ -312,11 +316,15 @@ def score_run(args, device):
     pad_color, batch_size = data.parse_color(recipe.pad_color), 2 * recipe.batch_size
     features = embed(ranker, split, batch_size, pad_color)
     logits = score_features(ranker, features, split.rows)
-    path = Path(args.run) / f"predictions_{args.split}.tsv"
+    own = settings_of(recipe, {split.name: split})[f"{split.name}_pairs_crc32"]
+    trained = getattr(recipe, f"{split.name}_pairs_crc32", own)
+    name = args.split if trained == own else f"{args.split}_{own}"
+    path = Path(args.run) / f"predictions_{name}.tsv"
     write_predictions(path, split, logits)
     scores = torch.log_softmax(logits.double(), 1).numpy()
     defects, lines = probe(ranker, split, features, logits, batch_size, pad_color)
-    lines.append(f"wrote {path}")
+    lines += [f"wrote {path}"]
+    lines += ["these are not the pairs that the run was trained with"] * (trained != own)
     head = f"{split.name}: {len(split.pairs)} pairs, {len(np.unique(split.pairs['series']))} series"
     if split.name == "test":
         return "cannot judge: no labels to score against", 2, [head, *lines]
@@ -324,8 +332,7 @@ def score_run(args, device):
     evidence = [head, *evidence, *lines, "not checked: the training labels (see audit.py)"]
     if args.sheet:
         names = np.array(split.files, dtype=object)[split.rows]
-        folder = data.find_split(args.data, args.split)[1]
-        sheet.draw_errors(args.sheet, split.pairs, names, folder, scores)
+        sheet.draw_errors(args.sheet, split.pairs, names, split.folder, scores)
     return (defects[0], 1, evidence) if defects and code != 2 else (verdict, code, evidence)
 
 
@@ -378,7 +385,7 @@ def rank_photos(args, device):
         photos.append(photo)
         boxes.append(box)
     names = [str(path) for path in paths]
-    split = data.Split("photos", None, names, None, np.array(photos), np.array(boxes))
+    split = data.Split("photos", None, None, names, None, np.array(photos), np.array(boxes))
     features = embed(ranker, split, 2 * recipe.batch_size, data.parse_color(recipe.pad_color))
     rows = np.array([(i, j) for i in range(len(paths)) for j in range(len(paths))])
     chance = torch.softmax(score_features(ranker, features, rows).double(), 1)[:, 0]
@@ -414,6 +421,7 @@ def main(argv=None):
     if args.predictions:
         give_verdict(*score_predictions(args), args.json)
     device = torch.device(resolve_device(__file__, args.device))
+    torch.use_deterministic_algorithms(True)  # as in training: equal predictions to the byte
     if args.photos:
         print(*rank_photos(args, device), sep="\n")
     else:

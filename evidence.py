@@ -5,7 +5,6 @@ holds the stack of every thread, or the traceback; resources.tsv the memory at e
 step.log (--step-log) one flushed line per phase, for a crash that leaves nothing else.
 """
 
-import atexit
 import ctypes
 import faulthandler
 import os
@@ -16,24 +15,45 @@ from pathlib import Path
 
 import torch
 
-from data import stop_on
+from data import say, stop_on
 
 RESOURCES = "epoch step seconds peak_memory_bytes peak_gpu_memory_bytes"
 ENDED = "ended"  # the phase of a run that nobody need worry about
 
 
 class Evidence:
-    """The open files of a run's evidence; `mark` names what begins."""
+    """The open files of a run's evidence, and its lock; a context that closes them.
+
+    Ends the program where another process runs in the folder, and tells on stderr how a run
+    that died here was last seen.
+    """
 
     def __init__(self, out, step_log=False):
         self.out, self.started = out, time.monotonic()
-        (out / "last_step.txt").touch()  # its text stays until the first mark
-        self.last_step = open(out / "last_step.txt", "r+b", buffering=0)  # noqa: SIM115
-        self.crash = open(out / "crash.log", "a", encoding="utf-8")  # noqa: SIM115
-        self.step_log = open(out / "step.log", "ab") if step_log else None  # noqa: SIM115
+        self.lock = lock_folder(out)
+        for line in last_words(out):
+            say(line, sys.stderr)
+        keep_old_crash(out / "crash.log")
+        with stop_on(__file__, out, OSError):
+            (out / "last_step.txt").touch()  # its text stays until the first mark
+            self.last_step = open(out / "last_step.txt", "r+b", buffering=0)
+            self.crash = open(out / "crash.log", "w", encoding="utf-8")
+            self.step_log = open(out / "step.log", "ab") if step_log else None
+
+    def __enter__(self):
         faulthandler.enable(self.crash)
-        sys.excepthook = self.write_traceback
-        atexit.register(self.close)
+        return self
+
+    def __exit__(self, kind, error, trace):
+        faulthandler.disable()
+        if kind is not None and kind is not SystemExit:  # stderr may be lost, crash.log is not
+            traceback.print_exception(kind, error, trace, file=self.crash)
+        for file in (self.last_step, self.crash, self.step_log, self.lock):
+            if file is not None:
+                file.close()
+        path = self.out / "crash.log"
+        if path.is_file() and path.stat().st_size == 0:
+            path.unlink()
 
     def mark(self, epoch, step, phase):
         """Puts on file that this phase of a step (both from 1 on) begins: two system calls."""
@@ -58,23 +78,31 @@ class Evidence:
         with stop_on(__file__, path, OSError), open(path, "a", encoding="ascii") as file:
             file.write("".join("\t".join(line) + "\n" for line in lines))
 
-    def write_traceback(self, kind, error, trace):
-        """The hook for an exception that nobody expected: stderr may be lost, crash.log not."""
-        traceback.print_exception(kind, error, trace, file=self.crash)
-        self.crash.flush()
-        sys.__excepthook__(kind, error, trace)
 
-    def close(self):
-        """Closes the files; an empty crash.log goes."""
-        if self.crash.closed:
-            return
-        faulthandler.disable()
-        sys.excepthook = sys.__excepthook__
-        for file in (self.last_step, self.crash, *([self.step_log] if self.step_log else [])):
-            file.close()
-        path = self.out / "crash.log"
-        if path.is_file() and path.stat().st_size == 0:
-            path.unlink()
+def lock_folder(out):
+    """The open lock of a run folder; the system frees it with the process, however that ends."""
+    with stop_on(
+        __file__, f"--out {out}: another process runs in it, or it cannot be locked", OSError
+    ):
+        file = open(out / "run.lock", "a+b")
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+
+
+def keep_old_crash(path):
+    """Renames the crash.log of an earlier death to crash-1.log, crash-2.log, ..."""
+    if path.is_file() and path.stat().st_size:
+        number = 1
+        while path.with_name(f"crash-{number}.log").exists():
+            number += 1
+        path.rename(path.with_name(f"crash-{number}.log"))
 
 
 def last_words(out):
@@ -84,9 +112,11 @@ def last_words(out):
     if not text or text.endswith(ENDED):
         return []
     lines = [f"the run in {out} died in {text}"]
-    if (out / "resources.tsv").is_file():
-        row = (out / "resources.tsv").read_text(encoding="ascii").splitlines()[-1].split("\t")
-        lines.append(f"peak memory by epoch {row[0]}, step {row[1]}: {int(row[3]) / 2**20:.0f} MiB")
+    path = out / "resources.tsv"
+    rows = path.read_text(encoding="ascii").splitlines()[1:] if path.is_file() else []
+    if rows and rows[-1].count("\t") == RESOURCES.count(" "):  # a kill may cut the last line
+        epoch, step, _, peak, _ = rows[-1].split("\t")
+        lines.append(f"peak memory by epoch {epoch}, step {step}: {int(peak) / 2**20:.0f} MiB")
     crash = out / "crash.log"
     if crash.is_file() and crash.stat().st_size:
         count = len(crash.read_text(encoding="utf-8", errors="replace").splitlines())

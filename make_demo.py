@@ -8,7 +8,7 @@ same bytes. With --like, series, photos and ranks come from official pairlists i
 """
 
 import os
-import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from data import command_line, read_pairlist, show_progress, stop
+from data import command_line, read_pairlist, show_progress, stop, stop_on
 
 SIDES = (480, 640, 800)  # longer side, pixels; the official photos fit in 800 x 800
 STRENGTH = 6.0  # of a full amount of defect, in units of the logit of a preference
@@ -114,7 +114,7 @@ def pairlist_lines(series, strengths, split):
 
 
 def invent_dataset(count, seed):
-    """({split: pairlist text}, {split: {series: {photo: amount}}}) of count drawn series."""
+    """({split: pairlist in bytes}, {split: {series: {photo: amount}}}) of count drawn series."""
     rng = np.random.default_rng(seed)
     ends = np.cumsum([round(share * count) for share in SHARES.values()])
     order = rng.permutation(np.arange(1, count + 1))
@@ -125,7 +125,7 @@ def invent_dataset(count, seed):
             amounts, strengths = invent_series(rng)
             lines += pairlist_lines(series, strengths, split)
             shots[split][series] = dict(enumerate(amounts.tolist(), 1))
-        lists[split] = "".join(lines)
+        lists[split] = "".join(lines).encode()
     return lists, shots
 
 
@@ -140,7 +140,7 @@ def imitate_dataset(paths, seed):
         pairs, problems = read_pairlist(path, labelled=split != "test")
         if problems:
             stop(__file__, problems[0])
-        lists[split], shots[split] = path.read_text(encoding="ascii"), {}
+        lists[split], shots[split] = path.read_bytes(), {}
         for pair in pairs.tolist():
             series, photo_1, photo_2, _, rank_1, rank_2 = pair[:6]
             known = shots[split].setdefault(series, {})
@@ -160,7 +160,7 @@ def write_dataset(out, lists, shots, seed):
             folder = out / ("test" if split == "test" else "train_val")
             photos = folder / f"{folder.name}_imgs"
             photos.mkdir(parents=True, exist_ok=True)
-            (folder / f"{split}_pairlist.txt").write_bytes(text.encode())
+            (folder / f"{split}_pairlist.txt").write_bytes(text)
             for series, amounts in shots[split].items():
                 jobs.append(pool.submit(take_shots, photos, series, amounts, seed))
         for done, job in enumerate(jobs, 1):
@@ -170,7 +170,7 @@ def write_dataset(out, lists, shots, seed):
 
 
 def main(argv=None):
-    """Writes the dataset beside --out and renames it, so that it is whole or absent."""
+    """Writes the dataset to a folder of its own and renames it: it is whole, or absent."""
     parser = command_line(__file__, __doc__)
     parser.add_argument("--out", default="data/demo", help="folder to make (%(default)s)")
     parser.add_argument("--series", type=int, default=120, help="how many (%(default)s)")
@@ -178,17 +178,19 @@ def main(argv=None):
     parser.add_argument("--like", nargs="+", metavar="PAIRLIST", help="official lists to imitate")
     args = parser.parse_args(argv)
     out = Path(args.out)
-    if out.exists():
+    if os.path.lexists(out):
         stop(__file__, f"--out {out}: exists already")
-    if not 10 <= args.series <= 99_999 or args.seed < 0:
-        stop(__file__, f"--series {args.series} is not in 10..99999, or --seed below 0")
+    if not 10 <= args.series <= 99_999:
+        stop(__file__, f"--series {args.series}: not in 10..99999")
+    if args.seed < 0:
+        stop(__file__, f"--seed {args.seed}: below 0")
     made = imitate_dataset(args.like, args.seed) if args.like else None
     lists, shots = made or invent_dataset(args.series, args.seed)
-    part = out.with_name(f"{out.name}.part")
-    if part.exists():  # left by a call that was killed
-        shutil.rmtree(part)
-    count = write_dataset(part, lists, shots, args.seed)
-    part.rename(out)
+    with stop_on(__file__, f"--out {out}", OSError):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as folder:
+            count = write_dataset(Path(folder) / "data", lists, shots, args.seed)
+            (Path(folder) / "data").rename(out)
     pairs = ", ".join(f"{len(text.splitlines())} {split} pairs" for split, text in lists.items())
     print(f"{out}: {count} photos, {pairs}")
 

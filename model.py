@@ -102,7 +102,8 @@ def load_weights(backbone, weights, imagenet):
 
 def load_tensors(path):
     """What torch.save wrote to path, on the CPU; code in it is refused, never run."""
-    with stop_on(__file__, f"{path}: not a checkpoint of plain tensors", Exception):
+    culprit = f"{path}: not a checkpoint of plain tensors"
+    with stop_on(__file__, culprit, Exception, detail=False):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -114,17 +115,32 @@ def load_checkpoint(path, keys):
     return state
 
 
+def alike(value, tensor):
+    """Whether a value of a state dict can stand for tensor: same shape, both floats or neither."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.shape == tensor.shape
+        and value.is_floating_point() == tensor.is_floating_point()
+    )
+
+
 def load_state(module, state, culprit):
     """Loads a state dict that must have exactly the module's tensors, else ends the program."""
-    expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    expected = module.state_dict()
     if not isinstance(state, dict):
         stop(__file__, f"{culprit}: not a state dict")
-    missing = [name for name in expected if name not in state]
-    extra = [name for name in state if name not in expected]
-    wrong = [name for name in expected if getattr(state.get(name), "shape", None) != expected[name]]
-    for problem, names in [("missing", missing), ("extra", extra), ("of another shape", wrong)]:
-        if names:
-            stop(__file__, f"{culprit}: {len(names)} tensors {problem}, first {names[0]}")
+    wrong = {
+        "missing": [name for name in expected if name not in state],
+        "extra": [name for name in state if name not in expected],
+    }
+    wrong["of another shape or type"] = [
+        name for name in expected if name in state and not alike(state[name], expected[name])
+    ]
+    found = [
+        f"{len(names)} tensors {kind}, first {names[0]}" for kind, names in wrong.items() if names
+    ]
+    if found:
+        stop(__file__, f"{culprit}: {'; '.join(found)}")
     module.load_state_dict(state)
 
 

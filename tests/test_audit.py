@@ -44,6 +44,9 @@ def test_the_five_sources_of_labels_in_ten_seconds(judge, lists, tmp_path):
     assert verdict.startswith("photo numbers permuted within series: labels agree on 5,659 of 11,4")
     assert "strength correlates 0.9998, the sign agrees on 1,470 of 2,912 (50.5 %)" in printed
 
+    plain = PHOTOTRIAGE / "train_val" / "train_pairlist.txt"
+    code, verdict, printed = judge(audit.main, "--data", PHOTOTRIAGE, "--labels", plain)
+    assert (code, verdict) == (0, "equal") and "agree on 12,075 of 12,075" in printed
     labels = lists["label"]
     misread = np.where(lists["rank_1"] == lists["photo_1"], 0, 1)
     flipped = np.where(np.random.default_rng(0).random(len(labels)) < 0.05, 1 - labels, labels)

@@ -24,24 +24,25 @@ FLAGS = [*conftest.SMALL, "--epochs", "3", "--save-every", "2"]
 FLAGS += ["--hidden", "16", "--dropout", "0.5"]
 # Each kill hits the run that goes on after the one before.
 KILLS = """
-data.decode_photo:3:before       the store's build
-os.replace:1:before              a whole store, not yet renamed
-os.replace:2:after               the second store renamed, no run folder yet
-os.replace:1:before              environment.txt
-os.replace:2:before              args.json
-os.replace:3:after               an empty train.log
-engine.log:4:after               the log's header
-engine.train_step:2:before       the first step done
-torch.save:1:before              the first save: an empty file
-torch.save:1:after               the file written, not flushed
-os.replace:4:before              flushed, not renamed
-engine.train_step:3:after        step 3, after a save at 2
-engine.score_pairs:1:after       the epoch's evaluation
-engine.write_history:2:before    best.pt and log newer than last.pt
-os.replace:9:before              last.pt at the end of an epoch
-engine.mark:9:before             the last step of an epoch
-engine.train_step:3:after        within the last epoch
-engine.finish_epoch:1:after      all epochs done
+data.decode_photo:3:before         the store's build
+os.replace@.store:1:before         a whole store, not yet renamed
+os.replace@.store:1:after          the second store renamed, no run folder yet
+os.replace@environment:1:before    the first file of the run folder
+os.replace@args.json:1:before      environment.txt without args.json
+os.replace@train.log:1:after       an empty train.log
+engine.log:4:after                 the log's header
+engine.train_step:2:before         the first step done
+torch.save:1:before                the first save: an empty file
+torch.save:1:after                 the file written, not flushed
+os.replace@last.pt:1:before        flushed, not renamed
+engine.train_step:3:after          step 3, after a save at 2
+engine.score_pairs:1:after         the epoch's evaluation
+engine.write_history:2:before      best.pt and log newer than last.pt
+os.replace@last.pt:1:before        last.pt at the end of an epoch
+os.replace@last.pt:2:before        last.pt within the next epoch, over an older one
+engine.mark:9:before               in the middle of a step
+engine.train_step:2:after          the last epoch
+engine.finish_epoch:1:after        all epochs done
 """.strip().splitlines()
 
 
@@ -114,7 +115,8 @@ def test_a_segmentation_fault_leaves_the_stack_and_is_told(demo, tmp_path):
     assert code == 0
     assert "died in epoch 1, step 3, backward pass" in errors
     assert "peak memory by epoch 1, step 2: " in errors and "crash.log holds" in errors
-    assert (tmp_path / "run" / "crash.log").read_text() == crash
+    assert (tmp_path / "run" / "crash-1.log").read_text() == crash
+    assert not (tmp_path / "run" / "crash.log").exists()
 
 
 def test_a_full_disk_ends_with_one_line_and_the_checkpoint_intact(demo, tmp_path):
@@ -131,14 +133,12 @@ def test_a_full_disk_ends_with_one_line_and_the_checkpoint_intact(demo, tmp_path
     assert not list((tmp_path / "run").glob("*.part"))
 
 
-def test_an_unexpected_exception_stands_in_crash_log(tmp_path, monkeypatch):
+def test_an_unexpected_exception_stands_in_crash_log(tmp_path):
     folder = tmp_path / "evidence"
     folder.mkdir()
-    kept = evidence.Evidence(folder)
-    kept.mark(2, 7, "update")
-    monkeypatch.setattr("sys.__excepthook__", lambda *_: None)
-    kept.write_traceback(RuntimeError, RuntimeError("out of memory"), None)
-    kept.close()
+    with pytest.raises(RuntimeError), evidence.Evidence(folder) as kept:
+        kept.mark(2, 7, "update")
+        raise RuntimeError("out of memory")
     assert "RuntimeError: out of memory" in (folder / "crash.log").read_text()
     assert evidence.last_words(folder)[0].endswith("died in epoch 2, step 7, update")
 
@@ -212,6 +212,12 @@ def truncate(root):
     (root / PHOTO).write_bytes((root / PHOTO).read_bytes()[:9000])
 
 
+def two_ranks(root):
+    shutil.copy(root / PHOTO, root / PHOTO.replace("-02", "-03"))
+    lines = [LINES[0][:-1] + "3", *LINES[1:], "1 2 3 0.8 2 4"]
+    (root / LIST).write_text("\n".join(lines))
+
+
 BAD_DATA = {
     "no list": (lambda root: (root / LIST).unlink(), ["train_pairlist.txt"]),
     "empty list": (content(LIST, b""), ["train_pairlist.txt: the file is empty"]),
@@ -221,6 +227,11 @@ BAD_DATA = {
     "too few columns": (line_2("2 1 2"), ["pairlist.txt:2: 3 columns instead of 6"]),
     "too many columns": (line_2("2 1 2 0.2 2 1 1"), [":2: 7 columns instead of 6"]),
     "blank line": (line_2(""), [":2: 0 columns"]),
+    "two ranks": (two_ranks, [":4: photo 2 of series 1 has rank 2, before 3"]),
+    "dangling link": (
+        lambda root: (root / PHOTO).unlink() or (root / PHOTO).symlink_to("nowhere"),
+        ["has no file train_val_imgs/000001-02.JPG"],
+    ),
     "not a number": (line_2("2 x 2 0.2 2 1"), [":2: 'x' is not a whole number"]),
     "preference above 1": (line_2("2 1 2 1.2 1 2"), [":2: preference '1.2'"]),
     "preference below 0": (line_2("2 1 2 -0.2 2 1"), [":2: preference '-0.2'"]),
@@ -269,9 +280,10 @@ def test_bad_data_ends_with_one_line(name, root, tmp_path, refused):
         picture((40, 30), "CMYK", "JPEG"),
         picture((40, 30), "I;16"),
         picture((40, 30), "P", transparency=b"\x00\x80"),
+        lambda root: (root / LIST).write_text("\n".join(LINES) + "\n\n"),
         lambda root: (root / LIST).write_bytes("\r\n".join(LINES).encode()),
     ],
-    ids=["1 x 1", "1 x 5000", "CMYK", "16 bit", "palette", "CRLF"],
+    ids=["1 x 1", "1 x 5000", "CMYK", "16 bit", "palette", "blank end", "CRLF"],
 )
 def test_odd_but_good_data(damage, root, tmp_path, train):
     damage(root)
@@ -298,11 +310,11 @@ def test_bad_out_folders(demo, tmp_path, refused):
     (tmp_path / "file").write_text("mine")
     stores = ["--data", demo, "--store", tmp_path / "stores"]
     for out, word in [
-        (tmp_path / "file", "is a file"),
-        (tmp_path / "file" / "run", "cannot be written"),
-        ("/proc/none/run", "/proc"),
+        (tmp_path / "file", "--out"),
+        (tmp_path / "file" / "run", "--out"),
+        ("/proc/none/run", "/proc: best.pt and last.pt needs"),
     ]:
-        refused(train_resnet.main, [*conftest.SMALL, *stores, "--out", out], "--out", word)
+        refused(train_resnet.main, [*conftest.SMALL, *stores, "--out", out], word)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -334,21 +346,75 @@ def test_bad_checkpoints(train, demo, tmp_path, refused, monkeypatch):
         refused(main, argv, name, "tensors")
         (run / name).write_bytes(whole[name])
     assert not (tmp_path / "bomb.txt").exists()
-    (run / "args.json").write_text("{")
-    refused(train_resnet.main, flags, "args.json")
-    refused(scoring.main, score, "args.json")
+    for text in ("{", "[]", "{}", '{"recipe": "train_resnet", "size": "64"}'):
+        (run / "args.json").write_text(text)
+        refused(train_resnet.main, flags, "args.json")
+        refused(scoring.main, score, "args.json")
     assert {name: (run / name).read_bytes() for name in whole} == whole
 
 
 def test_nothing_is_started_without_space(demo, tmp_path, refused, monkeypatch):
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    refused(train_resnet.main, [*conftest.SMALL, *places(tmp_path, demo)], "the photo store needs")
-    monkeypatch.undo()
-    conftest.tiny.install(monkeypatch.setattr)
-    usage.free = 400_000
-    flags = list(map(str, [*conftest.SMALL, *places(tmp_path, demo)]))
-    args = engine.arguments("train_resnet.py", "", train_resnet.RECIPE, flags)
-    data.load(args, ("train", "val"))  # the store is there, the checkpoints have no room
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    refused(train_resnet.main, [*conftest.SMALL, *places(tmp_path, demo)], "best.pt and last.pt")
+    free = iter([1000, 10**9, 1000])  # for the checkpoints; for them, then for the store
+    usage = lambda folder: type("Usage", (), {"free": next(free)})  # noqa: E731
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    flags = [*conftest.SMALL, *places(tmp_path, demo)]
+    refused(train_resnet.main, flags, "best.pt and last.pt needs")
+    refused(train_resnet.main, flags, "the photo store needs")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_run_folder_is_not_taken_for_a_new_one(train, demo, tmp_path, refused):
+    run, whole = train("run"), train("whole", "--epochs", 3)
+    flags = [*conftest.SMALL, *places(tmp_path, demo), "--resume", "--epochs", 3]
+    for name, words in [("last.pt", "but no last.pt"), ("best.pt", "has no best.pt")]:
+        (run / name).rename(tmp_path / name)
+        refused(train_resnet.main, flags, words)
+        (tmp_path / name).rename(run / name)
+    (run / "args.json").rename(tmp_path / "args.json")
+    refused(train_resnet.main, flags, "no args.json of a run")
+    (tmp_path / "args.json").rename(run / "args.json")
+    (run / "train.log").unlink()  # last.pt holds it
+    (run / "resources.tsv").write_text("")
+    (run / "last_step.txt").write_text("epoch 1, step 1, update")
+    train("run", "--epochs", 3, "--resume")
+    assert same(run, whole, ["history.tsv", "predictions.tsv"]) == []
+    log = [(folder / "train.log").read_text().splitlines()[2:] for folder in (run, whole)]
+    assert [line.replace("/2 ", "/3 ") for line in log[0]] == log[1]
+
+
+def test_other_photos_under_the_same_names_are_refused(demo, tmp_path, train, refused):
+    root = tmp_path / "data"
+    shutil.copytree(demo, root)
+    train("run", data=root)
+    photos = root / "train_val" / "train_val_imgs"
+    Image.new("RGB", (70, 50)).save(min(photos.iterdir()))
+    flags = [*conftest.SMALL, *places(tmp_path, root), "--resume", "--epochs", 3]
+    refused(train_resnet.main, flags, "photo_bytes_crc32 was")
+
+
+def test_one_process_a_folder(demo, tmp_path, refused):
+    (tmp_path / "run").mkdir()
+    with evidence.Evidence(tmp_path / "run"):
+        flags = [*conftest.SMALL, *places(tmp_path, demo), "--resume"]
+        refused(train_resnet.main, flags, "another process runs in it")
+
+
+def test_a_closed_pipe_or_terminal_does_not_end_the_run(demo, tmp_path, train):
+    whole = train("whole", "--epochs", 3, "--save-every", 2, "--hidden", 16, "--dropout", "0.5")
+    flags = [*FLAGS, *places(tmp_path, demo)]
+    process = conftest.script("train_resnet", *flags)
+    process.stdout.readline()
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_eval_says_where_the_pairs_are_not_those_of_the_run(train, demo, tmp_path, judge):
+    run = train("run")
+    other = conftest.write_dataset(tmp_path / "d", LINES, ["9 1 2 0.9 1 2"], lambda *_: 90)
+    before = (run / "predictions.tsv").read_bytes()
+    score = ["--run", run, "--data", other, "--store", tmp_path / "stores"]
+    assert "not the pairs that the run was trained with" in judge(scoring.main, *score)[2]
+    assert not (run / "predictions_val.tsv").exists()
+    assert (run / "predictions.tsv").read_bytes() == before

@@ -1,6 +1,7 @@
 """The ranker, its head, and the parameter groups of both recipes with their real backbones."""
 
 import copy
+import dataclasses
 import math
 
 import conftest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 import engine
+import evidence
 import model
 import train_resnet
 import train_vgg
@@ -20,7 +22,7 @@ def recipe_pieces(script, monkeypatch, *flags):
     """What a recipe hands to fit(): args, ranker, optimizer, schedule, loss_function."""
     pieces = []
     monkeypatch.setattr(script, "fit", lambda *given: pieces.extend(given))
-    script.main(["--weights", "none", "--device", "cpu", *flags])
+    script.main(["--weights", "none", "--device", "cpu", *map(str, flags)])
     return pieces
 
 
@@ -40,8 +42,9 @@ def ranker():
     "script, features, numel",
     [(train_resnet, 2048, 23_508_032), (train_vgg, 4096, 134_260_544)],
 )
-def test_groups_and_defaults(script, features, numel, monkeypatch):
-    args, ranker, optimizer, schedule, _ = recipe_pieces(script, monkeypatch)
+def test_groups_and_defaults(script, features, numel, monkeypatch, demo, tmp_path):
+    places = ["--data", demo, "--out", tmp_path / "run"]
+    args, ranker, optimizer, schedule, _ = recipe_pieces(script, monkeypatch, *places)
     backbone, head = optimizer.param_groups
     assert sum(p.numel() for p in backbone["params"]) == numel
     assert [p.shape for p in head["params"]] == [(2, features), (2,)]
@@ -104,7 +107,10 @@ def test_first_loss_is_ln_2_for_equal_photos_and_else_what_the_head_predicts(ran
 def test_each_step_runs_batch_norm_twice_and_moves_every_parameter(monkeypatch, demo, tmp_path):
     flags = ["--size", "64", "--data", str(demo), "--out", str(tmp_path / "run")]
     pieces = recipe_pieces(train_resnet, monkeypatch, *flags, "--store", str(tmp_path / "s"))
-    run = engine.start(*pieces)
+    runs = []
+    monkeypatch.setattr(engine, "train_epochs", runs.append)
+    engine.fit(*pieces)
+    run = dataclasses.replace(runs[0], evidence=evidence.Evidence(tmp_path / "run"))
     before = copy.deepcopy(run.ranker.state_dict())
     run.ranker.train()
     engine.train_step(run, list(range(8)))
@@ -113,6 +119,7 @@ def test_each_step_runs_batch_norm_twice_and_moves_every_parameter(monkeypatch, 
     assert len(counters) == 53 and all(after[name] - before[name] == 2 for name in counters)
     moved = [name for name in after if not torch.equal(after[name], before[name])]
     assert [name for name, _ in run.ranker.named_parameters() if name not in moved] == []
+    run.evidence.__exit__(None, None, None)
 
 
 @real

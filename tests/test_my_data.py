@@ -43,7 +43,7 @@ def mine(request, tmp_path):
     names, _ = data.photo_names(pairs[:8], folder)
     files, rows = np.unique(names.astype(str), return_inverse=True)
     store = data.open_store([folder / f for f in files], recipe.size, recipe.fit, tmp_path)
-    split = data.Split("val", pairs[:8], files.tolist(), rows.reshape(-1, 2), *store)
+    split = data.Split("val", folder, pairs[:8], files.tolist(), rows.reshape(-1, 2), *store)
     return recipe, ranker, split
 
 

@@ -1,7 +1,8 @@
 """Tiny backbones in the place of ResNet-50 and VGG-16: python tests/tiny.py SCRIPT [flags].
 
-With DIE=module.function:N:before|after:SIGNAL in the environment the process sends itself that
-signal at the N-th call of the function; with the signal `segv` it reads from address 0.
+With DIE=module.function[@WORD]:N:before|after:SIGNAL in the environment the process sends itself
+that signal at the N-th call of the function (with WORD in an argument); with the signal `segv` it
+reads from address 0.
 """
 
 import faulthandler
@@ -31,6 +32,7 @@ def install(setattr=setattr):
 
 def die(target, count, when, how):
     """Replaces module.function by one that kills the process at its count-th call."""
+    target, _, word = target.partition("@")
     module, name = target.rsplit(".", 1)
     module = importlib.import_module(module)
     function, calls = getattr(module, name), []
@@ -39,11 +41,12 @@ def die(target, count, when, how):
         faulthandler._sigsegv() if how == "segv" else os.kill(os.getpid(), signal.Signals[how])
 
     def replacement(*args, **options):
-        calls.append(name)
-        if len(calls) == int(count) and when == "before":
+        calls.extend([name] if word in str(args) else [])
+        now = word in str(args) and len(calls) == int(count)
+        if now and when == "before":
             kill()
         result = function(*args, **options)
-        if len(calls) == int(count) and when == "after":
+        if now and when == "after":
             kill()
         return result
 
