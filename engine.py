@@ -38,6 +38,7 @@ from data import (
 )
 from evidence import ENDED, Evidence
 from model import ACTIVATIONS, accuracy, cross_entropy, load_checkpoint, load_state, score_pairs
+from tracer import Trace
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
 
@@ -48,6 +49,8 @@ RUN_FLAGS = {
     "resume": (False, "go on from last.pt in --out"),
     "save_every": (500, "steps between two writes of last.pt"),
     "step_log": (False, "flush a line per phase of a step to step.log, to hunt a crash"),
+    "trace": (0, "steps to trace to trace.txt, with init.pt; see compare.py"),
+    "float64": (False, "train in double, to align another implementation"),
     "store": ("data/stores", "folder of the decoded photos; may be deleted at any time"),
     "device": ("auto", "auto, cpu, cuda, cuda:1, ..."),
 }
@@ -70,6 +73,7 @@ LIMITS = {
     "patience": (1, 100_000),
     "seed": (0, 2**63 - 1),
     "save_every": (1, 10**9),
+    "trace": (0, 10_000),
 }
 # Windows has no SIGHUP.
 SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
@@ -107,6 +111,7 @@ def arguments(script, doc, recipe, argv=None):
     check_values(script, args)
     args.recipe, args.out = name, args.out or f"runs/{name}"
     args.changed = [key for key in recipe if getattr(args, key) != _plain(recipe[key][0])]
+    args.changed += ["float64"] * args.float64
     check_out(args)
     data.find_split(args.data, "train")  # before weights are loaded, or fetched, for nothing
     return args
@@ -170,7 +175,7 @@ def check_out(args):
 
 def settings_of(args, splits=None):
     """What must be the same for two runs to be equal: the recipe, and checksums of the data."""
-    settings = {"recipe": args.recipe}
+    settings = {"recipe": args.recipe, "float64": args.float64}
     settings |= {key: value for key, value in vars(args).items() if key not in RUN_FLAGS}
     for name, split in (splits or {}).items():
         content = split.pairs.tobytes() + "\n".join(split.files).encode()
@@ -358,6 +363,7 @@ class Run:
     val: data.Split
     position: dict  # epoch (from 1 on) and steps done in it, sums so far, best, history
     evidence: Evidence
+    trace: Trace
     step: int = 0  # the step under way, from 1 on
 
     @property
@@ -376,6 +382,8 @@ def fit(args, ranker, optimizer, schedule, loss_function):
     loss_function(logits [B, 2], label [B]) gives the mean loss of a batch.
     """
     torch.use_deterministic_algorithms(True)
+    if args.float64:
+        ranker.double()
     check_room(args, ranker)
     splits = data.load(args, ("train", "val"))
     check_batch_norm(args, ranker, len(splits["train"].pairs))
@@ -383,7 +391,8 @@ def fit(args, ranker, optimizer, schedule, loss_function):
         device = next(ranker.parameters()).device
         train, val = (data.move_store(splits[name], device) for name in ("train", "val"))
         pieces = (args, Path(args.out), ranker, optimizer, schedule, loss_function)
-        run = Run(*pieces, train, val, dict(BEGINNING, history=[]), evidence)
+        trace = start_trace(args, ranker)
+        run = Run(*pieces, train, val, dict(BEGINNING, history=[]), evidence, trace)
         begin(run)
         train_epochs(run)
 
@@ -417,6 +426,17 @@ def train_epochs(run):
         log(run.out, f"Early stop: no better validation accuracy for {args.patience} epochs")
     log(run.out, f"Best: epoch {position['best_epoch']}, val acc={position['best_accuracy']:.4f}")
     mark(run, ENDED)
+
+
+def start_trace(args, ranker):
+    """The trace of a new run's first steps, with init.pt to start from; else one of no steps."""
+    out = Path(args.out)
+    steps = 0 if (out / "last.pt").is_file() else args.trace
+    if steps:
+        state = ranker.state_dict()
+        replace_file(out / "init.pt", lambda file: torch.save(state, file))
+    dtype = "float64" if args.float64 else "float32"
+    return Trace(out / "trace.txt", steps, args.recipe, args.seed, dtype, args.device)
 
 
 def begin(run):
@@ -457,20 +477,31 @@ def train_step(run, batch):
         for side in (0, 1)
     )
     label = torch.from_numpy(run.train.pairs["label"][batch]).to(run.device)
+    trace, names = run.trace, np.array(run.train.files, dtype=object)[run.train.rows[batch]]
+    trace.begin()
+    trace.pairs(names[:, 0], names[:, 1], label, run.train.folder)
+    trace.inputs(photo_1, photo_2)
+    trace.model(run.ranker)
     # One after the other, not as one batch: BatchNorm sees each side alone.
     mark(run, "forward pass of photo_1")
     features_1 = run.ranker.backbone(photo_1)
     mark(run, "forward pass of photo_2")
     features_2 = run.ranker.backbone(photo_2)
     logits = run.ranker.compare(features_1, features_2)
+    trace.forward(features_1, features_2, features_1 - features_2, logits, label)
     loss = run.loss_function(logits, label)
+    trace.loss(loss)
     mark(run, "backward pass")
     run.optimizer.zero_grad()
     loss.backward()
+    trace.gradients(run.ranker)
     check_finite(run, batch, loss)
     mark(run, "update")
     run.optimizer.step()
-    return loss.detach().double(), (logits.argmax(1) == label).sum()
+    trace.update(run.ranker, run.optimizer)
+    correct = (logits.argmax(1) == label).sum()
+    trace.metrics(correct, len(batch), loss)
+    return loss.detach().double(), correct
 
 
 def check_finite(run, batch, loss):
@@ -500,6 +531,7 @@ def finish_epoch(run):
     if not np.isfinite(losses[1]):
         where = f"epoch {position['epoch']}, step {run.step}"
         stop(__file__, f"{where}: the validation loss is not finite; nothing of it was saved")
+    run.trace.epoch(losses[0], accuracies[0], pairs)
     rates = [group["lr"] for group in run.optimizer.param_groups]
     row = (position["epoch"], *rates, losses[0], accuracies[0], losses[1], accuracies[1])
     position["history"].append(row)

@@ -76,6 +76,8 @@ def load_ranker(run, recipe, device):
         stop(__file__, f"--run {run}: no best.pt yet (the first epoch has not ended)")
     recipe.weights = "none"
     ranker = RECIPES[recipe.recipe].build(recipe)
+    if getattr(recipe, "float64", False):
+        ranker.double()
     load_state(ranker, load_checkpoint(path, ("model", "epoch", "accuracy"))["model"], path)
     return ranker.eval().to(device)
 

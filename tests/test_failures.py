@@ -99,6 +99,7 @@ def test_a_run_asked_to_stop_anywhere_and_resumed_ends_with_the_same_bytes(demo,
         epoch, step = saved_position(tmp_path / "run")
         assert f"saved in epoch {epoch} with {step} steps done; the same command" in errors
         assert (epoch, step) > reached and "died" not in errors
+        assert reached != (0, 0) or (epoch, step) == (1, 1)  # the step under way, no further
         reached = epoch, step
     assert finish(tmp_path, demo)[0] == 0
     (tmp_path / "other").mkdir()
