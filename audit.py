@@ -70,7 +70,6 @@ ADDED_VOTES, FIT_ERROR, CONFIDENCE = 0.1, 0.005, 0.95
 
 def give_verdict(verdict, code, evidence, as_json):
     """Prints the verdict and the lines of evidence, or both as JSON, and ends with the code."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # a cp1252 console cannot print every path
     if as_json:
         print(json.dumps({"verdict": verdict, "exit_code": code, "evidence": evidence}, indent=1))
     else:

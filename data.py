@@ -7,6 +7,7 @@ photo numbers. `label` is 0 where photo_1 is preferred (rank_1 < rank_2), 1 wher
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import re
@@ -81,6 +82,8 @@ def command_line(source, doc):
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.error = lambda message: stop(source, message)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a cp1252 console cannot print every path
+        sys.stdout.reconfigure(errors="backslashreplace")
     return parser
 
 

@@ -17,7 +17,6 @@ that the variant used (0: photo_1 is preferred). It needs no photos.
 import argparse
 import json
 import math
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -192,11 +191,11 @@ def series_interval(series, correct):
     return np.percentile(hits[drawn].sum(1) / pairs[drawn].sum(1), [2.5, 97.5])
 
 
-def judge(pairs, scores, own=None, reported=None, with_loss=True):
+def judge(pairs, scores, own=None, reported=(), with_loss=True):
     """(verdict, exit code, evidence) on scores [P, 2] of labelled official pairs [P] of PAIR.
 
-    own: rows of TABLE with the labels that the variant used, or None; reported: the accuracy
-    that it printed, as text, or None; with_loss: whether the scores are log-probabilities.
+    own: rows of TABLE with the labels that the variant used, or None; reported: the accuracies
+    that it printed, as texts, one per epoch; with_loss: whether the scores are log-probabilities.
     """
     truth, count = pairs["label"], len(pairs)
     correct = scores.argmax(1) == truth
@@ -211,7 +210,7 @@ def judge(pairs, scores, own=None, reported=None, with_loss=True):
             evidence.append(f"accuracy on the file's own labels: {used:.4f}")
             about = "labels " if relation.startswith(("inverted", "partly")) else ""
             return about + relation, 1, evidence
-    if reported is not None:
+    if reported:
         verdict = judge_reported(reported, hits, count, below, evidence)
         if verdict:
             return verdict, 1, evidence
@@ -227,19 +226,36 @@ def judge(pairs, scores, own=None, reported=None, with_loss=True):
 
 
 def judge_reported(reported, hits, count, below, evidence):
-    """The verdict on a reported accuracy that is not that of the predictions, or None."""
-    digits = len(reported.partition(".")[2])
-    value, accuracy = float(reported), hits / count
+    """The verdict on reported accuracies whose best is not that of the predictions, or None."""
+    best, accuracy = max(reported, key=float), hits / count
+    digits = len(best.partition(".")[2])
+    value = float(best)
     near = max(1 / count, 0.5 * 10**-digits) + 1e-9
-    evidence.append(f"reported accuracy {reported}, recomputed {accuracy:.4f}")
+    evidence.append(f"reported accuracy {best}, recomputed {accuracy:.4f}")
+    whole = abs(value * count - round(value * count)) <= count * 10**-digits
+    if digits >= 4 and not whole and abs(value - accuracy) < 0.05:
+        evidence.append(f"{best} x {count} is no whole number")
+        return "accuracy averaged per batch"
     if abs(value - accuracy) <= near:
         return None
     if abs(value + accuracy - 1) <= near:
         both = below < BELOW_CHANCE
         return "loss and metric both inverted" if both else "metric inverted"
-    if digits >= 4 and abs(value * count - round(value * count)) > count * 10**-digits:
-        evidence.append(f"{reported} x {count} is no whole number: averaged per batch, perhaps")
-    return f"reported accuracy {reported} is not that of these predictions ({accuracy:.4f})"
+    if len(reported) > 1 and abs(float(reported[-1]) - accuracy) <= near:
+        return (
+            f"last checkpoint saved as the best: {accuracy:.4f} where epoch "
+            f"{reported.index(best) + 1} had {best}"
+        )
+    return f"reported accuracy {best} is not that of these predictions ({accuracy:.4f})"
+
+
+def compare_files(scores, table, path, tolerance):
+    """Largest difference of the scores of a second predictions file, or None within tolerance."""
+    again, other, _ = put_in_order(*read_predictions(Path(path))[:2])
+    if not np.array_equal(pair_keys(again), pair_keys(table)):
+        stop(__file__, f"{path}: other pairs than in --predictions")
+    gap = float(np.abs(other - scores).max())
+    return gap if gap > tolerance else None
 
 
 def describe(pairs, scores, correct, above, with_loss):
@@ -349,14 +365,26 @@ def score_predictions(args):
     position = table.copy()
     position["wins_1"] = np.arange(len(table))
     own, pairs = join_pairs(position, everything)
-    scores = scores[own["wins_1"].astype(int)]
+    everywhere, scores = scores, scores[own["wins_1"].astype(int)]
     counts = [f"{percent(len(own), len(table))} pairs of the file are official pairs"]
     for split in ("train", "val"):
         there = np.isin(pair_keys(pairs), pair_keys(official[split][0])).sum()
         counts.append(f"{split}: {percent(int(there), len(official[split][0]))} of its pairs")
     if len(own) == 0:
         return "cannot judge: none of the pairs is an official pair", 2, counts
+    unstable = None
+    for name, tolerance, word in (
+        ("repeated", 1e-6, "two evaluations differ: dropout, or something random, is active"),
+        ("rebatched", 1e-3, "scores change with batching: BatchNorm is in training mode"),
+    ):
+        path = getattr(args, name, None)
+        gap = compare_files(everywhere, table, path, tolerance) if path else None
+        if gap is not None and unstable is None:
+            unstable = word
+            counts.append(f"--{name}: log-probabilities differ by up to {gap:.2g}")
     verdict, code, evidence = judge(pairs, scores, own, args.reported_accuracy, with_loss)
+    if unstable:
+        verdict, code = unstable, 1
     if repeated:
         evidence.append(f"{repeated} pairs stand more than once; the first counts")
     missing = [] if (own["label"] >= 0).any() else ["the labels used (no label column)"]
@@ -411,7 +439,10 @@ def main(argv=None):
     parser.add_argument("--predictions", metavar="FILE", help="a predictions file of any origin")
     parser.add_argument("--data", help="folder of the dataset")
     parser.add_argument("--split", choices=("val", "train", "test"), default="val")
-    parser.add_argument("--reported-accuracy", metavar="A", help="what your program printed, .70")
+    parser.add_argument("--reported-accuracy", nargs="+", metavar="A", default=[],
+                        help="what your program printed: .70, or one value per epoch")  # fmt: skip
+    for name, word in (("repeated", "again"), ("rebatched", "again, in batches of another size")):
+        parser.add_argument(f"--{name}", metavar="FILE", help=f"predictions made {word}")
     parser.add_argument("--photos", nargs="+", metavar="PHOTO", help="your own photos, or a folder")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="picture of the worst errors")
     parser.add_argument("--json", action="store_true", help="the verdict as JSON")
@@ -419,7 +450,6 @@ def main(argv=None):
         parser.add_argument(f"--{key}", default=RUN_FLAGS[key][0], help=RUN_FLAGS[key][1])
     args = parser.parse_args(argv)
     check_flags(args)
-    sys.stdout.reconfigure(errors="backslashreplace")  # a cp1252 console cannot print every path
     if args.predictions:
         give_verdict(*score_predictions(args), args.json)
     device = torch.device(resolve_device(__file__, args.device))
@@ -438,12 +468,13 @@ def check_flags(args):
         stop(__file__, "--data: the labels come from the official lists")
     if args.photos and args.predictions:
         stop(__file__, "--photos needs --run")
-    reported = args.reported_accuracy
-    if reported is not None:
+    for reported in args.reported_accuracy:
         with stop_on(__file__, f"--reported-accuracy {reported}", ValueError):
             value = float(reported)
         if not 0 <= value <= 1:
             stop(__file__, f"--reported-accuracy {reported}: a fraction from 0 to 1")
+    if (args.repeated or args.rebatched) and not args.predictions:
+        stop(__file__, "--repeated and --rebatched go with --predictions")
     if args.sheet and args.sheet.exists():
         stop(__file__, f"--sheet {args.sheet}: exists already")
 

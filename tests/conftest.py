@@ -24,8 +24,12 @@ SMALL += ["--lr-backbone", "1e-2", "--lr-head", "1e-2"]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--data", help="your dataset, for tests/test_my_data.py")
-    parser.addoption("--run", help="your run folder, for tests/test_my_data.py")
+    for name, what in (
+        ("data", "your dataset"), ("run", "your run folder"),
+        ("labels", "your labels, as for audit.py"), ("predictions", "yours, as for eval.py"),
+        ("reference", "a traced run of this project"), ("trace", "your trace of the same steps"),
+    ):  # fmt: skip
+        parser.addoption(f"--{name}", help=f"{what}, for tests/test_my_data.py")
 
 
 @pytest.fixture(scope="session")

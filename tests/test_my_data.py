@@ -1,6 +1,8 @@
-"""Sanity checks on your own dataset and run.
+"""Sanity checks on your own dataset and run, and on what your own trainer wrote.
 
 python -m pytest tests/test_my_data.py --data data/phototriage --run runs/train_resnet -v
+python -m pytest tests/test_my_data.py --data data/phototriage --labels mine.csv
+    --predictions mine.tsv --reference runs/train_resnet --trace mine/trace.txt -v
 """
 
 from argparse import Namespace
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 import audit
+import compare
 import data
 import eval as scoring
 import train_resnet
@@ -55,6 +58,25 @@ def features_and_logits(recipe, ranker, split, batch_size=16):
 pytestmark = pytest.mark.real
 
 
+def test_my_labels_are_the_official_ones(request):
+    labels = Path(option(request, "--labels"))
+    verdict, code, evidence, *_ = audit.audit_labels(option(request, "--data"), labels, {}, None)
+    assert code == 0, "\n".join([verdict, *evidence])
+
+
+def test_my_predictions_are_healthy(request):
+    args = {"reported_accuracy": [], "sheet": None}
+    args |= {name: option(request, f"--{name}") for name in ("predictions", "data")}
+    verdict, code, evidence = scoring.score_predictions(Namespace(**args))
+    assert code == 0, "\n".join([verdict, *evidence])
+
+
+def test_my_trace_is_the_references(request):
+    names = ("--reference", "--trace")
+    report = compare.compare(*(compare.read_trace(Path(option(request, name))) for name in names))
+    assert compare.judge(report) == 0, "\n".join(cause["sentence"] for cause in report["causes"])
+
+
 def test_every_line_of_the_lists_is_right_and_labels_are_balanced(dataset):
     for split in ("train", "val"):
         labels = dataset[split][0]["label"]
@@ -95,7 +117,7 @@ def test_the_predictions_give_the_accuracy_of_the_log(request):
 def test_the_run_is_judged_healthy(dataset, request):
     predictions = str(Path(option(request, "--run")) / "predictions.tsv")
     root = option(request, "--data")
-    args = Namespace(predictions=predictions, data=root, reported_accuracy=None, sheet=None)
+    args = Namespace(predictions=predictions, data=root, reported_accuracy=[], sheet=None)
     verdict, code, evidence = scoring.score_predictions(args)
     if code == 2:
         pytest.skip(verdict)
