@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN = .venv/bin/python
 DEMO = --data data/demo --weights none --size 64 --lr-backbone 1e-3 --lr-head 1e-3 --lr-every 6 --epochs 10
 
-.PHONY: demo test lint
+.PHONY: demo test zoo lint
 
 demo: .venv/installed data/demo
 	$(RUN) train_resnet.py $(DEMO) --out runs/demo $(if $(wildcard runs/demo/args.json),--resume)
@@ -11,6 +11,9 @@ demo: .venv/installed data/demo
 
 test: .venv/installed
 	$(RUN) -m pytest
+
+zoo: .venv/installed
+	$(RUN) tests/zoo/zoo.py
 
 lint: .venv/installed
 	$(RUN) -m pip install --quiet ruff==0.17.5

@@ -312,20 +312,37 @@ def forward_pass(t):
         elif near(*gaps, tolerance) and near(np.exp(theirs).sum(1), np.ones(len(ours)), 1e-4):
             sentence = "log_softmax before the loss, which applies it again: it changes nothing"
             found.append(Cause(sentence, where, 1.0, "info"))
-    counters = [counter(t, side) for side in ("ref", "var")]
-    if None not in counters and counters == [2.0, 1.0]:
-        sentence = "one concatenated pass instead of two: BatchNorm counts 1 a step, not 2"
-        found.append(Cause(sentence, t.where(0, "7U"), 1.0))
     return found
 
 
-def counter(t, side):
-    """By how much BatchNorm's counter grows in the first step, or None."""
-    for line in getattr(t, side).lines.get((0, "7U"), []):
-        if line.name.startswith("buffer:") and not line.shape:
-            before = t.line(side, 0, "3I", line.name)
-            return line.values[0] - (before.values[0] if before else 0.0)
-    return None
+def batch_norm(t):
+    """BatchNorm's counters: one concatenated pass, or batches counted between the steps."""
+    ours, theirs = (counters(t, side) for side in ("ref", "var"))
+    if not ours or not theirs:
+        return "no BatchNorm counter in one of the traces"
+    where = t.where(0, "7U")
+    if len(ours) == len(theirs) and {row[0] for row in theirs} == {1.0} and ours[0][0] == 2:
+        sentence = "one concatenated pass instead of two: BatchNorm counts 1 a step, not 2"
+        return [Cause(sentence, where, 1.0)]
+    for step, (first, then) in enumerate(pairwise(theirs[0])):
+        extra = then - first - theirs[0][0]
+        if extra > 0:
+            sentence = f"evaluation in training mode: BatchNorm counts {extra:.0f} batches between "
+            return [Cause(f"{sentence}steps {step} and {step + 1}", t.where(step + 1, "7U"), 1.0)]
+    return []
+
+
+def counters(t, side):
+    """For each of BatchNorm's counters its values after each step, less the initial one."""
+    names = [line.name for line in getattr(t, side).lines.get((0, "7U"), [])
+             if line.name.startswith("buffer:") and not line.shape]  # fmt: skip
+    rows = []
+    for name in names:
+        before = t.line(side, 0, "3I", name)
+        lines = [t.line(side, step, "7U", name) for step in range(getattr(t, side).steps)]
+        if before is not None and None not in lines:
+            rows.append([line.values[0] - before.values[0] for line in lines])
+    return rows
 
 
 def softmax(z):
@@ -349,8 +366,8 @@ def per_pair_losses(z, y):
     }
 
 
-def hypotheses(z, y):
-    """{name: value} of the 36 losses of one batch."""
+def hypotheses(z, y, batch_size):
+    """{(loss, reduction): value}, 36 losses of one batch; batch_size: that of a full batch."""
     values = {}
     for turned in (False, True):
         label = "1 - label" if turned else "label"
@@ -358,7 +375,7 @@ def hypotheses(z, y):
             name = name.format(label)
             values[name, "mean"] = losses.mean()
             values[name, "sum"] = losses.sum()
-            values[name, "sum / (2 B)"] = losses.sum() / (2 * len(y))
+            values[name, "sum / batch size"] = losses.sum() / batch_size
     return values
 
 
@@ -374,9 +391,9 @@ def loss_forensics(t):
         return "no batch with logits, labels and loss"
     if max(np.abs(z).max() for z, _, _ in batches) < 1e-3:
         return "all logits are near zero: every loss of a kind is the same"
-    errors = {}
+    errors, full = {}, max(len(y) for _, y, _ in batches)
     for z, y, loss in batches:
-        for name, value in hypotheses(z, y).items():
+        for name, value in hypotheses(z, y, full).items():
             errors[name] = max(errors.get(name, 0.0), abs(value - loss) / max(abs(loss), 1e-6))
     true = ("CE(logits, label)", "mean")
     tolerance = 1e-5
@@ -387,9 +404,9 @@ def loss_forensics(t):
     if not fitting:
         best = min(errors, key=errors.get)
         sentence = f"a loss that none of {len(errors)} hypotheses explains, {loss:.4f} for "
-        sentence += f"{hypotheses(z, y)[true]:.4f}; nearest {' '.join(best)}"
+        sentence += f"{hypotheses(z, y, full)[true]:.4f}; nearest {' '.join(best)}"
         return [Cause(sentence, t.where(0, "5L"), 1 - min(1, errors[best]))]
-    return [Cause(name_loss(name, loss, hypotheses(z, y)[true]), t.where(0, "5L"), 1 - error)
+    return [Cause(name_loss(name, loss, hypotheses(z, y, full)[true]), t.where(0, "5L"), 1 - error)
             for error, name in fitting]  # fmt: skip
 
 
@@ -417,17 +434,21 @@ def parameters_of(t):
 
 def parameters_that_move(t):
     """Parameters without gradient or update, outside the optimizer, or skipped by AMP."""
-    still, outside, skipped, names = [], [], [], parameters_of(t)
+    still, outside, skipped, seen, names = [], [], [], [], parameters_of(t)
     if not names or not t.var.lines.get((0, "7U")):
         return "no updates in one of the traces, or no matched parameters"
     head = head_of(t)
     zero_head = head is not None and head[1].values[0] == 0
-    for ours, theirs, _ in names:
+    sizes = [line.values[0] for line in t.ref.lines.get((0, "6G"), []) if line.values[0] != "none"]
+    least = 1e-6 * max(sizes, default=0.0)  # below, as before a BatchNorm, it is rounding alone
+    for ours, theirs, group in names:
         lines = [t.line("var", 0, stage, theirs) for stage in ("6G", "7U")]
         reference = t.line("ref", 0, "7U", ours)
-        if None in lines or reference is None or reference.values[0] == 0:
+        before = t.line("ref", 0, "6G", ours)
+        if None in (*lines, reference, before) or before.values[0] <= least:
             continue
         gradient, update = lines[0].values[0], lines[1].values[0]
+        seen += [theirs] if group == 0 else []
         if isinstance(gradient, float) and not math.isfinite(gradient):
             skipped += [theirs] if update == 0 else []
         elif update == 0 and lines[1].values[-1] == "-" and gradient != "none":
@@ -441,10 +462,9 @@ def parameters_that_move(t):
         part = "head missing from the optimizer" if is_head else "missing from the optimizer"
         found.append(Cause(f"{part}: {len(outside)} tensors, {outside[0]} first", where, 1.0))
     if still:
-        seen = "no gradient" if still[0][1] == "none" else f"gradient {still[0][1]:.3g}, update 0"
-        every = sum(group == 0 for *_, group in names) == len(still)
-        part = "backbone frozen" if every else "tensors frozen"
-        sentence = f"{part} by mistake: {len(still)} of {len(names)} do not move ({seen})"
+        how = "no gradient" if still[0][1] == "none" else f"gradient {still[0][1]:.3g}, update 0"
+        part = "backbone frozen" if seen == [name for name, _ in still] else "tensors frozen"
+        sentence = f"{part} by mistake: {len(still)} of {len(names)} do not move ({how})"
         found.append(Cause(sentence, where, 1.0))
     return found + skipped_steps(t, names)
 
@@ -497,7 +517,7 @@ def fit_sgd(t, side, names):
         if first is None:
             continue
         place, before = np.array(first.values[1:5]), np.zeros(4)
-        for step in range(getattr(t, side).steps):
+        for step in range(constant_rate(t, side)):
             lines = [t.line(side, step, stage, name) for stage in ("6G", "7U")]
             if (
                 None in lines
@@ -506,7 +526,9 @@ def fit_sgd(t, side, names):
             ):
                 break
             gradient, update = (np.array(line.values[1:5]) for line in lines)
-            scale = max(np.abs(update).max(), 1e-300)
+            scale = np.abs(update).max()
+            if scale == 0:
+                break
             rows += (np.stack([before, -gradient, -place], 1) / scale).tolist()
             right += (update / scale).tolist()
             place, before = place + update, update
@@ -517,6 +539,17 @@ def fit_sgd(t, side, names):
     solution, *_ = np.linalg.lstsq(rows / norms, right, rcond=1e-14)
     momentum, lr, decay = solution / norms
     return lr, momentum, decay / lr if abs(lr) > 1e-300 else 0.0
+
+
+def constant_rate(t, side):
+    """The number of first steps through which the stated learning rate does not change."""
+    trace, rates = getattr(t, side), []
+    for step in range(trace.steps):
+        line = t.line(side, step, "7U", "group:0")
+        rates.append(line.values[0] if line else None)
+        if rates[-1] != rates[0]:
+            return step
+    return trace.steps
 
 
 def claimed(t, side, group):
@@ -605,8 +638,8 @@ def epoch_metrics(t):
         }
         for way, value in ways.items():
             if abs(loss - true) > 1e-6 * abs(true) and near(loss, value, 1e-6):
-                sentence = f"last partial batch weighted wrongly in the loss ({way}): "
-                sentence += f"{loss:.4f} is {loss / true:.4f} times {true:.4f}"
+                sentence = "last partial batch weighted wrongly in the loss: "
+                sentence += f"{way}, {loss:.4f} is {loss / true:.4f} times {true:.4f}"
                 found.append(Cause(sentence, where, 1.0))
         mean = float((hits / counts).mean())
         if abs(accuracy * total - round(accuracy * total)) > 1e-6 and near(accuracy, mean, 1e-6):
@@ -614,7 +647,8 @@ def epoch_metrics(t):
                 f"accuracy averaged per batch: {accuracy:.4f} x {total:.0f} is no whole number"
             )
             found.append(Cause(sentence, where, 1.0))
-    return found[:2] if epochs_of(t.var) else "no whole epoch in the variant's trace"
+    once = {cause.sentence.split(":")[0]: cause for cause in reversed(found)}
+    return list(once.values()) if epochs_of(t.var) else "no whole epoch in the variant's trace"
 
 
 def batch_accuracy(t):
@@ -643,6 +677,7 @@ CHECKS = (
     head_initialisation,
     number_of_parameters,
     forward_pass,
+    batch_norm,
     loss_forensics,
     parameters_that_move,
     gradients_not_zeroed,

@@ -27,7 +27,7 @@ def pytest_addoption(parser):
     for name, what in (
         ("data", "your dataset"), ("run", "your run folder"),
         ("labels", "your labels, as for audit.py"), ("predictions", "yours, as for eval.py"),
-        ("reference", "a traced run of this project"), ("trace", "your trace of the same steps"),
+        ("reference", "a traced run of this project"), ("variant", "your trace of the same steps"),
     ):  # fmt: skip
         parser.addoption(f"--{name}", help=f"{what}, for tests/test_my_data.py")
 

@@ -2,7 +2,7 @@
 
 python -m pytest tests/test_my_data.py --data data/phototriage --run runs/train_resnet -v
 python -m pytest tests/test_my_data.py --data data/phototriage --labels mine.csv
-    --predictions mine.tsv --reference runs/train_resnet --trace mine/trace.txt -v
+    --predictions mine.tsv --reference runs/train_resnet --variant mine/trace.txt -v
 """
 
 from argparse import Namespace
@@ -72,7 +72,7 @@ def test_my_predictions_are_healthy(request):
 
 
 def test_my_trace_is_the_references(request):
-    names = ("--reference", "--trace")
+    names = ("--reference", "--variant")
     report = compare.compare(*(compare.read_trace(Path(option(request, name))) for name in names))
     assert compare.judge(report) == 0, "\n".join(cause["sentence"] for cause in report["causes"])
 

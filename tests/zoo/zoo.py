@@ -55,6 +55,7 @@ ZOO = [
     (19, "no weight decay", "compare", "no weight decay"),
     (20, "gradients not zeroed", "compare", "gradients not zeroed"),
     (21, "BatchNorm in training mode", "eval", "scores change with batching"),
+    (21, "BatchNorm in training mode", "compare", "evaluation in training mode"),
     (22, "one concatenated pass", "compare", "one concatenated pass instead of two"),
     (23, "dropout at evaluation", "eval", "two evaluations differ"),
     (24, "two backbones", "compare", "two backbones, weights not shared"),
@@ -158,7 +159,7 @@ def run_checks(root, files, reference, folder):
     import test_my_data as checks
 
     options = {"--data": root, "--labels": files["labels"], "--reference": reference,
-               "--predictions": files["predictions"], "--trace": folder / "a"}  # fmt: skip
+               "--predictions": files["predictions"], "--variant": folder / "a"}  # fmt: skip
     request = Namespace(config=Namespace(getoption=lambda name: options.get(name)))
     failed = []
     for check in (
