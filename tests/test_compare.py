@@ -225,12 +225,12 @@ def test_todays_code_gives_the_golden_traces(script, steps, share, demo_120, mon
     today = compare.read_trace(golden_trace(script, steps, share, demo_120))
     assert golden.steps == today.steps == steps
     match, _ = compare.match_parameters(golden, today)
-    tolerance = dict.fromkeys(compare.TOLERANCE, 1e-7)
+    tolerance = dict.fromkeys([*compare.TOLERANCE, "drift"], 1e-7)
     advice = "if that is meant: python tests/test_compare.py makes golden/ anew"
     compared = 0
     for step, stage in itertools.product(range(golden.steps), compare.STAGES):
         state, detail, _ = compare.compare_stage(golden, today, step, stage, match, tolerance)
-        assert state != "DIVERGED", f"step {step}, {stage}: {detail}; {advice}"
+        assert state in ("ok", "not compared"), f"step {step}, {stage}: {detail}; {advice}"
         compared += state == "ok"
     assert compared == 7 * golden.steps + 1  # all stages of a step, and init once
 

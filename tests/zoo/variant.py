@@ -21,11 +21,11 @@ SIZE, BATCH = 64, 8
 
 
 class PhotoPairs(Dataset):
-    """Pairs of one list, decoded anew each time."""
+    """Pairs of one list."""
 
     def __init__(self, root, split, bug):
         self.folder = Path(root) / "train_val" / "train_val_imgs"
-        self.bug, self.items, self.rows = bug, [], []
+        self.bug, self.items, self.rows, self.known = bug, [], [], {}
         for text in (Path(root) / "train_val" / f"{split}_pairlist.txt").read_text().splitlines():
             series, left, right, _, rank_left, rank_right = text.split()
             better = 0 if int(rank_left) < int(rank_right) else 1
@@ -65,7 +65,10 @@ class PhotoPairs(Dataset):
 
     def __getitem__(self, index):
         first, second, better = self.items[index]
-        return self.picture(first), self.picture(second), better, first, second
+        for name in (first, second):
+            if name not in self.known:
+                self.known[name] = self.picture(name)
+        return self.known[first], self.known[second], better, first, second
 
 
 class Encoder(nn.Module):
