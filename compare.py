@@ -229,19 +229,17 @@ def line_difference(line, mine, floor):
 
 
 def describe(line, mine):
-    """What is seen where two lines differ."""
-    if line.stage == "1D":
-        return f"{line.name}: {' '.join(map(str, mine.values[:3]))} against " + " ".join(
-            map(str, line.values[:3])
-        )
+    """What is seen where two lines differ, the variant's numbers first."""
+    name = "" if line.name == "loss" else f"{line.name}: "
     if line.shape and len(line.values) >= 5 and len(mine.values) >= 5:
         gap = difference(line.values, mine.values)
-        return f"{line.name}: relative difference {gap:.1e}, l2 {mine.values[0]:.6g} against " + (
-            f"{line.values[0]:.6g}"
-        )
-    return (
-        f"{line.name}: {' '.join(map(str, mine.values))} against {' '.join(map(str, line.values))}"
-    )
+        norms = f"{mine.values[0]:.6g} against {line.values[0]:.6g}"
+        return f"{name}relative difference {gap:.1e}, l2 {norms}"
+    texts = [
+        " ".join(v if isinstance(v, str) else f"{v:.6g}" for v in side.values[:3])
+        for side in (mine, line)
+    ]
+    return f"{name}{' against '.join(texts)}"
 
 
 def compare(ref, var):
@@ -266,7 +264,7 @@ def compare(ref, var):
     if var.steps < ref.steps:
         missing.add(f"steps {var.steps} to {ref.steps - 1}")
         remarks.append(f"the variant has {var.steps} steps, the reference {ref.steps}")
-    if any(" drift" in row for row in rows):
+    if first is None and any(" drift" in row for row in rows):
         remarks.append("drift is what rounding may do from the second step on; --float64 has less")
     found, ran, could_not = causes.search(ref, var, match, double)
     return {
