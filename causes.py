@@ -149,7 +149,11 @@ def inputs(t):
     if ours[0][0].shape != theirs[0][0].shape:
         sentence = f"inputs of another size: {theirs[0][0].shape} against {ours[0][0].shape}"
         return [Cause(sentence, where, 1.0)]
+    turned = [affine(ours[2 - c], theirs[c]) for c in range(3)]
     fits = [affine(ours[c], theirs[c]) for c in range(3)]
+    if all(error < 1e-4 for _, _, error in turned) and turned[0][2] < fits[0][2]:
+        sentence = "BGR for RGB: exchanged before the normalisation, which is that of RGB"
+        return [Cause(sentence, where, 1 - max(fit[2] for fit in turned))]
     if all(error < 1e-4 for _, _, error in fits):
         return [Cause(name_normalisation(fits), where, 1 - max(fit[2] for fit in fits))]
     return [name_geometry(t, steps[0], ours, theirs, where)]
@@ -211,11 +215,21 @@ def name_geometry(t, step, ours, theirs, where):
     ]
     gap = float(np.median(gaps))
     counts = [line.values if line else None for line in borders]
-    if (None not in counts and counts[0] != counts[1]) or gap > 0.15:
-        sentence = "crop, pad or squash differ: the same photos, relative difference "
-        sentence += f"{gap:.1e}; constant border rows and columns {counts[1]} against {counts[0]}"
-        return Cause(sentence, where, 1.0)
-    sentence = f"another decoder or resampling filter: same geometry, relative difference {gap:.1e}"
+    seen = f"relative difference {gap:.1e}"
+    if None not in counts and counts[0] != counts[1]:
+        sentence = "crop, pad or squash differ: the same photos, constant border rows and columns "
+        return Cause(f"{sentence}{counts[1]} against {counts[0]}, {seen}", where, 1.0)
+    corners = [t.line(side, step, "2X", "photo_1.corner") for side in ("ref", "var")]
+    if None not in corners and rms(corners[0].values, corners[1].values) > 1e-5:
+        texts = [", ".join(f"{v:.4f}" for v in line.values) for line in reversed(corners)]
+        sentence = f"another padding colour: {' against '.join(texts)} after normalisation"
+        return Cause(f"{sentence}, {seen}", where, 1.0)
+    if gap > 0.15:
+        sentence = (
+            "other pixels of the same photos, with the same borders: flipped, shifted, augmented, "
+        )
+        return Cause(f"{sentence}or BGR before the padding? {seen}", where, 0.5)
+    sentence = f"another decoder or resampling filter: same geometry, {seen}"
     return Cause(sentence, where, 1 - gap)
 
 
@@ -312,7 +326,16 @@ def forward_pass(t):
         elif near(*gaps, tolerance) and near(np.exp(theirs).sum(1), np.ones(len(ours)), 1e-4):
             sentence = "log_softmax before the loss, which applies it again: it changes nothing"
             found.append(Cause(sentence, where, 1.0, "info"))
+        elif all(lines) and not near(ours, theirs, 1e-2) and not head_initialisation(t):
+            same = near(lines[0].values[:5], lines[1].values[:5], max(tolerance, 1e-5))
+            found += [other_head(where)] if same else []
     return found
+
+
+def other_head(where):
+    """The cause for equal differences and other logits from a head of the same deviation."""
+    sentence = "between difference and logits: the same difference gives other logits (dropout, "
+    return Cause(f"{sentence}another layer, other initial weights of the head?)", where, 0.5)
 
 
 def batch_norm(t):
@@ -323,6 +346,9 @@ def batch_norm(t):
     where = t.where(0, "7U")
     if len(ours) == len(theirs) and {row[0] for row in theirs} == {1.0} and ours[0][0] == 2:
         sentence = "one concatenated pass instead of two: BatchNorm counts 1 a step, not 2"
+        return [Cause(sentence, where, 1.0)]
+    if theirs[0][0] == 0 and ours[0][0] > 0:
+        sentence = "BatchNorm in evaluation mode during training: its counter stands still"
         return [Cause(sentence, where, 1.0)]
     for step, (first, then) in enumerate(pairwise(theirs[0])):
         extra = then - first - theirs[0][0]
@@ -399,15 +425,32 @@ def loss_forensics(t):
     tolerance = 1e-5
     if errors[true] < tolerance:
         return []
-    fitting = sorted((error, name) for name, error in errors.items() if error < tolerance)
+    partial = min(len(y) for _, y, _ in batches) < full  # else the two reductions are the same
+    fitting = sorted(
+        (error, name)
+        for name, error in errors.items()
+        if error < tolerance and (partial or name[1] != "sum / batch size")
+    )
     z, y, loss = batches[0]
     if not fitting:
-        best = min(errors, key=errors.get)
-        sentence = f"a loss that none of {len(errors)} hypotheses explains, {loss:.4f} for "
-        sentence += f"{hypotheses(z, y, full)[true]:.4f}; nearest {' '.join(best)}"
-        return [Cause(sentence, t.where(0, "5L"), 1 - min(1, errors[best]))]
+        return [Cause(other_loss(batches, full), t.where(0, "5L"), 0.5)]
     return [Cause(name_loss(name, loss, hypotheses(z, y, full)[true]), t.where(0, "5L"), 1 - error)
             for error, name in fitting]  # fmt: skip
+
+
+def other_loss(batches, full):
+    """The sentence for a loss that is none of the hypotheses, but perhaps a multiple of CE."""
+    true = [hypotheses(z, y, full)["CE(logits, label)", "mean"] for z, y, _ in batches]
+    pairs = [(b[2], v) for b, v in zip(batches, true, strict=True) if v > 1e-6]
+    ratios = [loss / value for loss, value in pairs] or [0.0]  # without saturated batches
+    constant = max(abs(ratio - ratios[0]) for ratio in ratios) < 1e-5 * abs(ratios[0])
+    power_of_2 = ratios[0] > 0 and abs(math.log2(ratios[0]) - round(math.log2(ratios[0]))) < 1e-5
+    if constant and (len(ratios) > 1 or power_of_2):
+        return f"loss scaled: {ratios[0]:.6g} times CE(logits, label) in every batch"
+    text = f"{batches[0][2]:.4f} for {true[0]:.4f}"
+    return (
+        f"a loss that none of 36 hypotheses explains (smoothing, class weights, a penalty?): {text}"
+    )
 
 
 def name_loss(name, loss, true):
@@ -506,7 +549,7 @@ def gradients_not_zeroed(t):
 
 
 def fit_sgd(t, side, names):
-    """(lr, momentum, weight decay) that u_t = mu u_(t-1) - lr g_t - lr wd p_t fits, or None.
+    """(lr, momentum, weight decay, error) that u_t = mu u_(t-1) - lr g_t - lr wd p_t fits, or None.
 
     The law holds for every projection; all tensors of a group are fitted together. Needs three
     finite steps, and double precision: in float32 rounding eats the figures.
@@ -538,7 +581,8 @@ def fit_sgd(t, side, names):
     norms = np.maximum(np.linalg.norm(rows, axis=0), 1e-300)
     solution, *_ = np.linalg.lstsq(rows / norms, right, rcond=1e-14)
     momentum, lr, decay = solution / norms
-    return lr, momentum, decay / lr if abs(lr) > 1e-300 else 0.0
+    error = np.linalg.norm(rows / norms @ solution - right) / max(np.linalg.norm(right), 1e-300)
+    return lr, momentum, decay / lr if abs(lr) > 1e-300 else 0.0, float(error)
 
 
 def constant_rate(t, side):
@@ -573,10 +617,12 @@ def optimizer_values(t):
             pair = fit_sgd(t, "ref", ours), fit_sgd(t, "var", theirs)
         else:
             pair = claimed(t, "ref", group), claimed(t, "var", min(stated)) if stated else None
+        if t.double and pair[1] and pair[1][3] > max(1e-3, 10 * pair[0][3]):
+            return [Cause(other_optimizer(t, ours, theirs, pair[1][3]), where, 1 - pair[1][3])]
         if None in pair:
             return "needs three finite steps with gradients and updates in both traces"
-        values["ref"].append(pair[0])
-        values["var"].append(pair[1])
+        values["ref"].append(pair[0][:3])
+        values["var"].append(pair[1][:3])
     if not groups:
         return "no matched parameters with updates"
     ours, theirs = np.array(values["ref"]), np.array(values["var"])
@@ -588,6 +634,24 @@ def optimizer_values(t):
             none = f"no {word}" if abs(mine) < 0.02 * right else f"another {word}"
             found.append(Cause(f"{none}: {mine:.3g} {how}, {right:.3g} expected", where, 1.0))
     return found + name_rates(ours[:, 0], theirs[:, 0], moving, how, where)
+
+
+def other_optimizer(t, ours, theirs, error):
+    """The sentence for updates that SGD with momentum and weight decay does not explain."""
+    flat = [(a, b) for a, b in zip(ours, theirs, strict=True) if dimensions(t, a) < 2]
+    deep = [b for a, b in zip(ours, theirs, strict=True) if dimensions(t, a) > 1]
+    fits = fit_sgd(t, "var", deep), fit_sgd(t, "var", [b for _, b in flat])
+    if None not in fits and max(fit[3] for fit in fits) < 1e-2 and abs(fits[1][2]) < 1e-5:
+        return "no weight decay on tensors of one dimension: biases and BatchNorm"
+    sentence = "updates that are not those of SGD with momentum and weight decay: Nesterov, "
+    sentence += "dampening, another optimizer, or gradients changed after they were traced"
+    return f"{sentence} (the best fit leaves {error:.2g} of them)"
+
+
+def dimensions(t, name):
+    """The number of dimensions of a parameter of the reference."""
+    line = t.line("ref", 0, "3I", name)
+    return len(line.shape) if line else 0
 
 
 def name_rates(ours, theirs, moving, how, where):

@@ -26,6 +26,7 @@ its elements with signs +-1 from a fixed hash of the element's index, in double.
 
 import random
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ VERSION = 1
 BLOCK = 65_536  # elements; the sign of element i is inner[i % BLOCK] * outer[i // BLOCK]
 
 
+@lru_cache(maxsize=4)
 def signs(count, salt):
     """[count, 4] of +-1 from a 32-bit hash of (index, column, salt)."""
     x = torch.arange(count * 4) + (salt << 24)
@@ -45,7 +47,7 @@ def signs(count, salt):
 def fingerprint(tensor):
     """[l2, p0, p1, p2, p3] of a tensor's elements in their order, in double, piece by piece."""
     flat, total, square = tensor.detach().reshape(-1), torch.zeros(4, dtype=torch.float64), 0.0
-    inner, outer = signs(min(BLOCK, len(flat)), 1), signs(len(flat) // BLOCK + 1, 2)
+    inner, outer = signs(BLOCK, 1), signs(max(4096, len(flat) // BLOCK + 1), 2)
     for start in range(0, len(flat), 16 * BLOCK):
         piece = flat[start : start + 16 * BLOCK].double().cpu()
         square += float(piece @ piece)
@@ -114,6 +116,9 @@ class Trace:
                 same = x == x[:, :, :1, :1]
                 rows, columns = (int(same.all(1).all(d).sum()) for d in (2, 1))
                 self.write("2X", f"{name}.border", (), rows, columns)
+                padded = x[same.all(1).all(2).any(1) | same.all(1).all(1).any(1)]
+                corner = padded[:, :, 0, 0].double().mean(0) if len(padded) else x.new_zeros(3)
+                self.write("2X", f"{name}.corner", (), *corner.tolist())
 
     def model(self, model):
         """The initial parameters and buffers; only the first call counts."""

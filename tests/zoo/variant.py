@@ -50,9 +50,12 @@ class PhotoPairs(Dataset):
         x = TF.to_tensor(image).double()
         if self.bug == "crop":
             x = TF.center_crop(x, [SIZE, SIZE])
+        if self.bug == "BGR before normalisation":
+            return TF.normalize(self.pad(x, torch.tensor(MEAN)).flip(0), MEAN, STD)
         if self.bug == "normalisation missing":
             return self.pad(x, torch.tensor(MEAN))
-        x = self.pad(TF.normalize(x, MEAN, STD), torch.zeros(3))
+        colour = torch.zeros(3) if self.bug != "padded with grey" else torch.full((3,), 0.3)
+        x = self.pad(TF.normalize(x, MEAN, STD), colour)
         if self.bug == "normalisation twice":
             x = TF.normalize(x, MEAN, STD)
         return x.flip(0) if self.bug == "BGR" else x
@@ -105,7 +108,7 @@ class Judge(nn.Module):
         gap = fb - fa if self.bug == "features_2 - features_1" else fa - fb
         if self.bug == "dropout at evaluation" and not self.training:
             gap = nn.functional.dropout(gap, 0.5, training=True)
-        z = self.scorer(gap)
+        z = self.scorer(self.noise(gap) if self.bug == "dropout before the head" else gap)
         if self.bug == "log_softmax twice":
             z = torch.log_softmax(z, 1)
         return fa, fb, gap, z
@@ -147,7 +150,11 @@ def make_optimizer(bug, model, lr, style):
         groups = [{"params": [p], "lr": g["lr"]} for g in reversed(groups) for p in g["params"]]
     momentum = 0.0 if bug == "no momentum" else 0.9
     decay = 0.0 if bug == "no weight decay" else 5e-4
-    return torch.optim.SGD(groups, momentum=momentum, weight_decay=decay)
+    if bug == "no decay on one dimension":
+        groups = [{"params": [p], "lr": g["lr"], "weight_decay": decay * (p.ndim > 1)}
+                  for g in groups for p in g["params"]]  # fmt: skip
+    nesterov = bug == "Nesterov"
+    return torch.optim.SGD(groups, momentum=momentum, weight_decay=decay, nesterov=nesterov)
 
 
 def loss_of(bug, z, y):
@@ -158,7 +165,9 @@ def loss_of(bug, z, y):
         return nn.functional.cross_entropy(torch.softmax(z, 1), y)
     if bug == "NLL on probabilities":
         return nn.functional.nll_loss(torch.softmax(z, 1), y)
-    return nn.functional.cross_entropy(z, y)
+    factor = 0.5 if bug == "loss halved" else 1
+    smoothing = 0.1 if bug == "label smoothing" else 0
+    return factor * nn.functional.cross_entropy(z, y, label_smoothing=smoothing)
 
 
 @torch.no_grad()
@@ -237,6 +246,8 @@ def train(bug, root, reference, out, lr=1e-2, style="", seed=42, again=False):
             trace.pairs(first, second, y, data.folder)
             trace.inputs(a, b)
             trace.model(model)
+            if bug == "BatchNorm frozen":
+                model.encoder.norm.eval()
             fa, fb, gap, z = model(a, b)
             trace.forward(fa, fb, gap, z, y)
             loss = loss_of(bug, z, y)
@@ -248,6 +259,8 @@ def train(bug, root, reference, out, lr=1e-2, style="", seed=42, again=False):
                 for p in model.parameters():
                     p.grad.fill_(float("inf"))
             trace.gradients(model)
+            if bug == "clipped after the trace":
+                nn.utils.clip_grad_norm_(model.parameters(), 0.1)
             if not (bug == "AMP step skipped" and step == 1):
                 optimizer.step()
             trace.update(model, optimizer)

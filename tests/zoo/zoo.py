@@ -74,6 +74,18 @@ ZOO = [
     (34, "nondeterministic", "compare", "nondeterministic"),
     (35, "AMP step skipped", "compare", "AMP step skipped"),
 ]
+# Ordinary bugs beyond the list, met when strangers tried the tools.
+MORE = [
+    (0, "BGR before normalisation", "compare", "BGR for RGB: exchanged before"),
+    (0, "padded with grey", "compare", "another padding colour: 0.3000"),
+    (0, "BatchNorm frozen", "compare", "BatchNorm in evaluation mode during training"),
+    (0, "dropout before the head", "compare", "between difference and logits"),
+    (0, "loss halved", "compare", "loss scaled: 0.5 times CE(logits, label)"),
+    (0, "label smoothing", "compare", "none of 36 hypotheses explains (smoothing"),
+    (0, "Nesterov", "compare", "updates that are not those of SGD"),
+    (0, "clipped after the trace", "compare", "updates that are not those of SGD"),
+    (0, "no decay on one dimension", "compare", "no weight decay on tensors of one dimension"),
+]
 HARMLESS = ("features_2 - features_1", "log_softmax twice")
 LR = 1e-2  # backbone; the head's is ten times as high, as in the recipe
 
