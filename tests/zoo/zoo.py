@@ -125,7 +125,7 @@ def run_reference(root, out, seed=42):
     rates = f"--lr-backbone {LR} --lr-head {10 * LR}"
     places = ["--data", root, "--out", out, "--store", root / "stores", "--device", "cpu"]
     real = train_resnet.resnet50
-    tiny.install()
+    train_resnet.resnet50 = lambda weights: tiny.backbone(2048, norm=True)
     train_resnet.main([*flags.split(), *rates.split(), *map(str, places)])
     train_resnet.resnet50 = real
     return out
