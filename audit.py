@@ -293,9 +293,7 @@ def merge_orders(table, shift):
     table = table.copy()
     for side in ("photo_1", "photo_2"):
         table[side] += shift
-    turned = table["photo_1"] > table["photo_2"]
-    for a, b in (("photo_1", "photo_2"), ("wins_1", "wins_2")):
-        table[a][turned], table[b][turned] = table[b][turned], table[a][turned].copy()
+    turn_pairs(table)
     keys, first, index, counts = np.unique(
         pair_keys(table), return_index=True, return_inverse=True, return_counts=True
     )
@@ -305,6 +303,14 @@ def merge_orders(table, shift):
     merged["label"] = np.where(merged["wins_1"] > merged["wins_2"], 0, 1)
     merged["label"][merged["wins_1"] == merged["wins_2"]] = UNDECIDED
     return merged, int((counts > 1).sum())
+
+
+def turn_pairs(table):
+    """Puts rows of TABLE, with their wins, into photo_1 < photo_2; [R] which rows were turned."""
+    turned = table["photo_1"] > table["photo_2"]
+    for a, b in (("photo_1", "photo_2"), ("wins_1", "wins_2")):
+        table[a][turned], table[b][turned] = table[b][turned], table[a][turned].copy()
+    return turned
 
 
 def pair_keys(pairs):

@@ -145,6 +145,7 @@ def match_parameters(ref, var):
     match, remarks, free = {}, [], {line.name: line for line in theirs}
 
     def take(test):
+        """Matches what is left on both sides, line by line, where test(reference, variant)."""
         for line in ours:
             if line.name in match:
                 continue
@@ -161,7 +162,7 @@ def match_parameters(ref, var):
     take(lambda a, b: a.shape == b.shape and difference(a.values, b.values) < 1e-6)
     exact = len(match)
     take(lambda a, b: numel(a) == numel(b) > 1 and same_norm(a, b) and a.shape != b.shape)
-    turned = [name for name in match if name in list(match)[exact:]]
+    turned = list(match)[exact:]
     remarks += [f"{name} is transposed or reshaped: {match[name]}" for name in turned[:3]]
     first = len(match)
     take(lambda a, b: a.shape == b.shape)
@@ -304,9 +305,8 @@ def judge(report):
     harmless = [cause for cause in report["causes"] if cause["kind"] == "info"]
     if defects or (report["first"] and not harmless):
         return 1
-    if not report["compared"] or ("pairs" in report["not_compared"] and report["first"] is None):
-        return 2
-    return 2 if report["not_compared"] and not report["first"] else 0
+    incomplete = report["not_compared"] and not report["first"]
+    return 2 if incomplete or not report["compared"] else 0
 
 
 def print_report(report, code):

@@ -178,11 +178,16 @@ def settings_of(args, splits=None):
     settings = {"recipe": args.recipe, "float64": args.float64}
     settings |= {key: value for key, value in vars(args).items() if key not in RUN_FLAGS}
     for name, split in (splits or {}).items():
-        content = split.pairs.tobytes() + "\n".join(split.files).encode()
         sizes = [(split.folder / file).stat().st_size for file in split.files]
-        settings[f"{name}_pairs_crc32"] = f"{zlib.crc32(content):08x}"
+        settings[f"{name}_pairs_crc32"] = pairs_checksum(split)
         settings[f"{name}_photo_bytes_crc32"] = f"{zlib.crc32(str(sizes).encode()):08x}"
     return settings
+
+
+def pairs_checksum(split):
+    """CRC-32, in hexadecimal, of the pairs, their labels and the photos' names."""
+    content = split.pairs.tobytes() + "\n".join(split.files).encode()
+    return f"{zlib.crc32(content):08x}"
 
 
 def check_resume(out, settings):
@@ -477,9 +482,10 @@ def train_step(run, batch):
         for side in (0, 1)
     )
     label = torch.from_numpy(run.train.pairs["label"][batch]).to(run.device)
-    trace, names = run.trace, np.array(run.train.files, dtype=object)[run.train.rows[batch]]
+    trace, files = run.trace, run.train.files
+    names_1, names_2 = ([files[row] for row in side] for side in run.train.rows[batch].T)
     trace.begin()
-    trace.pairs(names[:, 0], names[:, 1], label, run.train.folder)
+    trace.pairs(names_1, names_2, label, run.train.folder)
     trace.inputs(photo_1, photo_2)
     trace.model(run.ranker)
     # One after the other, not as one batch: BatchNorm sees each side alone.

@@ -37,10 +37,11 @@ from audit import (
     read_official,
     read_photo,
     read_rows,
+    turn_pairs,
 )
 from audit import join as join_pairs
 from data import command_line, constant_accuracy, prior_loss, stop, stop_on
-from engine import RUN_FLAGS, resolve_device, settings_of, write_predictions
+from engine import RUN_FLAGS, pairs_checksum, resolve_device, write_predictions
 from model import embed, load_checkpoint, load_state, score_features
 
 RECIPES = {"train_resnet": train_resnet, "train_vgg": train_vgg}
@@ -160,11 +161,7 @@ def read_scores(texts, kind, where):
 def put_in_order(table, scores):
     """Table and scores with photo_1 < photo_2, as the official lists have it, a row a pair."""
     table, scores = table.copy(), scores.copy()
-    turned = table["photo_1"] > table["photo_2"]
-    table["photo_1"][turned], table["photo_2"][turned] = (
-        table["photo_2"][turned],
-        table["photo_1"][turned].copy(),
-    )
+    turned = turn_pairs(table)
     scores[turned] = scores[turned, ::-1]
     known = turned & (table["label"] >= 0)
     table["label"][known] = 1 - table["label"][known]
@@ -334,7 +331,7 @@ def score_run(args, device):
     pad_color, batch_size = data.parse_color(recipe.pad_color), 2 * recipe.batch_size
     features = embed(ranker, split, batch_size, pad_color)
     logits = score_features(ranker, features, split.rows)
-    own = settings_of(recipe, {split.name: split})[f"{split.name}_pairs_crc32"]
+    own = pairs_checksum(split)
     trained = getattr(recipe, f"{split.name}_pairs_crc32", own)
     name = args.split if trained == own else f"{args.split}_{own}"
     path = Path(args.run) / f"predictions_{name}.tsv"
