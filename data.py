@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import io
 import json
+import mmap
 import os
 import re
 import select
@@ -19,6 +20,7 @@ import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -345,7 +347,7 @@ def epoch_order(count, seed, epoch):
 
 
 def fit_photo(photo, size, fit):
-    """An RGB photo as uint8 [3, size, size], and its box: left, top, right, bottom, pixels.
+    """An RGB photo as uint8 [3, size, size], contiguous, and its box: left, top, right, bottom.
 
     `pad`: longer side to size (bilinear), centred; outside the box the array is 0 and stands
     for the padding colour. `crop`: shorter side to size, centre crop, as torchvision's
@@ -357,15 +359,15 @@ def fit_photo(photo, size, fit):
         width, height = (max(1, round(size * side / longer)) for side in (width, height))
         left, top = (size - width) // 2, (size - height) // 2
         photo = photo.resize((width, height), Image.Resampling.BILINEAR)
-        array = np.zeros((size, size, 3), np.uint8)
-        array[top : top + height, left : left + width] = np.asarray(photo)
-        return array.transpose(2, 0, 1), (left, top, left + width, top + height)
+        array = np.zeros((3, size, size), np.uint8)
+        array[:, top : top + height, left : left + width] = np.asarray(photo).transpose(2, 0, 1)
+        return array, (left, top, left + width, top + height)
     shorter = min(width, height)
     width, height = (int(size * side / shorter) for side in (width, height))
     left, top = round((width - size) / 2), round((height - size) / 2)
     photo = photo.resize((width, height), Image.Resampling.BILINEAR)
     photo = photo.crop((left, top, left + size, top + size))
-    return np.asarray(photo).transpose(2, 0, 1), (0, 0, size, size)
+    return np.ascontiguousarray(np.asarray(photo).transpose(2, 0, 1)), (0, 0, size, size)
 
 
 def decode_photo(path, size, fit):
@@ -389,15 +391,22 @@ def to_input(photos, boxes, pad_color, dtype=torch.float32):
     Normalize: bit-equal to the one-photo path, and 0 in padding of the ImageNet colour.
     """
 
-    def per_channel(values):
-        return torch.tensor(values, dtype=dtype, device=photos.device).view(3, 1, 1)
-
+    color, mean, deviation = (
+        per_channel(values, dtype, photos.device)
+        for values in (pad_color, IMAGENET_MEAN, IMAGENET_STD)
+    )
     side = torch.arange(photos.shape[-1], device=photos.device)
     left, top, right, bottom = boxes[:, :, None].unbind(1)
     columns, rows = (side >= left) & (side < right), (side >= top) & (side < bottom)
     inside = (rows[:, :, None] & columns[:, None, :])[:, None]
-    x = torch.where(inside, photos.to(dtype).div_(255), per_channel(pad_color))
-    return x.sub_(per_channel(IMAGENET_MEAN)).div_(per_channel(IMAGENET_STD))
+    x = torch.where(inside, photos.to(dtype).div_(255), color)
+    return x.sub_(mean).div_(deviation)
+
+
+@lru_cache
+def per_channel(values, dtype, device):
+    """Three numbers as a tensor [3, 1, 1]; kept, since the copy would make the host wait."""
+    return torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
 
 
 def parse_color(text):
@@ -472,7 +481,7 @@ def write_photos(file, paths, size, fit):
             if future.exception() is not None:
                 stop(__file__, f"{path}: {one_line(future.exception())}")
             array, box = future.result()
-            file.write(array.tobytes())
+            file.write(array)
             boxes.append(box)
             last = len(boxes) == len(paths)
             show_progress(f"decoding photo {len(boxes)}/{len(paths)}", last)
@@ -498,6 +507,9 @@ def take_photos(split, rows, device):
         rows = torch.as_tensor(rows).to(split.photos.device, non_blocking=True)
         return split.photos[rows], split.boxes[rows]
     photos, boxes = torch.from_numpy(split.photos[rows]), torch.from_numpy(split.boxes[rows])
+    mapping = split.photos.base
+    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapping.madvise(mmap.MADV_DONTNEED)  # else an epoch leaves the whole store resident
     return photos.to(device), boxes.to(device)
 
 
@@ -505,5 +517,7 @@ def move_store(split, device):
     """The split with its store on the GPU, where it takes at most half of the free memory."""
     if device.type != "cuda" or split.photos.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
         return split
-    photos = torch.from_numpy(np.array(split.photos)).to(device)
+    photos = torch.empty(split.photos.shape, dtype=torch.uint8, device=device)
+    for rows in torch.arange(len(photos)).split(256):
+        photos[rows[0] : rows[-1] + 1] = take_photos(split, rows.numpy(), device)[0]
     return split._replace(photos=photos, boxes=torch.from_numpy(split.boxes).to(device))
