@@ -170,7 +170,7 @@ class Trace:
         """Right predictions and pairs of the batch, and the loss that goes into the epoch's."""
         if self.active:
             loss = float(torch.as_tensor(loss).detach())
-        self.write("8M", "step", (), int(correct), int(count), repr(loss))
+            self.write("8M", "step", (), int(correct), int(count), repr(loss))
 
     def epoch(self, loss, accuracy, count):
         """What is logged for the epoch: mean loss, accuracy, number of pairs."""
