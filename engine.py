@@ -9,13 +9,14 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import signal
 import socket
 import sys
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ from tracer import Trace
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
 
-# Flags that say where and how to run; none of them changes a number of the recipe.
+# Flags that say where to run and what to keep; none of them changes a number.
 RUN_FLAGS = {
     "data": ("data/phototriage", "folder of the dataset in the official layout"),
     "out": ("", "run folder; runs/ and the recipe's name where empty"),
@@ -50,10 +51,18 @@ RUN_FLAGS = {
     "save_every": (500, "steps between two writes of last.pt"),
     "step_log": (False, "flush a line per phase of a step to step.log, to hunt a crash"),
     "trace": (0, "steps to trace to trace.txt, with init.pt; see compare.py"),
-    "float64": (False, "train in double, to align another implementation"),
     "store": ("data/stores", "folder of the decoded photos; may be deleted at any time"),
     "device": ("auto", "auto, cpu, cuda, cuda:1, ..."),
 }
+# Flags that change the rounding of every number, and the speed; see README, "How fast".
+ROUNDING_FLAGS = {
+    "float64": (False, "train in double, to align another implementation"),
+    "channels_last": (False, "weights and activations in memory with the channels innermost"),
+    "amp": (False, "the backbone's passes of training in bfloat16 (autocast)"),
+    "compile": (False, "the backbone's passes of training through torch.compile"),
+    "tf32": (False, "TensorFloat-32 products on a GPU (PyTorch's own default in convolutions)"),
+}
+COMPILERS = ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++")
 CHOICES = {"fit": ("pad", "crop"), "activation": tuple(ACTIVATIONS)}
 LIMITS = {
     "size": (32, 4096),
@@ -88,13 +97,13 @@ PREDICTIONS = "series photo_1 photo_2 label logit_1 logit_2"
 
 
 def arguments(script, doc, recipe, argv=None):
-    """The flags of a training script (its __file__): the recipe's names and values, RUN_FLAGS.
+    """The flags of a training script (its __file__): those of its recipe and the two lists above.
 
     recipe maps a name to (default, explanation with source). Adds `recipe`, the script's name,
     and resolves `device` and `out`. A wrong value ends the program with one line.
     """
     name, parser = Path(script).stem, data.command_line(script, doc)
-    for key, (default, explanation) in (recipe | RUN_FLAGS).items():
+    for key, (default, explanation) in (recipe | RUN_FLAGS | ROUNDING_FLAGS).items():
         text = f"{explanation} (default: {default})".replace("%", "%%")
         options = {"default": default, "help": text}
         if default is False:
@@ -111,7 +120,7 @@ def arguments(script, doc, recipe, argv=None):
     check_values(script, args)
     args.recipe, args.out = name, args.out or f"runs/{name}"
     args.changed = [key for key in recipe if getattr(args, key) != _plain(recipe[key][0])]
-    args.changed += ["float64"] * args.float64
+    args.changed += [key for key in ROUNDING_FLAGS if getattr(args, key)]
     check_out(args)
     data.find_split(args.data, "train")  # before weights are loaded, or fetched, for nothing
     return args
@@ -136,6 +145,12 @@ def check_values(script, args):
             script, f"--dropout {args.dropout}: the direct head has no layer to drop; see --hidden"
         )
     args.device = resolve_device(script, args.device)
+    if args.amp and args.float64:
+        stop(script, "--amp: bfloat16 and --float64 exclude each other")
+    if args.tf32 and args.device == "cpu":
+        stop(script, "--tf32: a CPU has no TensorFloat-32")
+    if args.compile and args.device == "cpu" and not any(map(shutil.which, COMPILERS)):
+        stop(script, f"--compile: needs a C++ compiler, one of {', '.join(COMPILERS)}")
 
 
 def resolve_device(script, name):
@@ -175,7 +190,7 @@ def check_out(args):
 
 def settings_of(args, splits=None):
     """What must be the same for two runs to be equal: the recipe, and checksums of the data."""
-    settings = {"recipe": args.recipe, "float64": args.float64}
+    settings = {"recipe": args.recipe}
     settings |= {key: value for key, value in vars(args).items() if key not in RUN_FLAGS}
     for name, split in (splits or {}).items():
         sizes = [(split.folder / file).stat().st_size for file in split.files]
@@ -211,12 +226,17 @@ def check_files(out):
         stop(__file__, f"--resume: {out} has {epochs} epochs in history.tsv, but no last.pt")
 
 
-def open_run(args, splits):
-    """Makes and locks the run folder, args.json and environment.txt; its Evidence."""
-    out, settings = Path(args.out), settings_of(args, splits)
+def open_run(args):
+    """Makes and locks the run folder; its Evidence."""
+    out = Path(args.out)
     with stop_on(__file__, f"--out {out}", OSError):
         out.mkdir(parents=True, exist_ok=True)
-    evidence = Evidence(out, args.step_log)
+    return Evidence(out, args.step_log)
+
+
+def describe_run(args, splits):
+    """Writes args.json and a block of environment.txt, once it is clear that the run may go on."""
+    out, settings = Path(args.out), settings_of(args, splits)
     if (out / "args.json").is_file():
         check_resume(out, settings)
         check_files(out)
@@ -240,7 +260,6 @@ def open_run(args, splits):
     text = before.read_text(encoding="utf-8") + "\n" if before.is_file() else ""
     write_text(out / "environment.txt", text + "".join(lines))
     write_text(out / "args.json", json.dumps(settings | {"versions": versions}, indent=1) + "\n")
-    return evidence
 
 
 def log(out, text):
@@ -369,7 +388,9 @@ class Run:
     position: dict  # epoch (from 1 on) and steps done in it, sums so far, best, history
     evidence: Evidence
     trace: Trace
+    backbone: Callable  # of the training steps: the ranker's own, or compiled
     step: int = 0  # the step under way, from 1 on
+    unchecked: list = field(default_factory=list)  # (step, batch, flags), see watch_finite
 
     @property
     def device(self):
@@ -386,20 +407,45 @@ def fit(args, ranker, optimizer, schedule, loss_function):
     optimizer has named parameter groups; schedule steps once per epoch;
     loss_function(logits [B, 2], label [B]) gives the mean loss of a batch.
     """
-    torch.use_deterministic_algorithms(True)
-    if args.float64:
-        ranker.double()
+    set_arithmetic(args)
+    shape_model(args, ranker)
     check_room(args, ranker)
     splits = data.load(args, ("train", "val"))
     check_batch_norm(args, ranker, len(splits["train"].pairs))
-    with open_run(args, splits) as evidence:
+    with open_run(args) as evidence:
+        describe_run(args, splits)
         device = next(ranker.parameters()).device
         train, val = (data.move_store(splits[name], device) for name in ("train", "val"))
         pieces = (args, Path(args.out), ranker, optimizer, schedule, loss_function)
-        trace = start_trace(args, ranker)
-        run = Run(*pieces, train, val, dict(BEGINNING, history=[]), evidence, trace)
+        trace, backbone = start_trace(args, ranker), choose_backbone(args, ranker)
+        run = Run(*pieces, train, val, dict(BEGINNING, history=[]), evidence, trace, backbone)
         begin(run)
         train_epochs(run)
+
+
+def set_arithmetic(args):
+    """Deterministic algorithms, and float32 as it is written but where args says --tf32."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
+    precision = "tf32" if args.tf32 else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision
+
+
+def shape_model(args, ranker):
+    """Puts the ranker, in place, into the number format and memory order that args asks for."""
+    if args.float64:
+        ranker.double()
+    if args.channels_last:
+        ranker.to(memory_format=torch.channels_last)
+
+
+def choose_backbone(args, ranker):
+    """What maps photos to features in the training steps; evaluation never runs compiled."""
+    if not args.compile:
+        return ranker.backbone
+    # fallback_random: dropout draws the same numbers as without
+    return torch.compile(ranker.backbone, dynamic=False, options={"fallback_random": True})
 
 
 def train_epochs(run):
@@ -418,11 +464,13 @@ def train_epochs(run):
             loss_sum += loss * len(batches[step])
             correct += hits
             show_pace(run, clock, step + 1, len(batches))
-            due = (step + 1) % args.save_every == 0
-            if due or received or step + 1 == len(batches):
+            last = step + 1 == len(batches)
+            due = (step + 1) % args.save_every == 0 or bool(received)
+            if due or last:
+                check_finite(run)
                 position |= {"step": step + 1, "loss_sum": loss_sum.item()}
                 position |= {"correct": correct.item()}
-            if (due or received) and step + 1 < len(batches):
+            if due and not last:
                 save_last(run)
                 leave_if_asked(run, received)
         finish_epoch(run)
@@ -481,7 +529,7 @@ def train_step(run, batch):
         )
         for side in (0, 1)
     )
-    label = torch.from_numpy(run.train.pairs["label"][batch]).to(run.device)
+    label = torch.from_numpy(run.train.pairs["label"][batch]).to(run.device, non_blocking=True)
     trace, files = run.trace, run.train.files
     names_1, names_2 = ([files[row] for row in side] for side in run.train.rows[batch].T)
     trace.begin()
@@ -489,10 +537,12 @@ def train_step(run, batch):
     trace.inputs(photo_1, photo_2)
     trace.model(run.ranker)
     # One after the other, not as one batch: BatchNorm sees each side alone.
-    mark(run, "forward pass of photo_1")
-    features_1 = run.ranker.backbone(photo_1)
-    mark(run, "forward pass of photo_2")
-    features_2 = run.ranker.backbone(photo_2)
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.args.amp):
+        mark(run, "forward pass of photo_1")
+        features_1 = run.backbone(photo_1)
+        mark(run, "forward pass of photo_2")
+        features_2 = run.backbone(photo_2)
+    features_1, features_2 = features_1.to(run.dtype), features_2.to(run.dtype)
     logits = run.ranker.compare(features_1, features_2)
     trace.forward(features_1, features_2, features_1 - features_2, logits, label)
     loss = run.loss_function(logits, label)
@@ -501,7 +551,7 @@ def train_step(run, batch):
     run.optimizer.zero_grad()
     loss.backward()
     trace.gradients(run.ranker)
-    check_finite(run, batch, loss)
+    watch_finite(run, batch, loss)
     mark(run, "update")
     run.optimizer.step()
     trace.update(run.ranker, run.optimizer)
@@ -510,20 +560,38 @@ def train_step(run, batch):
     return loss.detach().double(), correct
 
 
-def check_finite(run, batch, loss):
-    """Ends the program, before anything is changed, where the loss or a gradient is not finite."""
+def watch_finite(run, batch, loss):
+    """Notes whether the loss and each group's gradient are finite, and on a CPU looks at once.
+
+    On a GPU to look is to wait for it, so there the loop looks before anything is saved.
+    """
+    largest = [loss.detach()]
     for group in run.optimizer.param_groups:
         gradients = [p.grad for p in group["params"] if p.grad is not None]
-        largest = torch.nn.utils.get_total_norm(gradients, float("inf"))
-        if not (loss + largest).isfinite():
-            culprit = "loss" if not loss.isfinite() else f"gradient of group {group['name']}"
+        largest.append(torch.nn.utils.get_total_norm(gradients, float("inf")))
+    flags = torch.stack(largest).isfinite()
+    run.unchecked.append((run.step, batch, flags))
+    if run.device.type == "cpu":
+        check_finite(run)
+
+
+def check_finite(run):
+    """Ends the program, nothing of it saved, where a loss or gradient noted was not finite."""
+    if not run.unchecked:
+        return
+    flags = torch.stack([flags for _, _, flags in run.unchecked]).tolist()  # one wait for all
+    for (step, batch, _), finite in zip(run.unchecked, flags, strict=True):
+        if not all(finite):
+            groups = [f"gradient of group {group['name']}" for group in run.optimizer.param_groups]
+            culprit = ["loss", *groups][finite.index(False)]
             pairs, rows = run.train.pairs[batch], run.train.rows[batch]
             names = [
                 f"{run.train.files[a]} {run.train.files[b]} (train_pairlist.txt:{pair['line']})"
                 for pair, (a, b) in zip(pairs, rows, strict=True)
             ]
-            where = f"epoch {run.position['epoch']}, step {run.step}"
+            where = f"epoch {run.position['epoch']}, step {step}"
             stop(__file__, f"{where}: the {culprit} is not finite; pairs: {', '.join(names)}")
+    run.unchecked.clear()
 
 
 def finish_epoch(run):
@@ -531,7 +599,7 @@ def finish_epoch(run):
     args, position, labels = run.args, run.position, torch.from_numpy(run.val.pairs["label"])
     pairs, pad_color = len(run.train.pairs), data.parse_color(args.pad_color)
     mark(run, "evaluation")
-    logits = score_pairs(run.ranker, run.val, 2 * args.batch_size, pad_color)
+    logits = score_pairs(run.ranker, run.val, args.batch_size, pad_color)
     losses = position["loss_sum"] / pairs, cross_entropy(logits, labels)
     accuracies = position["correct"] / pairs, accuracy(logits, labels)
     if not np.isfinite(losses[1]):

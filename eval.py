@@ -41,7 +41,15 @@ from audit import (
 )
 from audit import join as join_pairs
 from data import command_line, constant_accuracy, prior_loss, stop, stop_on
-from engine import RUN_FLAGS, pairs_checksum, resolve_device, write_predictions
+from engine import (
+    ROUNDING_FLAGS,
+    RUN_FLAGS,
+    pairs_checksum,
+    resolve_device,
+    set_arithmetic,
+    shape_model,
+    write_predictions,
+)
 from model import embed, load_checkpoint, load_state, score_features
 
 RECIPES = {"train_resnet": train_resnet, "train_vgg": train_vgg}
@@ -62,7 +70,7 @@ def load_run(run):
         recipe = argparse.Namespace(**json.loads(path.read_text(encoding="utf-8")))
     if getattr(recipe, "recipe", None) not in RECIPES:
         stop(__file__, f"{path}: its recipe is not among {', '.join(RECIPES)}")
-    for key, (default, _) in RECIPES[recipe.recipe].RECIPE.items():
+    for key, (default, _) in (RECIPES[recipe.recipe].RECIPE | ROUNDING_FLAGS).items():
         kind = list if isinstance(default, tuple) else type(default)
         if not isinstance(getattr(recipe, key, None), kind):
             stop(__file__, f"{path}: {key} is not there, or no {kind.__name__}")
@@ -76,8 +84,8 @@ def load_ranker(run, recipe, device):
         stop(__file__, f"--run {run}: no best.pt yet (the first epoch has not ended)")
     recipe.weights = "none"
     ranker = RECIPES[recipe.recipe].build(recipe)
-    if getattr(recipe, "float64", False):
-        ranker.double()
+    set_arithmetic(recipe)  # as in training: equal predictions to the byte
+    shape_model(recipe, ranker)
     load_state(ranker, load_checkpoint(path, ("model", "epoch", "accuracy"))["model"], path)
     return ranker.eval().to(device)
 
@@ -328,7 +336,7 @@ def score_run(args, device):
     ranker = load_ranker(args.run, recipe, device)
     recipe.data, recipe.store = args.data, args.store
     split = data.move_store(data.load(recipe, (args.split,))[args.split], device)
-    pad_color, batch_size = data.parse_color(recipe.pad_color), 2 * recipe.batch_size
+    pad_color, batch_size = data.parse_color(recipe.pad_color), recipe.batch_size
     features = embed(ranker, split, batch_size, pad_color)
     logits = score_features(ranker, features, split.rows)
     own = pairs_checksum(split)
@@ -413,7 +421,7 @@ def rank_photos(args, device):
         boxes.append(box)
     names = [str(path) for path in paths]
     split = data.Split("photos", None, None, names, None, np.array(photos), np.array(boxes))
-    features = embed(ranker, split, 2 * recipe.batch_size, data.parse_color(recipe.pad_color))
+    features = embed(ranker, split, recipe.batch_size, data.parse_color(recipe.pad_color))
     rows = np.array([(i, j) for i in range(len(paths)) for j in range(len(paths))])
     chance = torch.softmax(score_features(ranker, features, rows).double(), 1)[:, 0]
     chance = chance.reshape(len(paths), len(paths)).numpy()
@@ -450,7 +458,6 @@ def main(argv=None):
     if args.predictions:
         give_verdict(*score_predictions(args), args.json)
     device = torch.device(resolve_device(__file__, args.device))
-    torch.use_deterministic_algorithms(True)  # as in training: equal predictions to the byte
     if args.photos:
         print(*rank_photos(args, device), sep="\n")
     else:

@@ -119,7 +119,7 @@ def test_eval_embeds_every_photo_once(train, demo, tmp_path, monkeypatch):
     monkeypatch.setattr(
         model, "take_photos", lambda s, rows, d: seen.append(rows) or taken(s, rows, d)
     )
-    run = train("run", "--epochs", 1, "--batch-size", 1)
+    run = train("run", "--epochs", 1, "--batch-size", 2)
     pairs = (run / "predictions.tsv").read_text().splitlines()[1:]
     photos = len({name for row in pairs for name in row.split("\t")[1:3]})
     assert np.concatenate(seen).tolist() == list(range(photos))

@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 
 import conftest
 import numpy as np
@@ -108,7 +109,7 @@ def test_a_run_asked_to_stop_anywhere_and_resumed_ends_with_the_same_bytes(demo,
 
 
 def test_a_segmentation_fault_leaves_the_stack_and_is_told(demo, tmp_path):
-    code, _ = finish(tmp_path, demo, "engine.check_finite:3:before:segv")
+    code, _ = finish(tmp_path, demo, "engine.watch_finite:3:before:segv")
     crash = (tmp_path / "run" / "crash.log").read_text()
     assert code == -signal.SIGSEGV
     assert "Segmentation fault" in crash and "in train_step" in crash
@@ -164,12 +165,13 @@ def test_batch_norm_sees_every_step_of_every_epoch(train):
 @pytest.mark.parametrize(
     "culprit", ["loss", "gradient of group head", "gradient of group backbone"]
 )
+@pytest.mark.parametrize("late", [False, True])  # a GPU is asked before a save alone
 def test_numbers_that_are_not_finite_stop_the_run(
-    culprit, train, monkeypatch, refused, demo, tmp_path
+    culprit, late, train, monkeypatch, refused, demo, tmp_path
 ):
     run = train("run", "--epochs", 1)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    calls, check = [], engine.check_finite
+    calls, watch, check = [], engine.watch_finite, engine.check_finite
 
     def poisoned(run, batch, loss):
         calls.append(batch)
@@ -178,12 +180,18 @@ def test_numbers_that_are_not_finite_stop_the_run(
         elif len(calls) == 3:
             part = run.ranker.head if culprit.endswith("head") else run.ranker.backbone
             next(part.parameters()).grad[0] = float("inf")
-        check(run, batch, loss)
+        watch(run, batch, loss)
 
-    monkeypatch.setattr(engine, "check_finite", poisoned)
+    def asked(run):
+        if not late or sys._getframe(1).f_code.co_name == "train_epochs":
+            check(run)
+
+    monkeypatch.setattr(engine, "watch_finite", poisoned)
+    monkeypatch.setattr(engine, "check_finite", asked)
     flags = [*conftest.SMALL, *places(tmp_path, demo), "--resume"]
     line = refused(train_resnet.main, flags, f"epoch 2, step 3: the {culprit} is not finite")
     assert line.count("train_pairlist.txt:") == len(calls[2]) == 8
+    assert (len(calls) == 3) != late
     for name in ("last.pt", "best.pt", "history.tsv", "predictions.tsv"):
         assert (run / name).read_bytes() == before[name]
 
