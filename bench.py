@@ -2,83 +2,102 @@
 
     python bench.py [--device cpu] [--size 224] [--rounds 3]
 
-Needs no dataset: it draws one. Prints one table; nothing is asserted here.
+Needs no dataset: it draws photos, and lists of the official shape. Prints one table for the README;
+nothing is asserted here. It takes about seven minutes on 2 cores and 4.5 GB of disk for that time.
 """
 
+import contextlib
 import dataclasses
+import io
 import os
 import platform
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from argparse import Namespace
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
+import compare
 import data
 import engine
 import train_resnet
 from data import command_line, show_progress, stop
-from evidence import Evidence, peak_memory
-from make_demo import invent_dataset, write_dataset
-from model import embed, score_features
+from evidence import peak_memory
+from make_demo import invent_dataset, pairlist_lines, write_dataset
+from model import score_pairs
 from tracer import Trace
 
+# Series of the official lists by their number of photos; every pair of a series is in the list.
+TRAIN_SHAPE = {2: 2791, 3: 1043, 4: 464, 5: 155, 6: 78, 7: 23, 8: 6}  # 12,075 pairs
+VAL_SHAPE = {2: 122, 3: 45, 4: 22, 5: 3, 6: 1, 7: 1, 8: 1}  # 483 pairs of 503 photos
 PAD = data.parse_color("imagenet")
+MOVING = ("forward", "loss", "gradients", "update")  # stages of a trace that rounding moves
+LINE = "{:.3f} ({:.3f} to {:.3f})"
 
 
-def synchronize(device):
-    """Waits for a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+# Programs in turn
 
 
-def in_turn(rounds, device, *programs):
-    """[rounds] seconds of each program, run A B A B ..., after one call of each to warm up."""
-    seconds = [[] for _ in programs]
-    for number in range(rounds + 1):
-        for program, times in zip(programs, seconds, strict=True):
-            synchronize(device)
-            start = time.perf_counter()
-            program()
-            synchronize(device)
-            times += [time.perf_counter() - start] if number else []
-    return seconds
+def seconds_of(program):
+    """Seconds that a program takes, a GPU's work included."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else int
+    wait()
+    start = time.perf_counter()
+    program()
+    wait()
+    return time.perf_counter() - start
+
+
+def in_turn(rounds, *programs, warm=True):
+    """[rounds] seconds of each program, run A B A B ...; first once each, unmeasured, if warm."""
+    if warm:
+        in_turn(1, *programs, warm=False)
+    times = [[seconds_of(program) for program in programs] for _ in range(rounds)]
+    return list(zip(*times, strict=True))
 
 
 def ratio(over, under):
     """`median (min to max)` of the ratios of neighbours in turn."""
     ratios = [a / b for a, b in zip(over, under, strict=True)]
-    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    return LINE.format(statistics.median(ratios), min(ratios), max(ratios))
 
 
-def make_run(folder, args, steps=0):
-    """A run of the ResNet recipe on the drawn data, ready to step; not in a run folder's name."""
-    torch.manual_seed(0)
-    ranker = train_resnet.build(args).to(args.device)
-    groups = [
-        {"name": name, "params": part.parameters(), "lr": lr}
-        for name, part, lr in (
-            ("backbone", ranker.backbone, args.lr_backbone),
-            ("head", ranker.head, args.lr_head),
-        )
-    ]
-    optimizer = torch.optim.SGD(groups, momentum=args.momentum, weight_decay=args.weight_decay)
-    out = Path(tempfile.mkdtemp(dir=folder))
-    splits = data.load(args, ("train", "val"))
-    device = torch.device(args.device)
-    train, val = (data.move_store(splits[name], device) for name in ("train", "val"))
-    trace = Trace(out / "trace.txt", steps)
-    position = dict(engine.BEGINNING, history=[])
-    pieces = (args, out, ranker, optimizer, None, train_resnet.loss_function, train, val)
-    return engine.Run(*pieces, position, Evidence(out), trace)
+def with_run(flags, measure):
+    """What measure(run) gives, called where the ResNet recipe with these flags would train."""
+    given, train_epochs = [], engine.train_epochs
+    engine.train_epochs = lambda run: given.append(measure(run))
+    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
+        train_resnet.main([*flags, "--weights", "none", "--out", str(Path(out) / "run")])
+    engine.train_epochs = train_epochs
+    return given[0]
+
+
+def step_of(run, steps=1):
+    """A program: steps of the training loop, on the first pairs."""
+    batch = np.arange(run.args.batch_size)
+
+    def program():
+        engine.set_arithmetic(run.args)  # global, and two runs may take turns
+        run.ranker.train()
+        for _ in range(steps):
+            engine.train_step(run, batch)
+        run.unchecked.clear()
+
+    return program
+
+
+# Steps and epochs
 
 
 def bare_step(run, photo_1, photo_2, label):
@@ -88,6 +107,14 @@ def bare_step(run, photo_1, photo_2, label):
     run.optimizer.zero_grad()
     loss.backward()
     run.optimizer.step()
+
+
+def tensors_of(run):
+    """photo_1, photo_2 and label of the first pairs, on the device."""
+    batch = np.arange(run.args.batch_size)
+    sides = (data.take_photos(run.train, run.train.rows[batch, s], run.device) for s in (0, 1))
+    label = torch.from_numpy(run.train.pairs["label"][batch]).to(run.device)
+    return *(data.to_input(*side, PAD) for side in sides), label
 
 
 class PairsOnDisk(Dataset):
@@ -113,135 +140,258 @@ class PairsOnDisk(Dataset):
         return *photos, int(self.split.pairs["label"][index])
 
 
-def plain_epoch(run, count, workers):
-    """The baseline: a DataLoader over count pairs, and the same model and step."""
-    pairs = torch.utils.data.Subset(PairsOnDisk(run.train, run.args.size), range(count))
-    for photo_1, photo_2, label in DataLoader(pairs, run.args.batch_size, num_workers=workers):
-        bare_step(run, photo_1.to(run.device), photo_2.to(run.device), label.to(run.device))
+def plain_epoch(run):
+    """The baseline: DataLoaders with 2 workers, the same model, both photos of every pair."""
+    train, val = (
+        DataLoader(PairsOnDisk(split, run.args.size), run.args.batch_size, num_workers=2)
+        for split in (run.train, run.val)
+    )
+    run.ranker.train()
+    for photo_1, photo_2, label in train:
+        bare_step(run, *(x.to(run.device) for x in (photo_1, photo_2, label)))
+    run.ranker.eval()
+    with torch.no_grad():
+        for photo_1, photo_2, _ in val:
+            run.ranker(photo_1.to(run.device), photo_2.to(run.device)).tolist()
+
+
+def our_epoch(run):
+    """The same pairs as in plain_epoch, the way of engine.py."""
+    run.ranker.train()
+    for batch in batches_of(run):
+        engine.train_step(run, batch)
+    engine.check_finite(run)
+    score_pairs(run.ranker, run.val, run.args.batch_size, PAD)
+
+
+def batches_of(run):
+    """The pairs of an epoch in batches, as in training."""
+    order = torch.from_numpy(data.epoch_order(len(run.train.pairs), 0, 1))
+    return [batch.numpy() for batch in order.split(run.args.batch_size)]
 
 
 def measure_steps(run, rounds):
-    """(a) loop against bare step, (c) epoch against a plain loop, (e) operations, (h) tracing."""
-    batch = np.arange(run.args.batch_size)
-    rows = run.train.rows[batch]
-    photo_1, photo_2 = (
-        data.to_input(*data.take_photos(run.train, rows[:, side], run.device), PAD)
-        for side in (0, 1)
-    )
-    label = torch.from_numpy(run.train.pairs["label"][batch]).to(run.device)
-    run.ranker.train()
-    loop, bare = in_turn(
-        2 * rounds,
-        run.device,
-        lambda: engine.train_step(run, batch),
-        lambda: bare_step(run, photo_1, photo_2, label),
-    )
+    """(a) loop against bare step, (f) memory, (e) operations, (h) tracing, (c) epoch."""
+    tensors, step = tensors_of(run), step_of(run)
+    loop, bare = in_turn(3 * rounds, step, lambda: bare_step(run, *tensors))
     yield "a", "training loop / bare step", ratio(loop, bare), "<= 1.03, GPU 1.05"
-    yield "", "bare step, seconds", f"{statistics.median(bare):.3f}", ""
-    count = 3 * run.args.batch_size
-    ours, plain = in_turn(
-        rounds,
-        run.device,
-        lambda: [engine.train_step(run, batch) for _ in range(3)],
-        lambda: plain_epoch(run, count, 2),
-    )
-    yield "c", "plain loop, 2 workers / ours, 24 pairs", ratio(plain, ours), ""
+    yield "", "bare step, seconds", f"{statistics.median(bare):.4f}", ""
+    gpu = torch.cuda.max_memory_allocated() / 2**20 if run.device.type == "cuda" else 0
+    memory = f"{peak_memory() / 2**20:.0f} MiB" + (f", {gpu:.0f} MiB on the GPU" if gpu else "")
+    yield "f", "peak memory after these steps", memory, ""
     with FlopCounterMode(display=False) as counter:
-        bare_step(run, photo_1, photo_2, label)
-    flops, peak = counter.get_total_flops(), sgemm_peak(run.device, rounds)
+        bare_step(run, *tensors)
+    flops, (peak, how) = counter.get_total_flops(), sgemm_peak(run.device, rounds)
     rate = flops / statistics.median(bare)
-    yield "e", "step's operations, as PyTorch counts them", f"{flops / 1e9:.1f} GFLOP", ""
-    text = f"{rate / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s = {rate / peak:.2f}"
-    yield "", "rate of the step of the sgemm peak", text, ""
-    traced = Trace(run.out / "traced.txt", 10**6)
-
-    def with_trace():
-        engine.train_step(dataclasses.replace(run, trace=traced), batch)
-
-    on, off = in_turn(1, run.device, with_trace, lambda: engine.train_step(run, batch))
-    yield "h", "step with tracing / without", ratio(on, off), ""
+    yield "e", "operations of a step, counted by PyTorch's FlopCounterMode", f"{flops:.4g}", ""
+    text = f"{rate / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s: {rate / peak:.2f}"
+    yield "", f"the step's rate of the sgemm peak ({how})", text, ""
+    traced = step_of(dataclasses.replace(run, trace=Trace(run.out / "traced.txt", 10**6)))
+    yield "h", "step with tracing / without", ratio(*in_turn(rounds, traced, step)), ""
+    epochs = in_turn(rounds, lambda: plain_epoch(run), lambda: our_epoch(run), warm=False)
+    pairs = f"{len(run.train.pairs)} pairs, and {len(run.val.pairs)} evaluated"
+    yield "c", f"epoch of a plain loop, 2 workers / ours: {pairs}", ratio(*epochs), ""
 
 
-def sgemm_peak(device, rounds, side=3072):
-    """Operations per second of a float32 matrix product, the best of some rounds."""
-    a, b = torch.randn(2, side, side, device=device)
-    (seconds,) = in_turn(2 * rounds, device, lambda: a @ b)
-    return 2 * side**3 / min(seconds)
+def sgemm_peak(device, rounds):
+    """Operations per second of the fastest float32 matrix product found, and what it was.
+
+    Plain products go through the BLAS library, 1x1 convolutions through the one for
+    convolutions; which is faster depends on the machine.
+    """
+    rates = {}
+    for side in (1024, 2048, 4096):
+        a, b = torch.randn(2, side, side, device=device)
+        x, w = a.T.reshape(1, side, 32, side // 32), b.reshape(side, side, 1, 1)
+        x = x.contiguous(memory_format=torch.channels_last)
+        for how, program in (
+            ("product", lambda a=a, b=b: a @ b),
+            ("1x1 convolution", lambda x=x, w=w: F.conv2d(x, w)),
+        ):
+            (seconds,) = in_turn(2 * rounds, program)
+            rates[f"{how} of {side} x {side}"] = 2 * side**3 / min(seconds)
+    how = max(rates, key=rates.get)
+    return rates[how], how
+
+
+# Evaluation, the store, loading
 
 
 def measure_evaluation(run, rounds):
     """(b) evaluation against one forward pass per photo of each pair."""
-    split, size = run.val, 2 * run.args.batch_size
-
-    def ours():
-        score_features(run.ranker, embed(run.ranker, split, size, PAD), split.rows)
+    split, size = run.val, run.args.batch_size
 
     @torch.no_grad()
     def per_pair():
         run.ranker.eval()
-        for i in range(0, len(split.rows), size // 2):
-            rows = split.rows[i : i + size // 2]
+        for i in range(0, len(split.rows), size):
+            rows = split.rows[i : i + size]
             sides = [data.take_photos(split, rows[:, side], run.device) for side in (0, 1)]
             run.ranker(*(data.to_input(*side, PAD) for side in sides))
 
-    plain, once = in_turn(max(1, rounds - 2), run.device, per_pair, ours)
-    pairs, photos = len(split.pairs), len(split.files)
-    yield (
-        "b",
-        f"per-pair evaluation / ours, {pairs} pairs, {photos} photos",
-        ratio(plain, once),
-        (">= 1.85"),
+    plain, once = in_turn(
+        rounds, per_pair, lambda: score_pairs(run.ranker, split, size, PAD), warm=False
     )
+    text = f"per-pair evaluation / ours, {len(split.pairs)} pairs, {len(split.files)} photos"
+    yield "b", text, ratio(plain, once), ">= 1.85"
 
 
-def measure_store(folder, args, rounds):
+def measure_store(folder, photos, size, rounds):
     """(d) building the store against one core of Pillow times the cores."""
-    path, _ = data.find_split(args.data, "train")
-    photos = sorted((path.parent / "train_val_imgs").iterdir())[:240]
-    store, cores = folder / "bench.store", os.cpu_count()
-
-    def one_core():
-        for photo in photos:
-            data.decode_photo(photo, args.size, args.fit)
-
+    cores, few = os.cpu_count(), photos[:: os.cpu_count()]
     alone, built = in_turn(
-        rounds,
-        torch.device("cpu"),
-        one_core,
-        lambda: data.build_store(store, photos, args.size, args.fit),
+        3 * rounds,
+        lambda: [data.decode_photo(photo, size, "pad") for photo in few],
+        lambda: data.build_store(folder / "bench.store", photos, size, "pad"),
     )
-    rates = [len(photos) / seconds for seconds in built]
-    yield (
-        "d",
-        f"store's rate / one core x {cores}",
-        ratio(alone, [cores * t for t in built]),
-        (">= 0.85"),
-    )
-    yield "", "photos a second into the store", f"{statistics.median(rates):.0f}", ""
+    share = len(photos) / len(few) / cores
+    text = f"store's rate / one core of Pillow x {cores}, {len(photos)} photos"
+    yield "d", text, ratio([share * t for t in alone], built), ">= 0.85"
+    rate = len(photos) / statistics.median(built)
+    yield "", "photos a second into the store", f"{rate:.0f}", ""
 
 
-def measure_growth(folder, args):
-    """(g) start-up and memory against the number of pairs, with a built store of tiny photos."""
-    for count in (750, 3000, 12_000):
-        root = folder / f"pairs{count}"
-        images = root / "train_val" / "train_val_imgs"
-        images.mkdir(parents=True)
-        Image.new("RGB", (40, 30)).save(folder / "tiny.jpg")
-        for series in range(1, count + 11):
-            for photo in (1, 2):
-                shutil.copyfile(folder / "tiny.jpg", images / f"{series:06d}-{photo:02d}.JPG")
-        lines = [f"{series} 1 2 0.9 1 2\n" for series in range(1, count + 11)]
-        (root / "train_val" / "train_pairlist.txt").write_text("".join(lines[:count]))
-        (root / "train_val" / "val_pairlist.txt").write_text("".join(lines[count:]))
-        small = Namespace(**{**vars(args), "data": root, "size": 64})
-        data.load(small, ("train", "val"))
-        before, start = peak_memory(), time.perf_counter()
-        data.load(small, ("train", "val"))
-        seconds = time.perf_counter() - start
-        grown = (peak_memory() - before) / 2**20
-        text = f"{seconds:.2f} s, {1e6 * seconds / count:.0f} us a pair, memory + {grown:.0f} MiB"
-        yield "g", f"loading {count} pairs, {2 * count} photos, store built", text, ""
-        shutil.rmtree(root)
+def official_shape(root, part, photos):
+    """Writes lists of the official shape, but for 1/part of the series; photos by turns."""
+    rng, jpegs, series = np.random.default_rng(0), cycle(photos), 0
+    images = root / "train_val" / "train_val_imgs"
+    images.mkdir(parents=True)
+    for split, shape in (("train", TRAIN_SHAPE), ("val", VAL_SHAPE)):
+        lines = []
+        for count, number in shape.items():
+            for _ in range(-(-number // part)):
+                series += 1
+                lines += pairlist_lines(series, rng.normal(size=count), split)
+                for photo, jpeg in enumerate(islice(jpegs, count), 1):
+                    shutil.copyfile(jpeg, images / f"{series:06d}-{photo:02d}.JPG")
+        (root / "train_val" / f"{split}_pairlist.txt").write_text("".join(lines))
+    return root
+
+
+def reset_peak_memory():
+    """Resident memory in bytes, from which on peak_memory counts; None where Linux is not."""
+    path = Path("/proc/self/clear_refs")
+    if not path.is_file():
+        return None
+    path.write_text("5")  # proc(5): resets VmHWM
+    return peak_memory()
+
+
+def measure_growth(run, loading):
+    """(g) seconds and memory to load a dataset, and to read the photos of one epoch."""
+    before = reset_peak_memory()
+    reading = seconds_of(lambda: read_epoch(run))
+    memory = f"{(peak_memory() - before) / 2**20:.0f}" if before else "not measured"
+    pairs, photos = len(run.train.pairs), len(run.train.files) + len(run.val.files)
+    micro = 1e6 / pairs
+    text = f"{loading:.2f} s, {micro * loading:.0f} us a pair; {micro * reading:.0f} us a pair"
+    name = f"load, then read an epoch: {pairs} pairs, {photos} photos"
+    yield "g", name, f"{text}, + {memory} MiB", "linear, no growth"
+
+
+def read_epoch(run):
+    """Takes every batch of an epoch from the store, as training does."""
+    for batch in batches_of(run):
+        for side in (0, 1):
+            data.take_photos(run.train, run.train.rows[batch, side], run.device)
+
+
+def measure_sizes(folder, flags, photo):
+    """(g) at three sizes, and the start of a process with the largest."""
+    for part in (16, 4, 1):
+        root = official_shape(folder / f"part{part}", part, [photo])
+        args = engine.arguments(
+            train_resnet.__file__, "", train_resnet.RECIPE, [*flags, "--data", str(root)]
+        )
+        data.load(args, ("train", "val"))  # builds the store
+        loading = seconds_of(lambda args=args: data.load(args, ("train", "val")))
+        yield from with_run(
+            [*flags, "--data", str(root)],
+            lambda run, seconds=loading: list(measure_growth(run, seconds)),
+        )
+    yield from measure_start([*flags, "--data", str(root)], folder)
+
+
+def measure_start(flags, folder):
+    """From the call to the end of the first step, in a process of its own; on a GPU an epoch."""
+    seconds = []
+    for number in range(3):
+        out = folder / f"start{number}"
+        seconds.append(seconds_of(lambda out=out: run_until([*flags, "--out", str(out)], out, 2)))
+    low, middle, high = sorted(seconds)
+    text = "call to the end of the first step, 12,075 pairs, store built, seconds"
+    yield "", text, f"{middle:.1f} ({low:.1f} to {high:.1f})", "<= 8"
+    if "cpu" not in flags:
+        out = folder / "epoch"
+        program = [*flags, "--epochs", "1", "--out", str(out)]
+        whole = seconds_of(lambda: run_until(program, out, None))
+        yield "", "a run of one epoch of 12,075 pairs, start to end, seconds", f"{whole:.0f}", ""
+
+
+def run_until(flags, out, step):
+    """Runs train_resnet.py in a process until it begins this step, or, with None, to its end."""
+    script = [sys.executable, train_resnet.__file__, "--weights", "none", *flags]
+    with subprocess.Popen(script, stdout=subprocess.DEVNULL) as process:
+        mark = out / "last_step.txt"
+        while step and process.poll() is None:
+            if mark.is_file() and f"step {step}," in mark.read_text():
+                process.kill()
+            time.sleep(0.005)
+
+
+# Flags that change rounding
+
+
+def measure_flags(run, flags, rounds):
+    """What each flag that changes rounding gains, and how far it moves the first step."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(run.out)  # or a later call would not compile
+    reference = with_run([*flags, "--trace", "1"], first_trace)
+    chosen = [["--channels-last"], ["--amp"], ["--amp", "--channels-last"], ["--compile"]]
+    chosen += [["--tf32"], ["--tf32", "--channels-last"]] if run.device.type == "cuda" else []
+    for words in chosen:
+        gain, gaps = with_run(
+            [*flags, *words, "--trace", "1"],
+            lambda other: measure_flag(run, other, reference, rounds),
+        )
+        yield "i", f"default step / step with {' '.join(words)}", gain, ""
+        yield "", f"... moves {', '.join(gaps)} of the first step by", ", ".join(gaps.values()), ""
+
+
+def first_trace(run):
+    """The trace of a run's first step."""
+    step_of(run)()
+    return compare.read_trace(run.out / "trace.txt")
+
+
+def measure_flag(run, other, reference, rounds):
+    """Gain of speed, and the largest relative differences by stage of the first step."""
+    given = []
+    first = seconds_of(lambda: given.append(first_trace(other)))
+    gaps = compare.largest_differences(reference, given[0])
+    gaps = {stage: f"{gap:.1e}" for stage, gap in gaps.items() if stage in MOVING}
+    gain = ratio(*in_turn(2 * rounds, step_of(run), step_of(other)))
+    return gain + (f"; to compile: {first:.0f} s" if other.args.compile else ""), gaps
+
+
+# The table
+
+
+def measure(folder, device, size, rounds):
+    """Every row of the table: letter, what, figure, aim."""
+    write_dataset(folder / "drawn", *invent_dataset(150, 0), 0)
+    photos = sorted((folder / "drawn" / "train_val" / "train_val_imgs").iterdir())
+    flags = ["--size", str(size), "--device", str(device), "--store", str(folder / "stores")]
+    yield from measure_store(folder, photos, size, rounds)
+    places = [*flags, "--data", str(official_shape(folder / "small", 16, photos))]
+    few = [*places, "--quick-experiment", "0.12"]  # an epoch in small, of about 12 steps
+    yield from with_run(few, lambda run: list(measure_steps(run, rounds)))
+    yield from with_run(places, lambda run: list(measure_flags(run, places, rounds)))
+    whole = official_shape(folder / "whole_val", 1, photos[:1])
+    yield from with_run(
+        [*flags, "--data", str(whole)], lambda run: list(measure_evaluation(run, rounds))
+    )
+    Image.new("RGB", (40, 30)).save(folder / "tiny.jpg")
+    yield from measure_sizes(folder, flags, folder / "tiny.jpg")
 
 
 def main(argv=None):
@@ -253,27 +403,12 @@ def main(argv=None):
     flags = parser.parse_args(argv)
     if flags.size % 32 or flags.size < 32 or flags.rounds < 1:
         stop(__file__, "--size is a multiple of 32 and --rounds at least 1")
-    device = engine.resolve_device(__file__, flags.device)
-    torch.use_deterministic_algorithms(True)
+    device, rows = engine.resolve_device(__file__, flags.device), []
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        values = {key: default for key, (default, _) in train_resnet.RECIPE.items()}
-        places = {"data": folder / "data", "store": folder / "stores", "device": device}
-        args = Namespace(**(values | places | {"weights": "none", "size": flags.size}))
-        write_dataset(args.data, *invent_dataset(150, 0), 0)
-        run = make_run(folder, args)
-        rows = []
-        for row in (
-            *measure_store(folder, args, flags.rounds),
-            *measure_steps(run, flags.rounds),
-            *measure_evaluation(run, flags.rounds),
-            *measure_growth(folder, args),
-        ):
+    with tempfile.TemporaryDirectory() as folder:
+        for row in measure(Path(folder), device, flags.size, flags.rounds):
             rows.append(row)
-            show_progress(f"{len(rows)} rows")
-        run.evidence.__exit__(None, None, None)
-    rows.append(("f", "peak memory of this program", f"{peak_memory() / 2**20:.0f} MiB", ""))
+            show_progress(f"{len(rows)} rows, {time.perf_counter() - started:.0f} s")
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {device}"
     print(f"\n| | {machine}, size {flags.size} | measured | aim |\n|---|---|---|---|")
     for row in rows:

@@ -333,20 +333,25 @@ def print_report(report, code):
     say(["EQUAL", "DIVERGED", "CANNOT JUDGE"][code], sys.stdout)
 
 
+def largest_differences(first, other):
+    """{stage: largest relative difference} of the steps that both traces have."""
+    none, gaps = dict.fromkeys([*TOLERANCE, "drift"], math.inf), {}
+    match, _ = match_parameters(first, other)
+    for stage in TOLERANCE:
+        gaps[STAGES[stage]] = max(
+            compare_stage(first, other, step, stage, match, none)[2]
+            for step in range(min(first.steps, other.steps))
+        )
+    return gaps
+
+
 def calibrate(traces):
     """Prints the largest difference by stage between the first trace and the others."""
     first, *others = traces
-    none = dict.fromkeys([*TOLERANCE, "drift"], math.inf)
     for other in others:
-        match, _ = match_parameters(first, other)
-        cells = []
-        for stage in TOLERANCE:
-            gaps = [
-                compare_stage(first, other, step, stage, match, none)[2]
-                for step in range(min(first.steps, other.steps))
-            ]
-            cells.append(f"{STAGES[stage]} {max(gaps):.1e}")
-        say(f"{other.path}: {', '.join(cells)}", sys.stdout)
+        gaps = largest_differences(first, other).items()
+        text = ", ".join(f"{stage} {gap:.1e}" for stage, gap in gaps)
+        say(f"{other.path}: {text}", sys.stdout)
 
 
 def main(argv=None):
