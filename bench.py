@@ -173,7 +173,7 @@ def batches_of(run):
 def measure_steps(run, rounds):
     """(a) loop against bare step, (f) memory, (e) operations, (h) tracing, (c) epoch."""
     tensors, step = tensors_of(run), step_of(run)
-    loop, bare = in_turn(3 * rounds, step, lambda: bare_step(run, *tensors))
+    loop, bare = in_turn(5 * rounds, step, lambda: bare_step(run, *tensors))
     yield "a", "training loop / bare step", ratio(loop, bare), "<= 1.03, GPU 1.05"
     yield "", "bare step, seconds", f"{statistics.median(bare):.4f}", ""
     gpu = torch.cuda.max_memory_allocated() / 2**20 if run.device.type == "cuda" else 0
@@ -188,7 +188,8 @@ def measure_steps(run, rounds):
     yield "", f"the step's rate of the sgemm peak ({how})", text, ""
     traced = step_of(dataclasses.replace(run, trace=Trace(run.out / "traced.txt", 10**6)))
     yield "h", "step with tracing / without", ratio(*in_turn(rounds, traced, step)), ""
-    epochs = in_turn(rounds, lambda: plain_epoch(run), lambda: our_epoch(run), warm=False)
+    turns = max(1, rounds - 1)  # each takes long enough
+    epochs = in_turn(turns, lambda: plain_epoch(run), lambda: our_epoch(run), warm=False)
     pairs = f"{len(run.train.pairs)} pairs, and {len(run.val.pairs)} evaluated"
     yield "c", f"epoch of a plain loop, 2 workers / ours: {pairs}", ratio(*epochs), ""
 
@@ -230,7 +231,10 @@ def measure_evaluation(run, rounds):
             run.ranker(*(data.to_input(*side, PAD) for side in sides))
 
     plain, once = in_turn(
-        rounds, per_pair, lambda: score_pairs(run.ranker, split, size, PAD), warm=False
+        max(1, rounds - 1),
+        per_pair,
+        lambda: score_pairs(run.ranker, split, size, PAD),
+        warm=False,
     )
     text = f"per-pair evaluation / ours, {len(split.pairs)} pairs, {len(split.files)} photos"
     yield "b", text, ratio(plain, once), ">= 1.85"
@@ -239,10 +243,12 @@ def measure_evaluation(run, rounds):
 def measure_store(folder, photos, size, rounds):
     """(d) building the store against one core of Pillow times the cores."""
     cores, few = os.cpu_count(), photos[:: os.cpu_count()]
-    alone, built = in_turn(
+    store = folder / "bench.store"
+    alone, _, built = in_turn(
         3 * rounds,
         lambda: [data.decode_photo(photo, size, "pad") for photo in few],
-        lambda: data.build_store(folder / "bench.store", photos, size, "pad"),
+        lambda: store.unlink(missing_ok=True),  # to free a file takes its time as well
+        lambda: data.build_store(store, photos, size, "pad"),
     )
     share = len(photos) / len(few) / cores
     text = f"store's rate / one core of Pillow x {cores}, {len(photos)} photos"
@@ -369,7 +375,7 @@ def measure_flag(run, other, reference, rounds):
     first = seconds_of(lambda: given.append(first_trace(other)))
     gaps = compare.largest_differences(reference, given[0])
     gaps = {stage: f"{gap:.1e}" for stage, gap in gaps.items() if stage in MOVING}
-    gain = ratio(*in_turn(2 * rounds, step_of(run), step_of(other)))
+    gain = ratio(*in_turn(rounds + 1, step_of(run), step_of(other)))
     return gain + (f"; to compile: {first:.0f} s" if other.args.compile else ""), gaps
 
 
@@ -381,9 +387,9 @@ def measure(folder, device, size, rounds):
     write_dataset(folder / "drawn", *invent_dataset(150, 0), 0)
     photos = sorted((folder / "drawn" / "train_val" / "train_val_imgs").iterdir())
     flags = ["--size", str(size), "--device", str(device), "--store", str(folder / "stores")]
-    yield from measure_store(folder, photos, size, rounds)
+    yield from measure_store(folder, 3 * photos, size, rounds)
     places = [*flags, "--data", str(official_shape(folder / "small", 16, photos))]
-    few = [*places, "--quick-experiment", "0.12"]  # an epoch in small, of about 12 steps
+    few = [*places, "--quick-experiment", "0.06"]  # an epoch in small, of about 8 steps
     yield from with_run(few, lambda run: list(measure_steps(run, rounds)))
     yield from with_run(places, lambda run: list(measure_flags(run, places, rounds)))
     whole = official_shape(folder / "whole_val", 1, photos[:1])

@@ -45,6 +45,7 @@ PAD_COLORS = {
 }
 LONGEST_TO_SHORTEST = 50  # a longer strip would be blown up to gigabytes before it is cropped
 STORE_VERSION = 1
+FLUSH_EVERY = 128  # photos of a store
 DAY = 86_400  # seconds
 
 
@@ -380,7 +381,7 @@ def decode_photo(path, size, fit):
         width, height = photo.size
         if fit == "crop" and max(width, height) > LONGEST_TO_SHORTEST * min(width, height):
             raise ValueError(f"{width} x {height} pixels cannot be cropped to a square")
-        return fit_photo(photo.convert("RGB"), size, fit)
+        return fit_photo(photo if photo.mode == "RGB" else photo.convert("RGB"), size, fit)
 
 
 def to_input(photos, boxes, pad_color, dtype=torch.float32):
@@ -465,13 +466,16 @@ def build_store(path, paths, size, fit):
 def write_photos(file, paths, size, fit):
     """Decodes photos on every core, a few ahead, and writes them in order, then their boxes.
 
-    Threads suffice: Pillow decodes and resizes outside Python's interpreter lock.
+    Threads suffice: Pillow decodes and resizes outside Python's interpreter lock. One more than
+    there are cores works while another waits for that lock, and the disk is kept busy meanwhile.
     """
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    boxes, waiting, workers = [], deque(), os.cpu_count() or 1
+    boxes, waiting, workers = [], deque(), 1 + (os.cpu_count() or 1)
     with ExitStack() as stack:
-        pool = ThreadPoolExecutor(workers)
+        pool, flusher = ThreadPoolExecutor(workers), ThreadPoolExecutor(1)
+        stack.callback(flusher.shutdown)
         stack.callback(pool.shutdown, cancel_futures=True)
+        flushed = flusher.submit(file.flush)
         for ahead in range(len(paths) + 8 * workers):
             if ahead < len(paths):
                 waiting.append((paths[ahead], pool.submit(decode_photo, paths[ahead], size, fit)))
@@ -483,8 +487,12 @@ def write_photos(file, paths, size, fit):
             array, box = future.result()
             file.write(array)
             boxes.append(box)
+            if len(boxes) % FLUSH_EVERY == 0:
+                flushed.result()  # raises what the disk refused
+                flushed = flusher.submit(os.fsync, file.fileno())
             last = len(boxes) == len(paths)
             show_progress(f"decoding photo {len(boxes)}/{len(paths)}", last)
+        flushed.result()
     file.write(np.array(boxes, np.uint16).tobytes())
 
 

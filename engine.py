@@ -409,6 +409,7 @@ def fit(args, ranker, optimizer, schedule, loss_function):
     """
     set_arithmetic(args)
     shape_model(args, ranker)
+    check_pooling(args, ranker)
     check_room(args, ranker)
     splits = data.load(args, ("train", "val"))
     check_batch_norm(args, ranker, len(splits["train"].pairs))
@@ -563,13 +564,14 @@ def train_step(run, batch):
 def watch_finite(run, batch, loss):
     """Notes whether the loss and each group's gradient are finite, and on a CPU looks at once.
 
-    On a GPU to look is to wait for it, so there the loop looks before anything is saved.
+    On a GPU to look is to wait for it, so there the loop looks before anything is saved. A
+    gradient longer than 1.8e19, whose square float32 cannot hold, counts as not finite.
     """
-    largest = [loss.detach()]
+    sizes = [loss.detach()]
     for group in run.optimizer.param_groups:
         gradients = [p.grad for p in group["params"] if p.grad is not None]
-        largest.append(torch.nn.utils.get_total_norm(gradients, float("inf")))
-    flags = torch.stack(largest).isfinite()
+        sizes.append(torch.nn.utils.get_total_norm(gradients))
+    flags = torch.stack(sizes).isfinite()
     run.unchecked.append((run.step, batch, flags))
     if run.device.type == "cpu":
         check_finite(run)
@@ -629,6 +631,14 @@ def check_batch_norm(args, ranker, pairs):
     has_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in ranker.modules())
     if has_norm and args.size < 64 and 1 in (args.batch_size, pairs % args.batch_size):
         stop(__file__, f"--size {args.size}: a batch of one pair leaves BatchNorm a single value")
+
+
+def check_pooling(args, ranker):
+    """Ends the program where pooling has no deterministic backward pass: on a GPU, not to 1 x 1."""
+    pools = [m.output_size for m in ranker.modules() if isinstance(m, nn.AdaptiveAvgPool2d)]
+    if args.device != "cpu" and any(size not in (1, (1, 1)) for size in pools):
+        advice = "VGG-16 takes --size 224 there, or --device cpu"
+        stop(__file__, f"--size {args.size}: no deterministic pooling on a GPU; {advice}")
 
 
 def end_at_once(number, frame):
