@@ -1,0 +1,249 @@
+"""What makes it fast, counted and not timed; and the flags that change rounding."""
+
+import mmap
+import os
+import shutil
+from pathlib import Path
+
+import conftest
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import bench
+import data
+import engine
+import eval as scoring
+import evidence
+import train_resnet
+import train_vgg
+
+compiler = pytest.mark.skipif(
+    not any(map(shutil.which, engine.COMPILERS)), reason="--compile needs a C++ compiler"
+)
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+FLAGS = ["--channels-last", "--amp", pytest.param("--compile", marks=compiler), "--float64"]
+
+
+def inside(monkeypatch, capture):
+    """Has capture(run) called where a recipe would train."""
+    monkeypatch.setattr(engine, "train_epochs", capture)
+
+
+def test_passes_of_an_epoch(train):
+    passes, first = {True: [], False: []}, torch.nn.Conv2d
+
+    def count(module, inputs, output):
+        if isinstance(module, first):
+            passes[module.training].append(len(inputs[0]))
+
+    hook = torch.nn.modules.module.register_module_forward_hook(count)
+    run = train("run", "--epochs", 1)
+    hook.remove()
+    rows = [row.split("\t") for row in (run / "predictions.tsv").read_text().splitlines()[1:]]
+    photos = len({name for row in rows for name in row[1:3]})
+    assert len(rows) > 1 and photos < 2 * len(rows)
+    assert sum(passes[False]) == photos  # in evaluation a photo is embedded once, 8 at a time
+    assert len(passes[False]) == -(-photos // 8)
+    pairs = int((run / "train.log").read_text().split("train: ")[1].split()[0])
+    assert sum(passes[True]) == 2 * pairs and len(passes[True]) == 2 * -(-pairs // 8)
+
+
+def test_a_photo_is_decoded_once_for_every_epoch_run_and_score(train, demo, tmp_path, monkeypatch):
+    decoded, decode = [], data.decode_photo
+    monkeypatch.setattr(data, "decode_photo", lambda *a: decoded.append(a[0].name) or decode(*a))
+    train("run", "--epochs", 3)
+    train("again")
+    places = ["--data", str(demo), "--store", str(tmp_path / "stores")]
+    with pytest.raises(SystemExit):
+        scoring.main(["--run", str(tmp_path / "run"), *places])
+    listed = {
+        name
+        for split in ("train", "val")
+        for row in data.read_split(demo, split)[1]
+        for name in row.tolist()
+    }
+    assert sorted(decoded) == sorted(listed)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts in /proc")
+def test_open_files_and_threads_do_not_grow(train, monkeypatch):
+    counts, finish = [], engine.finish_epoch
+
+    def counting(run):
+        finish(run)
+        counts.append([len(os.listdir(f"/proc/self/{kind}")) for kind in ("fd", "task")])
+
+    monkeypatch.setattr(engine, "finish_epoch", counting)
+    train("first", "--epochs", 4, "--trace", 3, "--step-log", "--save-every", 1)
+    assert len(counts) == 4 and counts[1:] == counts[:-1]
+    train("second", "--epochs", 1)
+    train("third", "--epochs", 1)
+    assert counts[-1] == counts[-2]
+
+
+@pytest.mark.skipif(bench.reset_peak_memory() is None, reason="peak memory is reset on Linux alone")
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="the system has no madvise")
+def test_reading_a_store_leaves_no_photo_in_memory(tmp_path):
+    paths = [tmp_path / f"{number:06d}-01.JPG" for number in range(1, 501)]
+    for path in paths:
+        path.touch()
+    whole = len(paths) * (3 * 224 * 224 + 8)  # bytes: 75 MB
+    with open(tmp_path / f"{data.store_key(paths, 224, 'pad')}.store", "wb") as file:
+        file.truncate(whole)
+    photos, boxes = data.open_store(paths, 224, "pad", tmp_path)
+    split = data.Split("train", tmp_path, None, paths, None, photos, boxes)
+    before = bench.reset_peak_memory()
+    for rows in np.arange(len(paths)).reshape(-1, 10):
+        taken = data.take_photos(split, rows, torch.device("cpu"))
+        assert taken[0].shape == (10, 3, 224, 224)
+    assert evidence.peak_memory() - before < whole / 5
+
+
+def test_an_untraced_step_reads_nothing_back_but_its_check(train, monkeypatch):
+    read = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), options=None):
+            if "local_scalar_dense" in str(function) or "is_nonzero" in str(function):
+                read.append(function)
+            return function(*args, **(options or {}))
+
+    def watched(run):
+        run.ranker.train()
+        engine.train_step(run, np.arange(8))
+        monkeypatch.setattr(engine, "check_finite", lambda run: None)
+        with Watch():
+            engine.train_step(run, np.arange(8))
+
+    inside(monkeypatch, watched)
+    train("run")
+    assert read == []
+
+
+@cuda
+def test_a_step_on_a_gpu_waits_for_nothing(train, monkeypatch):
+    def watched(run):
+        run.ranker.train()
+        engine.train_step(run, np.arange(8))
+        torch.cuda.set_sync_debug_mode("error")
+        engine.train_step(run, np.arange(8))
+        torch.cuda.set_sync_debug_mode("default")
+
+    inside(monkeypatch, watched)
+    train("run", "--device", "cuda")
+
+
+# Flags that change rounding
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_rounding_flag_is_told_kept_and_scored_alike(flag, train, demo, tmp_path, judge, refused):
+    run, key = train("run", flag), flag.strip("-").replace("-", "_")
+    assert f"{key}=True" in (run / "train.log").read_text().splitlines()[1]
+    places = ["--data", demo, "--store", tmp_path / "stores"]
+    judge(scoring.main, "--run", run, *places)
+    assert (run / "predictions_val.tsv").read_bytes() == (run / "predictions.tsv").read_bytes()
+    flags = [*conftest.SMALL, *places, "--out", run, "--resume"]
+    refused(train_resnet.main, flags, f"{key} was True", "now it is False")
+
+
+@pytest.mark.parametrize("flag", ["--channels-last", "--amp"])
+def test_a_run_with_a_rounding_flag_goes_on_to_the_bit(flag, train):
+    whole = train("whole", flag, "--epochs", 3)
+    train("run", flag)
+    run = train("run", flag, "--epochs", 3, "--resume")
+    for name in ("history.tsv", "predictions.tsv"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_what_each_flag_does(train, monkeypatch):
+    seen = {}
+
+    def look(run):
+        features = []
+        hook = run.ranker.backbone.register_forward_hook(lambda m, x, y: features.append(y.dtype))
+        run.ranker.train()
+        engine.train_step(run, np.arange(8))
+        hook.remove()
+        weight = run.ranker.backbone[0].weight
+        last = weight.is_contiguous(memory_format=torch.channels_last)
+        seen[run.out.name] = features[0], weight.dtype, last
+
+    inside(monkeypatch, look)
+    for name, *flags in (["plain"], ["amp", "--amp"], ["last", "--channels-last"],
+                         ["double", "--float64"]):  # fmt: skip
+        train(name, *flags)
+    single, double = torch.float32, torch.float64
+    assert seen == {
+        "plain": (single, single, False),
+        "amp": (torch.bfloat16, single, False),
+        "last": (single, single, True),
+        "double": (double, double, False),
+    }
+
+
+def test_bfloat16_is_for_training_alone(train):
+    still = ["--lr-backbone", 0, "--lr-head", 0, "--epochs", 1]  # and no BatchNorm in VGG
+    runs = [train(*words, *still, script=train_vgg) for words in (["plain"], ["half", "--amp"])]
+    predictions, history = (
+        [(run / name).read_text() for run in runs] for name in ("predictions.tsv", "history.tsv")
+    )
+    assert predictions[0] == predictions[1] and history[0] != history[1]
+
+
+@compiler
+def test_compiled_steps_are_the_same_but_for_rounding(train, monkeypatch):
+    compiled, compile_ = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda m, **o: compiled.append(m) or compile_(m, **o))
+    runs = [train(*words, "--hidden", 16, "--dropout", 0.5, "--epochs", 1)
+            for words in (["plain"], ["compiled", "--compile"])]  # fmt: skip
+    assert len(compiled) == 1
+    rows = [(run / "history.tsv").read_text().splitlines()[1].split("\t") for run in runs]
+    np.testing.assert_allclose(*(np.array(row, float) for row in rows), rtol=1e-4)
+
+
+def test_float32_is_not_rounded_to_tf32_unless_told(train):
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # what PyTorch does by itself
+    train("run", "--epochs", 1)
+    backends = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    assert [backend.fp32_precision for backend in backends] == ["ieee", "ieee"]
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_flags_that_cannot_be_are_refused(demo, tmp_path, refused, monkeypatch):
+    flags = ["--data", demo, "--out", tmp_path / "run", "--device", "cpu"]
+    refused(train_resnet.main, [*flags, "--tf32"], "--tf32", "CPU")
+    refused(train_resnet.main, [*flags, "--amp", "--float64"], "--amp", "--float64")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    refused(train_resnet.main, [*flags, "--compile"], "--compile", "C++ compiler")
+
+
+def test_pooling_without_a_deterministic_backward_is_refused_on_a_gpu(train, monkeypatch, refused):
+    def pretend(size):
+        backbone = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(size))
+        words = ["--data", "x", "--device", "cpu", "--size", "64"]
+        monkeypatch.setattr(data, "find_split", lambda *a: None)
+        args = engine.arguments(train_vgg.__file__, "", train_vgg.RECIPE, words)
+        args.device = "cuda"
+        engine.check_pooling(args, backbone)
+
+    pretend(1)
+    refused(lambda argv: pretend(7), [], "--size 64", "no deterministic pooling")
+
+
+def test_bench_prints_every_row(monkeypatch, capsys):
+    # Small lists, no flags, no process of its own: the table is looked at, not the figures.
+    shape, invent = bench.official_shape, bench.invent_dataset
+    monkeypatch.setattr(bench, "TRAIN_SHAPE", {2: 2240, 3: 160})
+    monkeypatch.setattr(bench, "VAL_SHAPE", {2: 160, 3: 32})
+    monkeypatch.setattr(bench, "official_shape", lambda root, _, photos: shape(root, 16, photos))
+    monkeypatch.setattr(bench, "invent_dataset", lambda count, seed: invent(12, seed))
+    monkeypatch.setattr(bench, "measure_start", lambda *_: [])
+    monkeypatch.setattr(bench, "measure_flags", lambda *_: [])
+    bench.main(["--size", "64", "--rounds", "1", "--device", "cpu"])
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert [line[2] for line in table if line[2] != " "] == list("dafehcbggg")
+    assert {line.count("|") for line in table} == {5}
+    assert "per-pair evaluation / ours, 16 pairs, 26 photos" in table[-4]
