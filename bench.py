@@ -283,9 +283,10 @@ def reset_peak_memory():
     return peak_memory()
 
 
-def measure_growth(run, loading):
+def measure_growth(run):
     """(g) seconds and memory to load a dataset, and to read the photos of one epoch."""
     before = reset_peak_memory()
+    loading = seconds_of(lambda: data.load(run.args, ("train", "val")))
     reading = seconds_of(lambda: read_epoch(run))
     memory = f"{(peak_memory() - before) / 2**20:.0f}" if before else "not measured"
     pairs, photos = len(run.train.pairs), len(run.train.files) + len(run.val.files)
@@ -306,15 +307,7 @@ def measure_sizes(folder, flags, photo):
     """(g) at three sizes, and the start of a process with the largest."""
     for part in (16, 4, 1):
         root = official_shape(folder / f"part{part}", part, [photo])
-        args = engine.arguments(
-            train_resnet.__file__, "", train_resnet.RECIPE, [*flags, "--data", str(root)]
-        )
-        data.load(args, ("train", "val"))  # builds the store
-        loading = seconds_of(lambda args=args: data.load(args, ("train", "val")))
-        yield from with_run(
-            [*flags, "--data", str(root)],
-            lambda run, seconds=loading: list(measure_growth(run, seconds)),
-        )
+        yield from with_run([*flags, "--data", str(root)], lambda run: list(measure_growth(run)))
     yield from measure_start([*flags, "--data", str(root)], folder)
 
 

@@ -129,6 +129,23 @@ def test_store_is_built_once_and_again_when_a_photo_changes(demo, tmp_path, monk
     assert not np.array_equal(changed.photos[0], split.photos[0])
 
 
+def test_a_disk_that_fails_while_photos_are_decoded_is_told(demo, tmp_path, monkeypatch, capsys):
+    calls, fsync = [], data.os.fsync
+
+    def failing(file):
+        calls.append(file)
+        if len(calls) == 1:  # the system tells a failure once, and not again at the end
+            raise OSError(28, "No space left on device")
+        fsync(file)
+
+    monkeypatch.setattr(data, "FLUSH_EVERY", 2)
+    monkeypatch.setattr(data.os, "fsync", failing)
+    with pytest.raises(SystemExit) as stopped:
+        data.load(load_args(demo, tmp_path / "stores"), ("train",))
+    assert stopped.value.code == 2 and "No space left" in capsys.readouterr().err
+    assert list((tmp_path / "stores").iterdir()) == []
+
+
 def test_layouts(demo, tmp_path):
     nested = tmp_path / "nested" / "train_val"
     nested.mkdir(parents=True)
