@@ -3,7 +3,7 @@
     python bench.py [--device cpu] [--size 224] [--rounds 3]
 
 Needs no dataset: it draws photos, and lists of the official shape. Prints one table for the README;
-nothing is asserted here. It takes about seven minutes on 2 cores and 4.5 GB of disk for that time.
+nothing is asserted here. It takes about seven minutes on 2 cores and 3 GB of disk for that time.
 """
 
 import contextlib
@@ -303,14 +303,6 @@ def read_epoch(run):
             data.take_photos(run.train, run.train.rows[batch, side], run.device)
 
 
-def measure_sizes(folder, flags, photo):
-    """(g) at three sizes, and the start of a process with the largest."""
-    for part in (16, 4, 1):
-        root = official_shape(folder / f"part{part}", part, [photo])
-        yield from with_run([*flags, "--data", str(root)], lambda run: list(measure_growth(run)))
-    yield from measure_start([*flags, "--data", str(root)], folder)
-
-
 def measure_start(flags, folder):
     """From the call to the end of the first step, in a process of its own; on a GPU an epoch."""
     seconds = []
@@ -385,12 +377,13 @@ def measure(folder, device, size, rounds):
     few = [*places, "--quick-experiment", "0.06"]  # an epoch in small, of about 8 steps
     yield from with_run(few, lambda run: list(measure_steps(run, rounds)))
     yield from with_run(places, lambda run: list(measure_flags(run, places, rounds)))
-    whole = official_shape(folder / "whole_val", 1, photos[:1])
-    yield from with_run(
-        [*flags, "--data", str(whole)], lambda run: list(measure_evaluation(run, rounds))
-    )
     Image.new("RGB", (40, 30)).save(folder / "tiny.jpg")
-    yield from measure_sizes(folder, flags, folder / "tiny.jpg")
+    for part in (16, 4, 1):
+        whole = official_shape(folder / f"part{part}", part, [folder / "tiny.jpg"])
+        places = [*flags, "--data", str(whole)]
+        yield from with_run(places, lambda run: list(measure_growth(run)))
+    yield from measure_start(places, folder)
+    yield from with_run(places, lambda run: list(measure_evaluation(run, rounds)))
 
 
 def main(argv=None):
