@@ -428,9 +428,10 @@ def set_arithmetic(args):
     """Deterministic algorithms, and float32 as it is written but where args says --tf32."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
-    precision = "tf32" if args.tf32 else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision
+    # Not through fp32_precision, the newer names: torch.compile reads these two, and PyTorch 2.11
+    # ends a program that reads the one after it has set the other.
+    torch.backends.cuda.matmul.allow_tf32 = args.tf32
+    torch.backends.cudnn.allow_tf32 = args.tf32
 
 
 def shape_model(args, ranker):

@@ -205,10 +205,10 @@ def test_compiled_steps_are_the_same_but_for_rounding(train, monkeypatch):
 
 
 def test_float32_is_not_rounded_to_tf32_unless_told(train):
-    torch.backends.cudnn.conv.fp32_precision = "tf32"  # what PyTorch does by itself
+    torch.backends.cudnn.allow_tf32 = True  # what PyTorch does by itself
     train("run", "--epochs", 1)
-    backends = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    assert [backend.fp32_precision for backend in backends] == ["ieee", "ieee"]
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.conv.fp32_precision != "tf32"
     assert torch.are_deterministic_algorithms_enabled()
 
 
