@@ -43,7 +43,6 @@ TRAIN_SHAPE = {2: 2791, 3: 1043, 4: 464, 5: 155, 6: 78, 7: 23, 8: 6}  # 12,075 p
 VAL_SHAPE = {2: 122, 3: 45, 4: 22, 5: 3, 6: 1, 7: 1, 8: 1}  # 483 pairs of 503 photos
 PAD = data.parse_color("imagenet")
 MOVING = ("forward", "loss", "gradients", "update")  # stages of a trace that rounding moves
-LINE = "{:.3f} ({:.3f} to {:.3f})"
 
 
 # Programs in turn
@@ -70,28 +69,32 @@ def in_turn(rounds, *programs, warm=True):
 def ratio(over, under):
     """`median (min to max)` of the ratios of neighbours in turn."""
     ratios = [a / b for a, b in zip(over, under, strict=True)]
-    return LINE.format(statistics.median(ratios), min(ratios), max(ratios))
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+
+
+def temporary_folder():
+    """A folder for a while; Windows may keep files of it that are still mapped into memory."""
+    return tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 
 
 def with_run(flags, measure):
     """What measure(run) gives, called where the ResNet recipe with these flags would train."""
     given, train_epochs = [], engine.train_epochs
     engine.train_epochs = lambda run: given.append(measure(run))
-    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
+    with temporary_folder() as out, contextlib.redirect_stdout(io.StringIO()):
         train_resnet.main([*flags, "--weights", "none", "--out", str(Path(out) / "run")])
     engine.train_epochs = train_epochs
     return given[0]
 
 
-def step_of(run, steps=1):
-    """A program: steps of the training loop, on the first pairs."""
+def step_of(run):
+    """A program: a step of the training loop, on the first pairs."""
     batch = np.arange(run.args.batch_size)
 
     def program():
         engine.set_arithmetic(run.args)  # global, and two runs may take turns
         run.ranker.train()
-        for _ in range(steps):
-            engine.train_step(run, batch)
+        engine.train_step(run, batch)
         run.unchecked.clear()
 
     return program
@@ -396,7 +399,7 @@ def main(argv=None):
         stop(__file__, "--size is a multiple of 32 and --rounds at least 1")
     device, rows = engine.resolve_device(__file__, flags.device), []
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         for row in measure(Path(folder), device, flags.size, flags.rounds):
             rows.append(row)
             show_progress(f"{len(rows)} rows, {time.perf_counter() - started:.0f} s")
