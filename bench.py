@@ -305,7 +305,7 @@ def read_epoch(run):
             data.take_photos(run.train, run.train.rows[batch, side], run.device)
 
 
-def measure_start(flags, folder):
+def measure_start(flags, folder, device):
     """From the call to the end of the first step, in a process of its own; on a GPU an epoch."""
     seconds = []
     for number in range(3):
@@ -314,7 +314,7 @@ def measure_start(flags, folder):
     low, middle, high = sorted(seconds)
     text = "call to the end of the first step, 12,075 pairs, store built, seconds"
     yield "g", text, f"{middle:.1f} ({low:.1f} to {high:.1f})", "<= 8"
-    if "cpu" not in flags:
+    if device != "cpu":
         out = folder / "epoch"
         program = [*flags, "--epochs", "1", "--out", str(out)]
         whole = seconds_of(lambda: run_until(program, out, None))
@@ -324,12 +324,14 @@ def measure_start(flags, folder):
 def run_until(flags, out, step):
     """Runs train_resnet.py in a process until it begins this step, or, with None, to its end."""
     script = [sys.executable, train_resnet.__file__, "--weights", "none", *flags]
+    mark, begun = out / "last_step.txt", False
     with subprocess.Popen(script, stdout=subprocess.DEVNULL) as process:
-        mark = out / "last_step.txt"
-        while step and process.poll() is None:
-            if mark.is_file() and f"step {step}," in mark.read_text():
-                process.kill()
+        while process.poll() is None and not begun:
+            begun = step and mark.is_file() and f"step {step}," in mark.read_text()
             time.sleep(0.005)
+        process.kill()
+    if process.returncode and not begun:
+        stop(__file__, f"train_resnet.py ended with {process.returncode}: {' '.join(flags)}")
 
 
 # Flags that change rounding
@@ -384,7 +386,7 @@ def measure(folder, device, size, rounds):
         whole = official_shape(folder / f"part{part}", part, [folder / "tiny.jpg"])
         places = [*flags, "--data", str(whole)]
         yield from with_run(places, lambda run: list(measure_growth(run)))
-    yield from measure_start(places, folder)
+    yield from measure_start(places, folder, device)
     yield from with_run(places, lambda run: list(measure_evaluation(run, rounds)))
 
 

@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import PIL
@@ -457,9 +458,9 @@ def build_store(path, paths, size, fit):
         path.parent.mkdir(parents=True, exist_ok=True)
     for part in path.parent.glob("*.store.*.part"):
         if time.time() - part.stat().st_mtime > DAY:  # left by a build that was killed
-            part.unlink()
+            part.unlink(missing_ok=True)
     check_space(path.parent, len(paths) * (3 * size * size + 8), "the photo store")
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two builds do not meet
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part")  # two builds do not meet
     replace_file(path, lambda file: write_photos(file, paths, size, fit), part)
 
 
@@ -475,7 +476,7 @@ def write_photos(file, paths, size, fit):
         pool, flusher = ThreadPoolExecutor(workers), ThreadPoolExecutor(1)
         stack.callback(flusher.shutdown)
         stack.callback(pool.shutdown, cancel_futures=True)
-        flushed = flusher.submit(file.flush)
+        flushed = flusher.submit(file.flush)  # the first to wait for
         for ahead in range(len(paths) + 8 * workers):
             if ahead < len(paths):
                 waiting.append((paths[ahead], pool.submit(decode_photo, paths[ahead], size, fit)))

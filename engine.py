@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import platform
-import shutil
+import re
 import signal
 import socket
 import sys
@@ -62,7 +62,6 @@ ROUNDING_FLAGS = {
     "compile": (False, "the backbone's passes of training through torch.compile"),
     "tf32": (False, "TensorFloat-32 products on a GPU (PyTorch's own default in convolutions)"),
 }
-COMPILERS = ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++")
 CHOICES = {"fit": ("pad", "crop"), "activation": tuple(ACTIVATIONS)}
 LIMITS = {
     "size": (32, 4096),
@@ -86,7 +85,7 @@ LIMITS = {
 }
 # Windows has no SIGHUP.
 SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
-UNFINISHED = ("run.lock", "environment.txt", "last_step.txt", "crash.log")  # before args.json
+UNFINISHED = r"run\.lock|environment\.txt|last_step\.txt|step\.log|crash(-\d+)?\.log|.*\.part"
 BEGINNING = {"epoch": 1, "step": 0, "loss_sum": 0.0, "correct": 0}
 BEGINNING |= {"best_epoch": 0, "best_accuracy": -1.0}
 HISTORY = "epoch lr_backbone lr_head train_loss train_acc val_loss val_acc"
@@ -145,12 +144,10 @@ def check_values(script, args):
             script, f"--dropout {args.dropout}: the direct head has no layer to drop; see --hidden"
         )
     args.device = resolve_device(script, args.device)
-    if args.amp and args.float64:
-        stop(script, "--amp: bfloat16 and --float64 exclude each other")
+    if args.float64 and (args.amp or args.tf32):
+        stop(script, "--float64: excludes --amp and --tf32")
     if args.tf32 and args.device == "cpu":
         stop(script, "--tf32: a CPU has no TensorFloat-32")
-    if args.compile and args.device == "cpu" and not any(map(shutil.which, COMPILERS)):
-        stop(script, f"--compile: needs a C++ compiler, one of {', '.join(COMPILERS)}")
 
 
 def resolve_device(script, name):
@@ -159,6 +156,8 @@ def resolve_device(script, name):
     known = ["cpu"] + (["cuda"] if count else []) + [f"cuda:{i}" for i in range(count)]
     if name != "auto" and name not in known:
         stop(script, f"--device {name}: not among auto, {', '.join(known)}")
+    if ":" in name:
+        torch.cuda.set_device(name)  # what is asked without a device is meant of this one
     return ("cuda" if count else "cpu") if name == "auto" else name
 
 
@@ -176,7 +175,7 @@ def check_out(args):
         stop(__file__, f"--out {out}: is a file")
     with stop_on(__file__, f"--out {out}", OSError):
         names = [path.name for path in out.iterdir()] if out.is_dir() else []
-    begun = [name for name in names if name not in UNFINISHED and not name.endswith(".part")]
+    begun = [name for name in names if not re.fullmatch(UNFINISHED, name)]  # before args.json
     if names and not args.resume:
         stop(__file__, f"--out {out}: holds a run or other files; name another, or --resume")
     if "args.json" in names:
@@ -336,7 +335,7 @@ def save_last(run):
         "schedule": run.schedule.state_dict(),
         "position": run.position,
         "random": torch.get_rng_state(),
-        "cuda_random": torch.cuda.get_rng_state_all(),
+        "cuda_random": torch.cuda.get_rng_state(run.device) if run.device.type == "cuda" else None,
     }
     replace_file(run.out / "last.pt", lambda file: torch.save(state, file))
     run.evidence.note_resources(run.position["epoch"], run.step)
@@ -351,7 +350,8 @@ def load_last(run):
     run.schedule.load_state_dict(state["schedule"])
     run.position = state["position"]
     torch.set_rng_state(state["random"])
-    torch.cuda.set_rng_state_all(state["cuda_random"])
+    if run.device.type == "cuda" and state["cuda_random"] is not None:
+        torch.cuda.set_rng_state(state["cuda_random"], run.device)
     write_history(run.out, run.position["history"])
     write_text(run.out / "train.log", run.position["log"])
     if run.position["best_epoch"] and not (run.out / "best.pt").is_file():
@@ -411,6 +411,7 @@ def fit(args, ranker, optimizer, schedule, loss_function):
     shape_model(args, ranker)
     check_pooling(args, ranker)
     check_room(args, ranker)
+    check_compiler(args)
     splits = data.load(args, ("train", "val"))
     check_batch_norm(args, ranker, len(splits["train"].pairs))
     with open_run(args) as evidence:
@@ -487,6 +488,8 @@ def start_trace(args, ranker):
     """The trace of a new run's first steps, with init.pt to start from; else one of no steps."""
     out = Path(args.out)
     steps = 0 if (out / "last.pt").is_file() else args.trace
+    if args.trace and not steps:
+        say("--trace: the first steps are over, no more are traced", sys.stderr)
     if steps:
         state = ranker.state_dict()
         replace_file(out / "init.pt", lambda file: torch.save(state, file))
@@ -642,6 +645,13 @@ def check_pooling(args, ranker):
         stop(__file__, f"--size {args.size}: no deterministic pooling on a GPU; {advice}")
 
 
+def check_compiler(args):
+    """Ends the program where torch.compile finds no compiler that works; it tries a trifle."""
+    if args.compile:
+        with stop_on(__file__, "--compile", Exception):
+            torch.compile(lambda x: x.sin() + 1)(torch.ones(2, device=args.device))
+
+
 def end_at_once(number, frame):
     """Handler of a signal before the first step, where there is nothing to finish."""
     say("ended at once; the same command with --resume goes on", sys.stderr)
@@ -673,7 +683,8 @@ def leave_if_asked(run, received):
 
 def show_pace(run, clock, step, steps):
     """The progress line: pairs per second and the time left in the epoch."""
-    seconds, pairs = time.monotonic() - clock[0], (step - clock[1]) * run.args.batch_size
+    seconds = max(time.monotonic() - clock[0], 1e-3)  # Windows' clock may stand still for a step
+    pairs = (step - clock[1]) * run.args.batch_size
     left = int(seconds / (step - clock[1]) * (steps - step))
     text = f"epoch {run.position['epoch']}  step {step}/{steps}  {pairs / seconds:.1f} pairs/s"
     show_progress(f"{text}  {left // 60}:{left % 60:02d} left", step == steps)

@@ -94,7 +94,8 @@ def probe(ranker, split, features, logits, batch_size, pad_color):
     """(defects, evidence) of what only the model at hand can show."""
     swapped = score_features(ranker, features, split.rows[:, ::-1].copy())
     alone = score_features(ranker, features, np.arange(len(features)).repeat(2).reshape(-1, 2))
-    few = split._replace(files=split.files[:32])
+    count = batch_size * -(-32 // batch_size)  # whole batches: other sizes round differently
+    few = split._replace(files=split.files[:count])
     again, one_by_one = (embed(ranker, few, size, pad_color) for size in (batch_size, 1))
     turned = (swapped.argmax(1) == 1 - logits.argmax(1)).double().mean().item()
     spread = (alone.amax(0) - alone.amin(0)).max().item()

@@ -212,3 +212,13 @@ def test_demo_like_given_lists(demo, tmp_path, refused):
     refused(make_demo.main, ["--out", tmp_path / "like"], "exists already")
     refused(make_demo.main, ["--out", tmp_path / "x", "--like", tmp_path / "list"], "--like")
     assert train_resnet.RECIPE["size"][0] == 224
+
+
+def test_two_builds_of_one_store_do_not_meet(demo, tmp_path, monkeypatch):
+    parts, write = [], data.write_photos
+    monkeypatch.setattr(data, "write_photos", lambda f, *a: parts.append(f.name) or write(f, *a))
+    args = load_args(demo, tmp_path / "stores")
+    for _ in range(2):
+        split = data.load(args, ("val",))["val"]
+        next((tmp_path / "stores").glob("*.store")).unlink()
+    assert parts[0] != parts[1] and split.photos.any()  # though the process is the same

@@ -184,6 +184,18 @@ def test_a_run_is_judged_with_its_model_at_hand(train, demo, tmp_path, judge):
     assert any("batching" in defect for defect in defects)
 
 
+def test_evaluated_twice_means_in_the_same_batches(train, tmp_path, judge, monkeypatch):
+    # A batch of another size may round differently, and that is no defect.
+    lines = [f"{series} 1 2 0.9 1 2" for series in range(1, 42)]
+    root = conftest.write_dataset(tmp_path / "data", lines[:40], lines[40:], lambda s, p: 99 + s)
+    run = train("run", "--batch-size", 3, "--epochs", 1, data=root)
+    sizes, embed = [], scoring.embed
+    monkeypatch.setattr(scoring, "embed", lambda r, s, *a: sizes.append(s.files) or embed(r, s, *a))
+    judge(scoring.main, "--run", run, "--data", root, "--store", tmp_path / "stores",
+          "--split", "train")  # fmt: skip
+    assert [len(files) for files in sizes] == [80, 33, 33]
+
+
 def namespace(run, demo, tmp_path):
     recipe = scoring.load_run(run)
     recipe.data, recipe.store = demo, tmp_path / "stores"

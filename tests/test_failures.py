@@ -51,10 +51,10 @@ def places(folder, demo):
     return ["--data", demo, "--out", folder / "run", "--store", folder / "stores"]
 
 
-def finish(folder, demo, die="", **options):
+def finish(folder, demo, die="", flags=(), **options):
     """One process of a run, resumed where there is one; the process and its stderr."""
     resume = ["--resume"] if (folder / "run").exists() else []
-    flags = [*FLAGS, *places(folder, demo), *resume]
+    flags = [*FLAGS, *flags, *places(folder, demo), *resume]
     process = conftest.script("train_resnet", *flags, die=die, **options)
     _, errors = process.communicate(timeout=100)
     return process.returncode, errors
@@ -389,6 +389,28 @@ def test_a_damaged_run_folder_is_not_taken_for_a_new_one(train, demo, tmp_path, 
     assert same(run, whole, ["history.tsv", "predictions.tsv"]) == []
     log = [(folder / "train.log").read_text().splitlines()[2:] for folder in (run, whole)]
     assert [line.replace("/2 ", "/3 ") for line in log[0]] == log[1]
+
+
+def test_a_death_before_the_first_file_of_a_run_can_be_resumed(demo, tmp_path):
+    for die in ("SIGKILL", "segv", "segv", "SIGINT"):
+        where = f"engine.describe_run:1:before:{die}"
+        assert finish(tmp_path, demo, where, flags=["--step-log"])[0] != 0
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names >= {"step.log", "crash-1.log"} and "args.json" not in names
+    assert finish(tmp_path, demo, flags=["--step-log"])[0] == 0
+
+
+def test_a_trace_cannot_begin_later(train, capsys):
+    train("run", "--epochs", 1)
+    capsys.readouterr()
+    run = train("run", "--trace", 5, "--resume")
+    assert "--trace: the first steps are over" in capsys.readouterr().err
+    assert not (run / "trace.txt").exists()
+
+
+def test_a_clock_that_stands_still_does_not_end_the_run(train, monkeypatch):
+    monkeypatch.setattr(engine.time, "monotonic", lambda: 5.0)
+    assert (train("run", "--epochs", 1) / "last.pt").is_file()
 
 
 def test_other_photos_under_the_same_names_are_refused(demo, tmp_path, train, refused):

@@ -1,4 +1,6 @@
-"""Tiny backbones in the place of ResNet-50 and VGG-16: python tests/tiny.py SCRIPT [flags].
+"""Tiny backbones in the place of ResNet-50 and VGG-16.
+
+    PYTHONPATH=. python tests/tiny.py SCRIPT [flags]
 
 With DIE=module.function[@WORD]:N:before|after:SIGNAL in the environment the process sends itself
 that signal at the N-th call of the function (with WORD in an argument); with the signal `segv` it
