@@ -51,7 +51,7 @@ RUN_FLAGS = {
     "save_every": (500, "steps between two writes of last.pt"),
     "step_log": (False, "flush a line per phase of a step to step.log, to hunt a crash"),
     "trace": (0, "steps to trace to trace.txt, with init.pt; see compare.py"),
-    "store": ("data/stores", "folder of the decoded photos; may be deleted at any time"),
+    "store": ("data/stores", "folder of the decoded photos; may be deleted when no run reads it"),
     "device": ("auto", "auto, cpu, cuda, cuda:1, ..."),
 }
 # Flags that change the rounding of every number, and the speed; see README, "How fast".
