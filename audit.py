@@ -320,12 +320,16 @@ def pair_keys(pairs):
 
 def join(table, official):
     """Rows of the table and of the official pairs that are the same pair, as two arrays."""
-    keys = pair_keys(official)
-    turned = official["photo_1"] > official["photo_2"]
-    if turned.any():
-        stop(__file__, "the official lists have photo_1 < photo_2 throughout; these do not")
-    _, rows, places = np.intersect1d(pair_keys(table), keys, return_indices=True)
+    rows, places = find_common(table, official)
     return table[rows], official[places]
+
+
+def find_common(table, official):
+    """Where in the table and where in the official pairs the same pairs stand, as two arrays."""
+    if (official["photo_1"] > official["photo_2"]).any():
+        stop(__file__, "the official lists have photo_1 < photo_2 throughout; these do not")
+    _, rows, places = np.intersect1d(pair_keys(table), pair_keys(official), return_indices=True)
+    return rows, places
 
 
 def misread(pairs):

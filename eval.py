@@ -30,6 +30,7 @@ import train_vgg
 from audit import (
     ENOUGH,
     TABLE,
+    find_common,
     give_verdict,
     name_relation,
     pair_keys,
@@ -39,7 +40,6 @@ from audit import (
     read_rows,
     turn_pairs,
 )
-from audit import join as join_pairs
 from data import command_line, constant_accuracy, prior_loss, stop, stop_on
 from engine import (
     ROUNDING_FLAGS,
@@ -368,10 +368,8 @@ def score_predictions(args):
     if problems:
         stop(__file__, problems[0])
     everything = np.concatenate([official[split][0] for split in ("train", "val")])
-    position = table.copy()
-    position["wins_1"] = np.arange(len(table))
-    own, pairs = join_pairs(position, everything)
-    everywhere, scores = scores, scores[own["wins_1"].astype(int)]
+    rows, places = find_common(table, everything)
+    own, pairs, everywhere, scores = table[rows], everything[places], scores, scores[rows]
     counts = [f"{percent(len(own), len(table))} pairs of the file are official pairs"]
     for split in ("train", "val"):
         there = np.isin(pair_keys(pairs), pair_keys(official[split][0])).sum()
