@@ -115,9 +115,8 @@ def bare_step(run, photo_1, photo_2, label):
 def tensors_of(run):
     """photo_1, photo_2 and label of the first pairs, on the device."""
     batch = np.arange(run.args.batch_size)
-    sides = (data.take_photos(run.train, run.train.rows[batch, s], run.device) for s in (0, 1))
     label = torch.from_numpy(run.train.pairs["label"][batch]).to(run.device)
-    return *(data.to_input(*side, PAD) for side in sides), label
+    return *data.take_pairs(run.train, batch, run.device, PAD), label
 
 
 class PairsOnDisk(Dataset):
@@ -168,9 +167,8 @@ def our_epoch(run):
 
 
 def batches_of(run):
-    """The pairs of an epoch in batches, as in training."""
-    order = torch.from_numpy(data.epoch_order(len(run.train.pairs), 0, 1))
-    return [batch.numpy() for batch in order.split(run.args.batch_size)]
+    """The pairs of the first epoch in batches."""
+    return data.epoch_batches(len(run.train.pairs), run.args.batch_size, run.args.seed, 1)
 
 
 def measure_steps(run, rounds):
@@ -228,9 +226,7 @@ def measure_evaluation(run, rounds):
     def per_pair():
         run.ranker.eval()
         for i in range(0, len(split.rows), size):
-            rows = split.rows[i : i + size]
-            sides = [data.take_photos(split, rows[:, side], run.device) for side in (0, 1)]
-            run.ranker(*(data.to_input(*side, PAD) for side in sides))
+            run.ranker(*data.take_pairs(split, slice(i, i + size), run.device, PAD))
 
     plain, once = in_turn(
         max(1, rounds - 1),
@@ -360,9 +356,8 @@ def first_trace(run):
 
 def measure_flag(run, other, reference, rounds):
     """Gain of speed, and the largest relative differences by stage of the first step."""
-    given = []
-    first = seconds_of(lambda: given.append(first_trace(other)))
-    gaps = compare.largest_differences(reference, given[0])
+    first = seconds_of(step_of(other))
+    gaps = compare.largest_differences(reference, compare.read_trace(other.out / "trace.txt"))
     gaps = {stage: f"{gap:.1e}" for stage, gap in gaps.items() if stage in MOVING}
     gain = ratio(*in_turn(rounds + 1, step_of(run), step_of(other)))
     return gain + (f"; to compile: {first:.0f} s" if other.args.compile else ""), gaps

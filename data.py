@@ -345,6 +345,11 @@ def epoch_order(count, seed, epoch):
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
+def epoch_batches(count, batch_size, seed, epoch):
+    """The positions of an epoch's pairs in batches, the last perhaps smaller, in epoch_order."""
+    return np.split(epoch_order(count, seed, epoch), range(batch_size, count, batch_size))
+
+
 # Preprocessing
 
 
@@ -520,6 +525,12 @@ def take_photos(split, rows, device):
     if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
         mapping.madvise(mmap.MADV_DONTNEED)  # else an epoch leaves the whole store resident
     return photos.to(device), boxes.to(device)
+
+
+def take_pairs(split, pairs, device, pad_color, dtype=torch.float32):
+    """Network input of photo_1 and of photo_2, each [B, 3, S, S], of these pairs of the split."""
+    sides = (take_photos(split, split.rows[pairs, side], device) for side in (0, 1))
+    return [to_input(*side, pad_color, dtype) for side in sides]
 
 
 def move_store(split, device):

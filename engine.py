@@ -456,8 +456,8 @@ def train_epochs(run):
     args, position, received = run.args, run.position, catch_signals()
     while position["epoch"] <= args.epochs and not out_of_patience(run):
         run.ranker.train()
-        order = data.epoch_order(len(run.train.pairs), args.seed, position["epoch"])
-        batches = [order[i : i + args.batch_size] for i in range(0, len(order), args.batch_size)]
+        count, epoch = len(run.train.pairs), position["epoch"]
+        batches = data.epoch_batches(count, args.batch_size, args.seed, epoch)
         loss_sum = torch.tensor(position["loss_sum"], dtype=torch.float64, device=run.device)
         correct = torch.tensor(position["correct"], device=run.device)
         clock = time.monotonic(), position["step"]
@@ -526,14 +526,8 @@ def mark(run, phase):
 def train_step(run, batch):
     """One update on these pairs; the loss (double) and the number correct, on the device."""
     mark(run, "loading the photos")
-    photo_1, photo_2 = (
-        data.to_input(
-            *data.take_photos(run.train, run.train.rows[batch, side], run.device),
-            data.parse_color(run.args.pad_color),
-            run.dtype,
-        )
-        for side in (0, 1)
-    )
+    pad_color = data.parse_color(run.args.pad_color)
+    photo_1, photo_2 = data.take_pairs(run.train, batch, run.device, pad_color, run.dtype)
     label = torch.from_numpy(run.train.pairs["label"][batch]).to(run.device, non_blocking=True)
     trace, files = run.trace, run.train.files
     names_1, names_2 = ([files[row] for row in side] for side in run.train.rows[batch].T)
@@ -548,8 +542,9 @@ def train_step(run, batch):
         mark(run, "forward pass of photo_2")
         features_2 = run.backbone(photo_2)
     features_1, features_2 = features_1.to(run.dtype), features_2.to(run.dtype)
-    logits = run.ranker.compare(features_1, features_2)
-    trace.forward(features_1, features_2, features_1 - features_2, logits, label)
+    difference = features_1 - features_2
+    logits = run.ranker.head(difference)
+    trace.forward(features_1, features_2, difference, logits, label)
     loss = run.loss_function(logits, label)
     trace.loss(loss)
     mark(run, "backward pass")
