@@ -20,23 +20,23 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
+import compare
+import engine
 import numpy as np
 import torch
+from evidence import peak_memory
 from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
+from tracer import Trace
 
-import compare
 import data
-import engine
 import train_resnet
 from data import command_line, show_progress, stop
-from evidence import peak_memory
 from make_demo import invent_dataset, pairlist_lines, write_dataset
 from model import score_pairs
-from tracer import Trace
 
 # Series of the official lists by their number of photos; every pair of a series is in the list.
 TRAIN_SHAPE = {2: 2791, 3: 1043, 4: 464, 5: 155, 6: 78, 7: 23, 8: 6}  # 12,075 pairs

@@ -1,34 +1,23 @@
-"""The official PhotoTriage layout: pairs and labels, preprocessing, photo store, epoch order.
+"""Pairs and labels in the official PhotoTriage layout, preprocessing, the order of an epoch.
 
 A pairlist line reads `series photo_1 photo_2 preference rank_1 rank_2`. The preference is the
 probability that photo_1 is preferred; the ranks are ranks within the series, 1 = best, and not
 photo numbers. `label` is 0 where photo_1 is preferred (rank_1 < rank_2), 1 where photo_2 is.
 """
 
-import argparse
-import hashlib
-import io
-import json
-import mmap
 import os
 import re
-import select
-import shutil
-import sys
-import time
-import warnings
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
-from uuid import uuid4
 
 import numpy as np
-import PIL
 import torch
 from PIL import Image
+
+from disk.errors import stop, stop_on
+from disk.pairlist import read_lines
+from disk.store import move_store, open_store, take_photos
 
 PAIR = np.dtype(
     [
@@ -37,155 +26,29 @@ PAIR = np.dtype(
         ("line", "i8"),  # where the pair stands in its pairlist
     ]
 )
-LARGEST_SERIES, LARGEST_PHOTO = 999_999, 99  # what the names %06d-%02d.JPG can hold
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PAD_COLORS = {
     "imagenet": IMAGENET_MEAN,
     "train": (0.460, 0.450, 0.430),  # mean of the training photos, as the paper pads
 }
 LONGEST_TO_SHORTEST = 50  # a longer strip would be blown up to gigabytes before it is cropped
-STORE_VERSION = 1
-FLUSH_EVERY = 128  # photos of a store
-DAY = 86_400  # seconds
 
 
-class Split(NamedTuple):
-    """One split, ready to be read in batches."""
+@dataclass
+class Split:
+    """The chosen pairs of one split; its photos once they are decoded."""
 
     name: str
     folder: Path
     pairs: np.ndarray  # [P] of PAIR, in the order of the pairlist
-    files: list  # [N] photo file names, in the order of the store
-    rows: np.ndarray  # [P, 2] rows of photo_1 and photo_2 in the store
-    photos: np.ndarray | torch.Tensor  # [N, 3, S, S] uint8
-    boxes: np.ndarray | torch.Tensor  # [N, 4] left, top, right, bottom within the padding, pixels
-
-
-def stop(source, message):
-    """Ends the program with exit code 2 and `source: message` as the last line on stderr."""
-    say(f"{Path(source).name}: {message}", sys.stderr)
-    sys.exit(2)
-
-
-def say(text, stream, end="\n"):
-    """Prints where somebody listens: a closed pipe or terminal is no reason to end a run."""
-    if stream is None:
-        return
-    if stream in (sys.__stdout__, sys.__stderr__) and hasattr(select, "poll"):  # not on Windows
-        poll = select.poll()
-        poll.register(stream, 0)  # errors and hang-ups are always reported
-        if poll.poll(0):
-            return
-    print(text, file=stream, end=end, flush=True)
-
-
-def command_line(source, doc):
-    """An argument parser whose errors are one line; flags cannot be abbreviated."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.error = lambda message: stop(source, message)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a cp1252 console cannot print every path
-        sys.stdout.reconfigure(errors="backslashreplace")
-    return parser
-
-
-class stop_on:  # noqa: N801, reads as a verb where it is used
-    """Context in which an error of the given kinds ends the program with one line.
-
-    For the errors that cannot be checked beforehand: a full disk, a damaged file. Whatever the
-    error, the file named leftover is removed. Without detail the library's words are left out.
-    """
-
-    def __init__(self, source, culprit, *kinds, leftover=None, detail=True):
-        self.source, self.culprit, self.kinds = source, culprit, kinds
-        self.leftover, self.detail = leftover, detail
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if error is not None and self.leftover is not None:
-            self.leftover.unlink(missing_ok=True)
-        if isinstance(error, self.kinds):
-            detail = f": {one_line(error)}" if self.detail else ""
-            stop(self.source, f"{self.culprit}{detail}")
-
-
-def one_line(error):
-    """The first line of an exception, with its kind."""
-    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
-
-
-def replace_file(path, write, part=None):
-    """Calls write(file) on a file beside path, flushes it to disk and renames it over path.
-
-    A kill at any moment leaves the old file or the new one, whole; a full disk leaves the old
-    one and ends the program with one line.
-    """
-    part = Path(part or f"{path}.part")
-    with stop_on(__file__, path, OSError, RuntimeError, leftover=part):
-        with open(part, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-
-
-def write_text(path, text):
-    """Replaces a UTF-8 text file, whole or not at all."""
-    replace_file(path, lambda file: file.write(text.encode(errors="backslashreplace")))
+    files: list  # [N] photo file names
+    rows: np.ndarray  # [P, 2] rows of photo_1 and photo_2 in files, photos and boxes
+    pad_color: tuple  # what fills the padding: three numbers in 0..1
+    photos: np.ndarray | torch.Tensor = None  # [N, 3, S, S] uint8
+    boxes: np.ndarray | torch.Tensor = None  # [N, 4] left, top, right, bottom, in pixels
 
 
 # Pairs and labels
-
-
-def read_text(path):
-    """The lines of an ASCII text file and, where it cannot be one, the problem (else None)."""
-    if not path.is_file():
-        return [], f"{path}: no such file"
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    if not raw.strip():
-        return [], f"{path}: the file is empty"
-    if b"\0" in raw or raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return [], f"{path}: not a text file in UTF-8 (binary or UTF-16)"
-    if not raw.isascii():
-        line = next(n for n, text in enumerate(raw.split(b"\n"), 1) if not text.isascii())
-        return [], f"{path}:{line}: a pairlist holds numbers only"
-    return raw.decode("ascii").rstrip().split("\n"), None
-
-
-def line_problem(fields, columns):
-    """What is wrong with the fields of one pairlist line, or None."""
-    if len(fields) != columns:
-        return f"{len(fields)} columns instead of {columns}"
-    numbers = fields[:3] + fields[4:]
-    for text in numbers:
-        if not re.fullmatch(r"[0-9]{1,9}", text):
-            return f"{text!r} is not a whole number from 1 on"
-    series, photo_1, photo_2, *ranks = map(int, numbers)
-    if not 1 <= series <= LARGEST_SERIES:
-        return f"series {series} is not in 1..{LARGEST_SERIES}"
-    for kind, number in [("photo", photo_1), ("photo", photo_2), *(("rank", r) for r in ranks)]:
-        if not 1 <= number <= LARGEST_PHOTO:
-            return f"{kind} {number} is not in 1..{LARGEST_PHOTO}"
-    if photo_1 == photo_2:
-        return f"photo {photo_1} stands against itself"
-    return preference_problem(fields[3], *ranks) if ranks else None
-
-
-def preference_problem(text, rank_1, rank_2):
-    """What is wrong with a preference and the two ranks beside it, or None."""
-    is_number = re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]+)?|[0-9]+\.", text)
-    if not is_number or not 0 <= float(text) <= 1:
-        return f"preference {text!r} is not a number from 0 to 1"
-    if rank_1 == rank_2:
-        return f"both photos have rank {rank_1}"
-    preference = float(text)
-    if preference != 0.5 and (rank_1 < rank_2) != (preference > 0.5):
-        return f"preference {text} and ranks {rank_1}, {rank_2} (1 = best) contradict each other"
-    return None
 
 
 def read_pairlist(path, labelled=True):
@@ -194,30 +57,16 @@ def read_pairlist(path, labelled=True):
     Six columns; three, and label -1, where labelled is False (`test_pairlist.txt`).
     Where there are problems the pairs are incomplete.
     """
-    lines, problem = read_text(path)
-    problems, seen, ranks, rows = [problem] if problem else [], {}, {}, []
-    for number, line in enumerate(lines, 1):
-        fields = line.split()
-        problem = line_problem(fields, 6 if labelled else 3)
-        if problem is None:
-            series, photo_1, photo_2 = map(int, fields[:3])
-            first = seen.setdefault((series, *sorted((photo_1, photo_2))), number)
-            if first != number:
-                problem = f"photos {photo_1}, {photo_2} of series {series} stand in line {first}"
-        if problem:
-            problems.append(f"{path.name}:{number}: {problem}")
-            continue
-        rest = (0.5, 0, 0, -1)
+    lines, problems = read_lines(path, 6 if labelled else 3)
+    pairs = []
+    for number, fields in lines:
+        series, photo_1, photo_2 = map(int, fields[:3])
+        preference, rank_1, rank_2, label = 0.5, 0, 0, -1
         if labelled:
-            rank_1, rank_2 = int(fields[4]), int(fields[5])
-            rest = (float(fields[3]), rank_1, rank_2, int(rank_2 < rank_1))
-            for photo, rank in ((photo_1, rank_1), (photo_2, rank_2)):
-                before = ranks.setdefault((series, photo), rank)
-                if before != rank:
-                    problem = f"photo {photo} of series {series} has rank {rank}, before {before}"
-                    problems.append(f"{path.name}:{number}: {problem}")
-        rows.append((series, photo_1, photo_2, *rest, number))
-    return np.array(rows, dtype=PAIR), problems
+            preference, rank_1, rank_2 = float(fields[3]), int(fields[4]), int(fields[5])
+            label = 0 if rank_1 < rank_2 else 1
+        pairs.append((series, photo_1, photo_2, preference, rank_1, rank_2, label, number))
+    return np.array(pairs, dtype=PAIR), problems
 
 
 def find_split(root, split, must=True):
@@ -255,7 +104,7 @@ def photo_names(pairs, folder):
     return np.array(names, dtype=object).reshape(-1, 2), present
 
 
-def read_split(root, split):
+def read_list(root, split):
     """One split's pairs, names [P, 2], photo folder, and problems with file and line."""
     path, folder = find_split(root, split)
     pairs, problems = read_pairlist(path, labelled=split != "test")
@@ -272,12 +121,12 @@ def read_split(root, split):
 def read_dataset(root, splits):
     """{split: (pairs [P] of PAIR, names [P, 2], photo folder)}, every line and photo checked.
 
-    Ends the program, before anything is decoded, where a list or a photo is wrong: the first
+    Ends the program where a list or a photo is wrong, or a series stands in two lists: the first
     ten problems are printed, each with file and line, and all are counted.
     """
     dataset, problems, owner = {}, [], {}
     for split in splits:
-        pairs, names, folder, found = read_split(root, split)
+        pairs, names, folder, found = read_list(root, split)
         problems += found
         for pair in pairs:
             other = owner.setdefault(int(pair["series"]), split)
@@ -307,37 +156,38 @@ def choose_pairs(pairs, min_agreement, share, seed):
     return kept[np.isin(pairs["series"][kept], drawn)]
 
 
-def load(args, splits):
-    """{split: Split} of the dataset args.data, checked, chosen and decoded into the store.
+def read_splits(args, names):
+    """The splits of these names in the dataset args.data, checked and chosen; not yet decoded.
 
-    args holds data, store (folders), size (pixels), fit, min_agreement, quick_experiment and
-    seed. Ends the program with one line where something is wrong.
+    args holds data, min_agreement, quick_experiment, seed and pad_color. Ends the program where
+    something is wrong.
     """
     with stop_on(__file__, args.data, OSError):
-        dataset, loaded = read_dataset(args.data, splits), {}
-    for split, (pairs, names, folder) in dataset.items():
+        dataset = read_dataset(args.data, names)
+    splits = []
+    for name, (pairs, photos, folder) in dataset.items():
         kept = choose_pairs(pairs, args.min_agreement, args.quick_experiment, args.seed)
         if not len(kept):
-            stop(__file__, f"{split}_pairlist.txt: no pair has agreement {args.min_agreement}")
-        files, rows = np.unique(names[kept].astype(str), return_inverse=True)
-        paths = [folder / name for name in files]
-        with stop_on(__file__, args.store, OSError):
-            store = open_store(paths, args.size, args.fit, Path(args.store))
-        rows = rows.reshape(-1, 2)
-        loaded[split] = Split(split, folder, pairs[kept], files.tolist(), rows, *store)
-    return loaded
+            stop(__file__, f"{name}_pairlist.txt: no pair has agreement {args.min_agreement}")
+        files, rows = np.unique(photos[kept].astype(str), return_inverse=True)
+        color, rows = parse_color(args.pad_color), rows.reshape(-1, 2)
+        splits.append(Split(name, folder, pairs[kept], files.tolist(), rows, color))
+    return splits
 
 
-def constant_accuracy(labels):
-    """Accuracy of the better constant predictor on these labels (0 or 1)."""
-    ones = float(np.mean(labels))
-    return max(ones, 1 - ones)
+def decode(split, args):
+    """Fills in the photos and boxes of the split from the store in args.store, built if need be.
+
+    args holds size (pixels), fit, store and device as well. Ends the program at a photo that
+    cannot be decoded.
+    """
+    paths = [split.folder / name for name in split.files]
+    with stop_on(__file__, args.store, OSError):
+        store = open_store(paths, args.size, args.fit, Path(args.store), decode_photo)
+    split.photos, split.boxes = move_store(*store, torch.device(args.device))
 
 
-def prior_loss(labels):
-    """Natural-log cross-entropy of predicting the share of ones for every pair."""
-    ones = float(np.mean(labels))
-    return sum(-p * float(np.log(p)) for p in (ones, 1 - ones) if 0 < p < 1) or 0.0
+# The order of an epoch
 
 
 def epoch_order(count, seed, epoch):
@@ -350,7 +200,33 @@ def epoch_batches(count, batch_size, seed, epoch):
     return np.split(epoch_order(count, seed, epoch), range(batch_size, count, batch_size))
 
 
+def take_batch(split, positions, device, dtype=torch.float32):
+    """photo_1 and photo_2, each [B, 3, S, S], and label [B] of the pairs at these positions."""
+    photo_1, photo_2 = (take_inputs(split, rows, device, dtype) for rows in split.rows[positions].T)
+    label = torch.from_numpy(split.pairs["label"][positions])
+    return photo_1, photo_2, label.to(device, non_blocking=True)
+
+
+def take_inputs(split, rows, device, dtype=torch.float32):
+    """Network input [B, 3, S, S] of the photos in these rows of the split."""
+    photos, boxes = take_photos(split.photos, split.boxes, rows, device)
+    return to_input(photos, boxes, split.pad_color, dtype)
+
+
 # Preprocessing
+
+
+def decode_photo(path, size, fit):
+    """fit_photo of a file, converted to RGB by Pillow and left in its stored orientation.
+
+    Raises what Pillow raises for a file that is no picture, truncated or a decompression bomb,
+    and ValueError for a strip too long to be cropped.
+    """
+    with Image.open(path) as photo:
+        width, height = photo.size
+        if fit == "crop" and max(width, height) > LONGEST_TO_SHORTEST * min(width, height):
+            raise ValueError(f"{width} x {height} pixels cannot be cropped to a square")
+        return fit_photo(photo if photo.mode == "RGB" else photo.convert("RGB"), size, fit)
 
 
 def fit_photo(photo, size, fit):
@@ -377,19 +253,6 @@ def fit_photo(photo, size, fit):
     return np.ascontiguousarray(np.asarray(photo).transpose(2, 0, 1)), (0, 0, size, size)
 
 
-def decode_photo(path, size, fit):
-    """fit_photo of a file, converted to RGB by Pillow and left in its stored orientation.
-
-    Raises what Pillow raises for a file that is no picture, truncated or a decompression bomb,
-    and ValueError for a strip too long to be cropped.
-    """
-    with Image.open(path) as photo:
-        width, height = photo.size
-        if fit == "crop" and max(width, height) > LONGEST_TO_SHORTEST * min(width, height):
-            raise ValueError(f"{width} x {height} pixels cannot be cropped to a square")
-        return fit_photo(photo if photo.mode == "RGB" else photo.convert("RGB"), size, fit)
-
-
 def to_input(photos, boxes, pad_color, dtype=torch.float32):
     """Network input [B, 3, S, S] from photos [B, 3, S, S] uint8 and boxes [B, 4], one device.
 
@@ -397,7 +260,6 @@ def to_input(photos, boxes, pad_color, dtype=torch.float32):
     ImageNet mean and divides by its deviation, in the order of torchvision's ToTensor and
     Normalize: bit-equal to the one-photo path, and 0 in padding of the ImageNet colour.
     """
-
     color, mean, deviation = (
         per_channel(values, dtype, photos.device)
         for values in (pad_color, IMAGENET_MEAN, IMAGENET_STD)
@@ -424,120 +286,3 @@ def parse_color(text):
     if len(parts) != 3 or not all(re.fullmatch("[0-9]{1,3}", p) and int(p) < 256 for p in parts):
         return None
     return tuple(int(part) / 255 for part in parts)
-
-
-# The photo store
-
-
-def store_key(paths, size, fit):
-    """What a store is known by: folder, names, bytes, modification times, size, fit, Pillow."""
-    stats = [path.stat() for path in paths]
-    files = [(p.name, s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats, strict=True)]
-    folder = str(paths[0].parent.resolve())
-    known = json.dumps([STORE_VERSION, PIL.__version__, size, fit, folder, files])
-    return hashlib.sha256(known.encode()).hexdigest()[:24]
-
-
-def open_store(paths, size, fit, folder):
-    """Photos [N, 3, size, size] and boxes [N, 4], memory-mapped; decodes them where need be.
-
-    One file in folder: N x 3 x size x size bytes of photos, then N x 4 uint16 of boxes. It is
-    named after all it depends on and renamed into place when whole, so a stale or half-written
-    store is never used.
-    """
-    count, photo_bytes = len(paths), 3 * size * size
-    path = folder / f"{store_key(paths, size, fit)}.store"
-    if not path.is_file() or path.stat().st_size != count * (photo_bytes + 8):
-        build_store(path, paths, size, fit)
-    photos = np.memmap(path, np.uint8, "r", shape=(count, 3, size, size))
-    boxes = np.memmap(path, np.uint16, "r", count * photo_bytes, shape=(count, 4))
-    return photos, boxes.astype(np.int64)
-
-
-def build_store(path, paths, size, fit):
-    """Decodes the photos into the store at path, on every core, with progress on stderr.
-
-    Ends the program with one line that names the photo, or the disk, that failed.
-    """
-    with stop_on(__file__, path.parent, OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    for part in path.parent.glob("*.store.*.part"):
-        if time.time() - part.stat().st_mtime > DAY:  # left by a build that was killed
-            part.unlink(missing_ok=True)
-    check_space(path.parent, len(paths) * (3 * size * size + 8), "the photo store")
-    part = path.with_name(f"{path.name}.{uuid4().hex}.part")  # two builds do not meet
-    replace_file(path, lambda file: write_photos(file, paths, size, fit), part)
-
-
-def write_photos(file, paths, size, fit):
-    """Decodes photos on every core, a few ahead, and writes them in order, then their boxes.
-
-    Threads suffice: Pillow decodes and resizes outside Python's interpreter lock. One more than
-    there are cores works while another waits for that lock, and the disk is kept busy meanwhile.
-    """
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
-    boxes, waiting, workers = [], deque(), 1 + (os.cpu_count() or 1)
-    with ExitStack() as stack:
-        pool, flusher = ThreadPoolExecutor(workers), ThreadPoolExecutor(1)
-        stack.callback(flusher.shutdown)
-        stack.callback(pool.shutdown, cancel_futures=True)
-        flushed = flusher.submit(file.flush)  # the first to wait for
-        for ahead in range(len(paths) + 8 * workers):
-            if ahead < len(paths):
-                waiting.append((paths[ahead], pool.submit(decode_photo, paths[ahead], size, fit)))
-            if ahead < 8 * workers or not waiting:
-                continue
-            path, future = waiting.popleft()
-            if future.exception() is not None:
-                stop(__file__, f"{path}: {one_line(future.exception())}")
-            array, box = future.result()
-            file.write(array)
-            boxes.append(box)
-            if len(boxes) % FLUSH_EVERY == 0:
-                flushed.result()  # raises what the disk refused
-                flushed = flusher.submit(os.fsync, file.fileno())
-            last = len(boxes) == len(paths)
-            show_progress(f"decoding photo {len(boxes)}/{len(paths)}", last)
-        flushed.result()
-    file.write(np.array(boxes, np.uint16).tobytes())
-
-
-def check_space(folder, needed, purpose):
-    """Ends the program where the disk of folder has less than needed bytes free."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        stop(__file__, f"{folder}: {purpose} needs {needed} bytes, the disk has {free} free")
-
-
-def show_progress(text, last=False):
-    """Redraws one line on stderr where that is a terminal; clears it with the last one."""
-    if sys.stderr is not None and sys.stderr.isatty():
-        say(f"\r{text:<78}", sys.stderr, end="\r" + " " * 78 + "\r" if last else "")
-
-
-def take_photos(split, rows, device):
-    """Photos [B, 3, S, S] uint8 and boxes [B, 4] of these rows of the store, on device."""
-    if isinstance(split.photos, torch.Tensor):
-        rows = torch.as_tensor(rows).to(split.photos.device, non_blocking=True)
-        return split.photos[rows], split.boxes[rows]
-    photos, boxes = torch.from_numpy(split.photos[rows]), torch.from_numpy(split.boxes[rows])
-    mapping = split.photos.base
-    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        mapping.madvise(mmap.MADV_DONTNEED)  # else an epoch leaves the whole store resident
-    return photos.to(device), boxes.to(device)
-
-
-def take_pairs(split, pairs, device, pad_color, dtype=torch.float32):
-    """Network input of photo_1 and of photo_2, each [B, 3, S, S], of these pairs of the split."""
-    sides = (take_photos(split, split.rows[pairs, side], device) for side in (0, 1))
-    return [to_input(*side, pad_color, dtype) for side in sides]
-
-
-def move_store(split, device):
-    """The split with its store on the GPU, where it takes at most half of the free memory."""
-    if device.type != "cuda" or split.photos.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
-        return split
-    photos = torch.empty(split.photos.shape, dtype=torch.uint8, device=device)
-    for rows in torch.arange(len(photos)).split(256):
-        photos[rows[0] : rows[-1] + 1] = take_photos(split, rows.numpy(), device)[0]
-    return split._replace(photos=photos, boxes=torch.from_numpy(split.boxes).to(device))

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from data import command_line, read_pairlist, show_progress, stop, stop_on
+from data import read_pairlist
+from disk.errors import command_line, show_progress, stop, stop_on
 
 SIDES = (480, 640, 800)  # longer side, pixels; the official photos fit in 800 x 800
 STRENGTH = 6.0  # of a full amount of defect, in units of the logit of a preference

@@ -3,15 +3,12 @@
 logits[:, 0] scores "photo_1 is preferred", logits[:, 1] "photo_2 is preferred".
 """
 
-from pathlib import Path
-from urllib.error import URLError
-
 import torch
 import torchvision
 from torch import nn
-from torch.nn import functional as F
 
-from data import stop, stop_on, take_photos, to_input
+from data import take_inputs
+from disk.tensors import load_weights
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -31,10 +28,6 @@ class SiameseRanker(nn.Module):
         # One after the other, not as one batch: BatchNorm sees each side alone.
         features_1 = self.backbone(photo_1)
         features_2 = self.backbone(photo_2)
-        return self.compare(features_1, features_2)
-
-    def compare(self, features_1, features_2):
-        """Logits [B, 2] from the features [B, F] of the two photos."""
         return self.head(features_1 - features_2)
 
 
@@ -85,114 +78,31 @@ def vgg16(weights, size, inner_dropout=0.0):
     return backbone
 
 
-def load_weights(backbone, weights, imagenet):
-    """Loads `imagenet` (a torchvision weights enum), a file, or, for `none`, nothing.
-
-    Ends the program with one line where the file is missing, damaged, not a plain state dict,
-    or has other tensors than the backbone.
-    """
-    if weights == "none":
-        return
-    path = imagenet_file(imagenet.url) if weights == "imagenet" else Path(weights)
-    if not path.is_file():
-        stop(__file__, f"--weights {path}: no such file")
-    state = load_tensors(path)
-    load_state(backbone, state, f"--weights {path}")
+# Evaluation: every photo goes through the backbone once, however many pairs it stands in
 
 
-def load_tensors(path):
-    """What torch.save wrote to path, on the CPU; code in it is refused, never run."""
-    culprit = f"{path}: not a checkpoint of plain tensors"
-    with stop_on(__file__, culprit, Exception, detail=False):
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def load_checkpoint(path, keys):
-    """A checkpoint of a run, which must have exactly these keys, else the program ends."""
-    state = load_tensors(path)
-    if not isinstance(state, dict) or set(state) != set(keys):
-        stop(__file__, f"{path}: not a checkpoint of a run with {', '.join(keys)}")
-    return state
-
-
-def alike(value, tensor):
-    """Whether a value of a state dict can stand for tensor: same shape, both floats or neither."""
-    return (
-        isinstance(value, torch.Tensor)
-        and value.shape == tensor.shape
-        and value.is_floating_point() == tensor.is_floating_point()
-    )
-
-
-def load_state(module, state, culprit):
-    """Loads a state dict that must have exactly the module's tensors, else ends the program."""
-    expected = module.state_dict()
-    if not isinstance(state, dict):
-        stop(__file__, f"{culprit}: not a state dict")
-    wrong = {
-        "missing": [name for name in expected if name not in state],
-        "extra": [name for name in state if name not in expected],
-    }
-    wrong["of another shape or type"] = [
-        name for name in expected if name in state and not alike(state[name], expected[name])
-    ]
-    found = [
-        f"{len(names)} tensors {kind}, first {names[0]}" for kind, names in wrong.items() if names
-    ]
-    if found:
-        stop(__file__, f"{culprit}: {'; '.join(found)}")
-    module.load_state_dict(state)
-
-
-def imagenet_file(url):
-    """The file of torchvision's ImageNet weights, downloaded where it is not yet cached."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / url.rsplit("/", 1)[1]
-    advice = f"put {path.name} into {folder}, or name another file (or none) with --weights"
-    culprit = f"the ImageNet weights are neither cached nor reachable: {advice}"
-    if not path.is_file():
-        with stop_on(__file__, culprit, URLError, OSError, RuntimeError):
-            folder.mkdir(parents=True, exist_ok=True)
-            digest = path.stem.rsplit("-", 1)[1]
-            torch.hub.download_url_to_file(url, path, digest, progress=False)
-    return path
-
-
-# Evaluation
-
-
-def score_pairs(ranker, split, batch_size, pad_color):
+def score_pairs(ranker, split, batch_size):
     """Logits [P, 2] of the pairs of a split, in evaluation mode, on the CPU.
 
-    Every photo goes through the backbone once, batch_size photos at a time, however many pairs
-    it stands in. Leaves the ranker in evaluation mode; consumes no random numbers.
+    batch_size: photos a pass. Leaves the ranker in evaluation mode; consumes no random numbers.
     """
-    return score_features(ranker, embed(ranker, split, batch_size, pad_color), split.rows)
+    return score_features(ranker, embed(ranker, split, batch_size), split.rows)
 
 
 @torch.no_grad()
-def embed(ranker, split, batch_size, pad_color):
+def embed(ranker, split, batch_size):
     """Features [N, F] of the photos of a split, in evaluation mode, on the ranker's device."""
     ranker.eval()
-    parameter, features = next(ranker.parameters()), []
+    weight, features = next(ranker.parameters()), []
     for rows in torch.arange(len(split.files)).split(batch_size):
-        photos, boxes = take_photos(split, rows.numpy(), parameter.device)
-        features.append(ranker.backbone(to_input(photos, boxes, pad_color, parameter.dtype)))
+        photos = take_inputs(split, rows.numpy(), weight.device, weight.dtype)
+        features.append(ranker.backbone(photos))
     return torch.cat(features)
 
 
 @torch.no_grad()
 def score_features(ranker, features, rows):
     """Logits [P, 2], on the CPU, of the pairs whose photos have these rows [P, 2] in features."""
+    ranker = SiameseRanker(nn.Identity(), ranker.head)  # its forward, on features
     pairs = torch.from_numpy(rows).to(features.device).split(1024)
-    return torch.cat([ranker.compare(features[p[:, 0]], features[p[:, 1]]) for p in pairs]).cpu()
-
-
-def accuracy(logits, labels):
-    """Share of the pairs whose label has the larger logit."""
-    return (logits.argmax(1) == labels).double().mean().item()
-
-
-def cross_entropy(logits, labels):
-    """Mean natural-log cross-entropy of the labels, in double."""
-    return F.nll_loss(F.log_softmax(logits.double(), dim=1), labels).item()
+    return torch.cat([ranker(features[p[:, 0]], features[p[:, 1]]) for p in pairs]).cpu()

@@ -8,31 +8,35 @@ Published: no number for this baseline. Here: not measured yet (needs the datase
 """
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from engine import arguments, fit
-from model import SiameseRanker, build_head, resnet50
+from data import epoch_batches, read_splits
+from model import ACTIVATIONS, SiameseRanker, build_head, resnet50, score_pairs
+from run.flags import arguments
+from run.loop import Run
 
+# name: (default, allowed range or choices, what it is; source)
 RECIPE = {
-    "weights": ("imagenet", "imagenet, none or a torchvision state dict; SPS"),
-    "size": (224, "side of the input in pixels, a multiple of 32; SPS"),
-    "fit": ("pad", "pad: longer side to size, as the paper; crop: shorter side, as SPS"),
-    "pad_color": ("imagenet", "imagenet, train (as the paper) or R,G,B in 0..255"),
-    "min_agreement": (0.0, "keep pairs where this share of people agrees; all, as SPS"),
-    "quick_experiment": (1.0, "keep this share of the series, drawn with the seed"),
-    "hidden": ((), "widths of hidden layers of the head; none, design card"),
-    "activation": ("relu", "after each hidden layer"),
-    "dropout": (0.0, "after each hidden layer; none, design card"),
-    "batch_size": (8, "pairs; design card (SPS itself uses 32)"),
-    "lr_backbone": (1e-5, "learning rate of the backbone; design card"),
-    "lr_head": (1e-4, "learning rate of the head; design card"),
-    "momentum": (0.9, "of SGD, without Nesterov; SPS"),
-    "weight_decay": (5e-4, "of SGD, on every tensor; SPS"),
-    "lr_factor": (0.3, "on both rates every lr_every epochs; SPS utils/lr_scheduler.py"),
-    "lr_every": (25, "epochs between two such steps; SPS utils/lr_scheduler.py"),
-    "epochs": (100, "at most"),
-    "patience": (10, "epochs without a better validation accuracy before the run ends"),
-    "seed": (42, "of the initial weights, the order of the pairs and dropout"),
+    "weights": ("imagenet", None, "imagenet, none or a torchvision state dict; SPS"),
+    "size": (224, (32, 4096), "side of the input in pixels, a multiple of 32; SPS"),
+    "fit": ("pad", ("pad", "crop"), "longer side to size, as the paper; or shorter side, as SPS"),
+    "pad_color": ("imagenet", None, "imagenet, train (as the paper) or R,G,B in 0..255"),
+    "min_agreement": (0.0, (0, 1), "keep pairs where this share of people agrees; all, as SPS"),
+    "quick_experiment": (1.0, (1e-6, 1), "keep this share of the series, drawn with the seed"),
+    "hidden": ([], (1, 65536), "widths of hidden layers of the head; none, design card"),
+    "activation": ("relu", tuple(ACTIVATIONS), "after each hidden layer"),
+    "dropout": (0.0, (0, 0.99), "after each hidden layer; none, design card"),
+    "batch_size": (8, (1, 4096), "pairs; design card (SPS itself uses 32)"),
+    "lr_backbone": (1e-5, (0, 100), "learning rate of the backbone; design card"),
+    "lr_head": (1e-4, (0, 100), "learning rate of the head; design card"),
+    "momentum": (0.9, (0, 0.9999), "of SGD, without Nesterov; SPS"),
+    "weight_decay": (5e-4, (0, 10), "of SGD, on every tensor; SPS"),
+    "lr_factor": (0.3, (1e-6, 1), "on both rates every lr_every epochs; SPS utils/lr_scheduler.py"),
+    "lr_every": (25, (1, 10**5), "epochs between two such steps; SPS utils/lr_scheduler.py"),
+    "epochs": (100, (1, 10**5), "at most"),
+    "patience": (10, (1, 10**5), "epochs without a better validation accuracy before the end"),
+    "seed": (42, (0, 2**63 - 1), "of the initial weights, the order of the pairs and dropout"),
 }
 
 
@@ -42,16 +46,14 @@ def build(args):
     return SiameseRanker(backbone, build_head(2048, args.hidden, args.activation, args.dropout))
 
 
-def loss_function(logits, label):
-    """Mean NLLLoss on the log-softmax of the logits [B, 2], on the correct label [B]."""
-    return F.nll_loss(F.log_softmax(logits, dim=1), label)
-
-
 def main(argv=None):
     """Trains after the command line and leaves a run folder."""
     args = arguments(__file__, __doc__, RECIPE, argv)
+    train, val = read_splits(args, ("train", "val"))
+
     torch.manual_seed(args.seed)  # before the model is built
     ranker = build(args).to(args.device)
+    criterion = nn.NLLLoss()
     groups = [
         {"name": "backbone", "params": ranker.backbone.parameters(), "lr": args.lr_backbone},
         {"name": "head", "params": ranker.head.parameters(), "lr": args.lr_head},
@@ -60,7 +62,20 @@ def main(argv=None):
         groups, momentum=args.momentum, weight_decay=args.weight_decay, nesterov=False
     )
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_every, args.lr_factor)
-    fit(args, ranker, optimizer, schedule, loss_function)
+
+    with Run(args, ranker, criterion, optimizer, schedule, train, val) as run:
+        for epoch in run.epochs():
+            ranker.train()
+            batches = epoch_batches(len(train.pairs), args.batch_size, args.seed, epoch)
+            for photo_1, photo_2, label in run.batches(batches):
+                logits = ranker(photo_1, photo_2)
+                loss = criterion(F.log_softmax(logits, dim=1), label)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                run.count(loss, logits, label)
+            run.end_epoch(score_pairs(ranker, val, args.batch_size))
+            schedule.step()
 
 
 if __name__ == "__main__":

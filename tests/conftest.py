@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
+import audit  # noqa: E402
 import tiny  # noqa: E402
 
-import audit  # noqa: E402
 import make_demo  # noqa: E402
 import train_resnet  # noqa: E402
 

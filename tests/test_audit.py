@@ -3,11 +3,11 @@
 import json
 import time
 
+import audit
 import conftest
 import numpy as np
 import pytest
 
-import audit
 import data
 
 PHOTOTRIAGE = conftest.SHARED / "phototriage"

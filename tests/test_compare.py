@@ -4,15 +4,15 @@ import itertools
 import json
 from pathlib import Path
 
+import causes
+import compare
 import conftest
 import numpy as np
 import pytest
 import torch
-
-import causes
-import compare
-import make_demo
 import tracer
+
+import make_demo
 import train_resnet
 import train_vgg
 

@@ -6,11 +6,11 @@ import shutil
 import signal
 
 import conftest
+import engine
 import numpy as np
 import torch
 
 import data
-import engine
 import eval as scoring
 import train_resnet
 import train_vgg

@@ -4,13 +4,13 @@ import json
 
 import conftest
 import numpy as np
+import plot
 import pytest
 import torch
 from PIL import Image
 
 import data
 import eval as scoring
-import plot
 
 COUNT = 483  # as many pairs as the official validation list
 

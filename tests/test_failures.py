@@ -7,6 +7,8 @@ import signal
 import sys
 
 import conftest
+import engine
+import evidence
 import numpy as np
 import pytest
 import torch
@@ -14,9 +16,7 @@ from PIL import Image
 from test_engine import COMPARED, same
 
 import data
-import engine
 import eval as scoring
-import evidence
 import train_resnet
 import train_vgg
 

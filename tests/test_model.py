@@ -5,12 +5,12 @@ import dataclasses
 import math
 
 import conftest
+import engine
+import evidence
 import pytest
 import torch
 from torch import nn
 
-import engine
-import evidence
 import model
 import train_resnet
 import train_vgg

@@ -8,12 +8,12 @@ python -m pytest tests/test_my_data.py --data data/phototriage --labels mine.csv
 from argparse import Namespace
 from pathlib import Path
 
+import audit
+import compare
 import numpy as np
 import pytest
 import torch
 
-import audit
-import compare
 import data
 import eval as scoring
 import train_resnet

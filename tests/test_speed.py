@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 import conftest
+import engine
+import evidence
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import bench
 import data
-import engine
 import eval as scoring
-import evidence
 import train_resnet
 import train_vgg
 

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import torch
 import torchvision.transforms.functional as TF
+import tracer
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-
-import tracer
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SIZE, BATCH = 64, 8

@@ -18,11 +18,11 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "zoo")]
 
+import audit  # noqa: E402
+import compare  # noqa: E402
 import tiny  # noqa: E402
 import variant  # noqa: E402
 
-import audit  # noqa: E402
-import compare  # noqa: E402
 import eval as scoring  # noqa: E402
 import train_resnet  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind when it dies: last step and phase, stacks, peak memory.
+"""What a run leaves behind when it dies: last step and phase, stacks, peak memory. Signals.
 
 last_step.txt names the step and phase that were begun last; crash.log, there only after a crash,
 holds the stack of every thread, or the traceback; resources.tsv the memory at every save;
@@ -8,6 +8,7 @@ step.log (--step-log) one flushed line per phase, for a crash that leaves nothin
 import ctypes
 import faulthandler
 import os
+import signal
 import sys
 import time
 import traceback
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import torch
 
-from data import say, stop_on
+from disk.errors import say, stop_on
 
 RESOURCES = "epoch step seconds peak_memory_bytes peak_gpu_memory_bytes"
 ENDED = "ended"  # the phase of a run that nobody need worry about
+# Windows has no SIGHUP.
+SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 
 
 class Evidence:
@@ -77,6 +80,13 @@ class Evidence:
         lines.append([str(epoch), str(step), seconds, str(peak_memory()), str(gpu)])
         with stop_on(__file__, path, OSError), open(path, "a", encoding="ascii") as file:
             file.write("".join("\t".join(line) + "\n" for line in lines))
+
+
+def open_folder(out, step_log):
+    """Makes and locks the run folder; its Evidence."""
+    with stop_on(__file__, f"--out {out}", OSError):
+        out.mkdir(parents=True, exist_ok=True)
+    return Evidence(out, step_log)
 
 
 def lock_folder(out):
@@ -138,3 +148,32 @@ def peak_memory():
     import resource  # macOS: bytes; absent on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+# Signals
+
+
+def end_on_signals():
+    """Has a signal end the program at once: nothing has begun that it should finish."""
+    for number in SIGNALS:
+        signal.signal(number, end_at_once)
+
+
+def end_at_once(number, frame):
+    """Handler of a signal where there is nothing to finish, and of a second one."""
+    say("ended at once; the same command with --resume goes on", sys.stderr)
+    sys.exit(128 + number)
+
+
+def catch_signals():
+    """A list that SIGINT, SIGTERM and SIGHUP append to; a second one ends the program at once."""
+    received = []
+
+    def handler(number, frame):
+        received.append(number)
+        signal.signal(number, end_at_once)
+        say("finishing the step, then saving ...", sys.stderr)
+
+    for number in SIGNALS:
+        signal.signal(number, handler)
+    return received

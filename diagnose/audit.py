@@ -1,8 +1,8 @@
 """Checks a dataset before anyone trains, and any other source of labels against its lists.
 
-    python audit.py --data data/phototriage
-    python audit.py --data data/phototriage --labels mine.csv [--columns winner=best ...]
-    python audit.py --data data/phototriage --labels reviews_labels.csv --align aligned.tsv
+    python -m diagnose.audit --data data/phototriage
+    python -m diagnose.audit --data data/phototriage --labels mine.csv [--columns winner=best ...]
+    python -m diagnose.audit --data data/phototriage --labels reviews_labels.csv --align aligned.tsv
 
 The first line is the verdict, the evidence stands below. Exit code 0: healthy or equal, 1: a
 defect is established, 2: cannot judge. Labels need no photos: a folder with the lists is enough.
@@ -15,9 +15,7 @@ columns of reviews_labels.csv and of a pairlist are known; others are named with
 
 import csv
 import hashlib
-import json
 import re
-import sys
 from collections import Counter, defaultdict
 from itertools import permutations
 from pathlib import Path
@@ -25,17 +23,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data import (
-    command_line,
-    constant_accuracy,
-    find_split,
-    photo_names,
-    prior_loss,
-    read_pairlist,
-    stop,
-    stop_on,
-    write_text,
-)
+from data import find_split, photo_names, read_pairlist
+from disk.errors import command_line, stop, stop_on
+from disk.files import write_text
+from run.scores import ENOUGH, chance_levels, give_verdict, percent
 
 COLUMNS = {
     "series": ("series", "series_id"),
@@ -58,28 +49,10 @@ TABLE = np.dtype(
     ]
 )
 UNDECIDED = -1  # label of a pair with as many votes for one as for the other
-ENOUGH = 30  # pairs; fewer do not establish anything
 
 # --align. The official preferences are close to a Bradley-Terry fit of the votes, with a tenth
 # of a vote added on each side: the median difference on the official lists is 0.0045.
 ADDED_VOTES, FIT_ERROR, CONFIDENCE = 0.1, 0.005, 0.95
-
-
-# Verdicts, shared with eval.py
-
-
-def give_verdict(verdict, code, evidence, as_json):
-    """Prints the verdict and the lines of evidence, or both as JSON, and ends with the code."""
-    if as_json:
-        print(json.dumps({"verdict": verdict, "exit_code": code, "evidence": evidence}, indent=1))
-    else:
-        print(f"VERDICT {verdict}", *(f"  {line}" for line in evidence), sep="\n")
-    sys.exit(code)
-
-
-def percent(part, whole):
-    """`5,659 of 11,423 (49.5 %)`."""
-    return f"{part:,} of {whole:,} ({100 * part / max(whole, 1):.1f} %)"
 
 
 def correlation(label, other):
@@ -116,8 +89,7 @@ def describe_split(split, pairs):
     agreement = np.maximum(preference, 1 - preference)
     strong = agreement >= 0.7 - 1e-9
     text += f", label 1 {labels.sum():,} = {labels.mean():.4f}"
-    text += f", constant {constant_accuracy(labels):.4f}, prior loss {prior_loss(labels):.4f}"
-    text += f", agreement with the majority {agreement.mean():.3f}"
+    text += f", {chance_levels(labels)}, agreement with the majority {agreement.mean():.3f}"
     if strong.any():
         text += f" ({agreement[strong].mean():.3f} on {strong.sum():,} pairs with at least 0.7)"
     return f"{text}, {int((preference == 0.5).sum())} ties"

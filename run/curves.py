@@ -1,6 +1,6 @@
 """Curves of one or several runs; needs matplotlib (pip install matplotlib), nothing else does.
 
-    python plot.py runs/train_resnet [runs/other ...] --out curves.png
+    python -m run.curves runs/train_resnet [runs/other ...] --out curves.png
 
 Loss with the prior's loss, accuracy with the constant predictor and the best epoch, both rates,
 and the gap between training and validation accuracy with its reading.
@@ -11,7 +11,8 @@ import io
 import re
 from pathlib import Path
 
-from data import command_line, replace_file, stop, stop_on
+from disk.errors import command_line, stop, stop_on
+from disk.files import replace_file
 
 GOOD, SLIGHT = 0.05, 0.10  # gap in accuracy: up to 5 points good, up to 10 slight
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from tracer import fingerprint
+from diagnose.tracer import fingerprint
 
 IMAGENET = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))  # mean and deviation by channel
 SAME = 1e-5  # relative difference that counts as equal where a signature is sought

@@ -1,7 +1,7 @@
 """Holds a variant against the reference: names the first divergence, and its cause.
 
-    python compare.py runs/reference mine/trace.txt [--again mine/trace2.txt] [--json]
-    python compare.py --calibrate A/trace.txt B/trace.txt ...
+    python -m diagnose.compare runs/reference mine/trace.txt [--again mine/trace2.txt] [--json]
+    python -m diagnose.compare --calibrate A/trace.txt B/trace.txt ...
 
 REF and VARIANT are traces of tracer.py, or run folders that hold trace.txt. Stages are compared in
 the order of execution, parameters without names. --again is a second trace of the same variant: the
@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-import causes
-from data import command_line, say, stop, stop_on
-from tracer import VERSION
+from diagnose import causes
+from diagnose.tracer import VERSION
+from disk.errors import command_line, say, stop, stop_on
 
 STAGES = {
     "1D": "pairs",

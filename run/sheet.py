@@ -5,7 +5,8 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data import replace_file, stop, stop_on
+from disk.errors import stop, stop_on
+from disk.files import replace_file
 
 WIDTH, GAP, TEXT = 1200, 12, 18  # pixels; TEXT is the height of a letter
 ERRORS = 12  # pairs on a sheet

@@ -1,0 +1,69 @@
+"""How a program speaks: one line and exit code 2 for what is wrong, progress on stderr."""
+
+import argparse
+import io
+import select
+import sys
+from pathlib import Path
+
+
+def stop(source, message):
+    """Ends the program with exit code 2 and `source: message` as the last line on stderr."""
+    say(f"{Path(source).name}: {message}", sys.stderr)
+    sys.exit(2)
+
+
+def say(text, stream, end="\n"):
+    """Prints where somebody listens: a closed pipe or terminal is no reason to end a run."""
+    if stream is None:
+        return
+    if stream in (sys.__stdout__, sys.__stderr__) and hasattr(select, "poll"):  # not on Windows
+        poll = select.poll()
+        poll.register(stream, 0)  # errors and hang-ups are always reported
+        if poll.poll(0):
+            return
+    print(text, file=stream, end=end, flush=True)
+
+
+def show_progress(text, last=False):
+    """Redraws one line on stderr where that is a terminal; clears it with the last one."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        say(f"\r{text:<78}", sys.stderr, end="\r" + " " * 78 + "\r" if last else "")
+
+
+def command_line(source, doc):
+    """An argument parser whose errors are one line; flags cannot be abbreviated."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.error = lambda message: stop(source, message)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a cp1252 console cannot print every path
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return parser
+
+
+class stop_on:  # noqa: N801, reads as a verb where it is used
+    """Context in which an error of the given kinds ends the program with one line.
+
+    For the errors that cannot be checked beforehand: a full disk, a damaged file. Whatever the
+    error, the file named leftover is removed. Without detail the library's words are left out.
+    """
+
+    def __init__(self, source, culprit, *kinds, leftover=None, detail=True):
+        self.source, self.culprit, self.kinds = source, culprit, kinds
+        self.leftover, self.detail = leftover, detail
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if error is not None and self.leftover is not None:
+            self.leftover.unlink(missing_ok=True)
+        if isinstance(error, self.kinds):
+            detail = f": {one_line(error)}" if self.detail else ""
+            stop(self.source, f"{self.culprit}{detail}")
+
+
+def one_line(error):
+    """The first line of an exception, with its kind."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]

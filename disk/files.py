@@ -1,0 +1,39 @@
+"""Files that are written whole or not at all."""
+
+import os
+import shutil
+from pathlib import Path
+
+from disk.errors import stop, stop_on
+
+
+def replace_file(path, write, part=None):
+    """Calls write(file) on a file beside path, flushes it to disk and renames it over path.
+
+    A kill at any moment leaves the old file or the new one, whole; a full disk leaves the old
+    one and ends the program with one line.
+    """
+    part = Path(part or f"{path}.part")
+    with stop_on(__file__, path, OSError, RuntimeError, leftover=part):
+        with open(part, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+
+
+def write_text(path, text):
+    """Replaces a UTF-8 text file, whole or not at all."""
+    replace_file(path, lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def write_table(path, rows):
+    """Replaces a tab-separated file: rows of texts, the first of them the names of the columns."""
+    write_text(path, "".join("\t".join(row) + "\n" for row in rows))
+
+
+def check_space(folder, needed, purpose):
+    """Ends the program where the disk of folder has less than needed bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        stop(__file__, f"{folder}: {purpose} needs {needed} bytes, the disk has {free} free")

@@ -1,0 +1,80 @@
+"""Tensors from files: nothing but plain tensors is read, and all of them must fit."""
+
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+
+from disk.errors import stop, stop_on
+
+
+def load_weights(backbone, weights, imagenet):
+    """Loads `imagenet` (a torchvision weights enum), a file, or, for `none`, nothing.
+
+    Ends the program with one line where the file is missing, damaged, not a plain state dict,
+    or has other tensors than the backbone.
+    """
+    if weights == "none":
+        return
+    path = imagenet_file(imagenet.url) if weights == "imagenet" else Path(weights)
+    if not path.is_file():
+        stop(__file__, f"--weights {path}: no such file")
+    load_state(backbone, load_tensors(path), f"--weights {path}")
+
+
+def imagenet_file(url):
+    """The file of torchvision's ImageNet weights, downloaded where it is not yet cached."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / url.rsplit("/", 1)[1]
+    advice = f"put {path.name} into {folder}, or name another file (or none) with --weights"
+    culprit = f"the ImageNet weights are neither cached nor reachable: {advice}"
+    if not path.is_file():
+        with stop_on(__file__, culprit, URLError, OSError, RuntimeError):
+            folder.mkdir(parents=True, exist_ok=True)
+            digest = path.stem.rsplit("-", 1)[1]
+            torch.hub.download_url_to_file(url, path, digest, progress=False)
+    return path
+
+
+def load_tensors(path):
+    """What torch.save wrote to path, on the CPU; code in it is refused, never run."""
+    culprit = f"{path}: not a checkpoint of plain tensors"
+    with stop_on(__file__, culprit, Exception, detail=False):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_checkpoint(path, keys):
+    """A checkpoint of a run, which must have exactly these keys, else the program ends."""
+    state = load_tensors(path)
+    if not isinstance(state, dict) or set(state) != set(keys):
+        stop(__file__, f"{path}: not a checkpoint of a run with {', '.join(keys)}")
+    return state
+
+
+def load_state(module, state, culprit):
+    """Loads a state dict that must have exactly the module's tensors, else ends the program."""
+    expected = module.state_dict()
+    if not isinstance(state, dict):
+        stop(__file__, f"{culprit}: not a state dict")
+    wrong = {
+        "missing": [name for name in expected if name not in state],
+        "extra": [name for name in state if name not in expected],
+    }
+    wrong["of another shape or type"] = [
+        name for name in expected if name in state and not alike(state[name], expected[name])
+    ]
+    found = [
+        f"{len(names)} tensors {kind}, first {names[0]}" for kind, names in wrong.items() if names
+    ]
+    if found:
+        stop(__file__, f"{culprit}: {'; '.join(found)}")
+    module.load_state_dict(state)
+
+
+def alike(value, tensor):
+    """Whether a value of a state dict can stand for tensor: same shape, both floats or neither."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.shape == tensor.shape
+        and value.is_floating_point() == tensor.is_floating_point()
+    )

@@ -1,0 +1,229 @@
+"""A run folder: args.json, environment.txt, train.log, history.tsv, predictions.tsv.
+
+Whether a folder can take a run, and whether a run may go on in it, is decided here.
+"""
+
+import json
+import os
+import platform
+import re
+import socket
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+
+from disk.errors import say, stop, stop_on
+from disk.files import check_space, write_table, write_text
+from run.scores import chance_levels
+
+ROOT = Path(__file__).resolve().parent.parent
+UNFINISHED = r"run\.lock|environment\.txt|last_step\.txt|step\.log|crash(-\d+)?\.log|.*\.part"
+HISTORY = "epoch lr_backbone lr_head train_loss train_acc val_loss val_acc"
+PREDICTIONS = "series photo_1 photo_2 label logit_1 logit_2"
+MAY_CHANGE = ("epochs", "changed")  # between a run and its resumption
+
+
+def recipe_name(script):
+    """The name of a page by its file, as it is imported: train_resnet."""
+    return ".".join(Path(script).resolve().relative_to(ROOT).with_suffix("").parts)
+
+
+# May it be done?
+
+
+def check_out(args, settings):
+    """Ends the program where --out cannot take this run, before any work is done.
+
+    A new run needs an empty folder; --resume needs the same settings, but for more epochs, or a
+    folder where nothing has begun, since a run may have been killed before.
+    """
+    out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        stop(__file__, f"--out {out}: is a file")
+    with stop_on(__file__, f"--out {out}", OSError):
+        names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    begun = [name for name in names if not re.fullmatch(UNFINISHED, name)]  # before args.json
+    if names and not args.resume:
+        stop(__file__, f"--out {out}: holds a run or other files; name another, or --resume")
+    if "args.json" in names:
+        check_resume(out, settings)
+    elif begun:
+        stop(__file__, f"--resume: {out} holds {begun[0]}, but no args.json of a run")
+    parent = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        stop(__file__, f"--out {out}: {parent} cannot be written")
+
+
+def check_room(out, ranker):
+    """Ends the program where the disk has no room for the checkpoints of a new run."""
+    if not (out / "last.pt").is_file():
+        model_bytes = sum(t.numel() * t.element_size() for t in ranker.state_dict().values())
+        places = (out.absolute(), *out.absolute().parents)
+        folder = next(folder for folder in places if folder.is_dir())
+        # best.pt, last.pt (with the momentum) and, while it is replaced, last.pt once more
+        check_space(folder, 5 * model_bytes, "best.pt and last.pt")
+
+
+def read_settings(out):
+    """What args.json of a run folder holds; ends the program where it is not that of a run."""
+    with stop_on(__file__, out / "args.json", OSError, ValueError):
+        settings = json.loads((out / "args.json").read_text(encoding="utf-8"))
+    if not isinstance(settings, dict) or not isinstance(settings.get("epochs"), int):
+        stop(__file__, f"{out / 'args.json'}: not that of a run")
+    return settings
+
+
+def check_resume(out, settings):
+    """Ends the program where out holds a run of another recipe, code or data, or a damaged one."""
+    before = read_settings(out)
+    if not isinstance(before.get("sources"), dict):
+        stop(__file__, f"--resume: {out / 'args.json'} is that of another version, or damaged")
+    for key, value in flat(settings).items():
+        old = flat(before).get(key)
+        if old != value and key not in MAY_CHANGE:
+            stop(__file__, f"--resume: {key} was {old} in {out}, now it is {value}")
+    if settings["epochs"] < before["epochs"]:
+        stop(__file__, f"--resume: --epochs {settings['epochs']} is less than {before['epochs']}")
+
+
+def flat(settings):
+    """Settings with the checksum of each source file as an entry of its own."""
+    sources = {f"the checksum of {path}": crc for path, crc in settings["sources"].items()}
+    return sources | {key: value for key, value in settings.items() if key != "sources"}
+
+
+def check_files(out):
+    """Ends the program where a run has lost last.pt after its first epoch: it would start anew."""
+    history = out / "history.tsv"
+    epochs = history.read_text(encoding="utf-8").count("\n") - 1 if history.is_file() else 0
+    if epochs > 1 and not (out / "last.pt").is_file():
+        stop(__file__, f"--resume: {out} has {epochs} epochs in history.tsv, but no last.pt")
+
+
+# What must be the same for two runs to be equal
+
+
+def checksum(content):
+    """CRC-32 of bytes in hexadecimal."""
+    return f"{zlib.crc32(content):08x}"
+
+
+def source_checksums(recipe):
+    """{path: checksum} of the page and of every file that it stands on, line ends aside."""
+    page = f"{recipe.replace('.', '/')}.py"
+    below = (path for room in ("disk", "run") for path in sorted((ROOT / room).glob("*.py")))
+    paths = [ROOT / page, ROOT / "model.py", ROOT / "data.py", *below]
+    return {
+        path.relative_to(ROOT).as_posix(): checksum(path.read_bytes().replace(b"\r\n", b"\n"))
+        for path in paths
+    }
+
+
+def pairs_checksum(split):
+    """Checksum of the pairs, their labels and the photos' names."""
+    return checksum(split.pairs.tobytes() + "\n".join(split.files).encode())
+
+
+def data_checksums(splits):
+    """{name: checksum} of the pairs of each split, and of the sizes of its photos in bytes."""
+    checksums = {}
+    for split in splits:
+        sizes = [(split.folder / file).stat().st_size for file in split.files]
+        checksums[f"{split.name}_pairs_crc32"] = pairs_checksum(split)
+        checksums[f"{split.name}_photo_bytes_crc32"] = checksum(str(sizes).encode())
+    return checksums
+
+
+def describe_run(args, settings):
+    """Writes args.json and a block of environment.txt, once it is clear that the run may go on."""
+    out = Path(args.out)
+    if (out / "args.json").is_file():
+        check_resume(out, settings)
+        check_files(out)
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }
+    environment = versions | {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "device": args.device,
+        "threads": torch.get_num_threads(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "command": " ".join(sys.argv),
+    }
+    lines = [f"{key}: {value}\n" for key, value in environment.items()]
+    before = out / "environment.txt"  # a resumed run may go on elsewhere: one block per start
+    text = before.read_text(encoding="utf-8") + "\n" if before.is_file() else ""
+    write_text(out / "environment.txt", text + "".join(lines))
+    write_text(out / "args.json", json.dumps(settings | {"versions": versions}, indent=1) + "\n")
+
+
+# The log and the tables
+
+
+def log(out, text):
+    """Appends a line to train.log, the same text in every equal run, and prints it."""
+    path = out / "train.log"
+    with stop_on(__file__, path, OSError), open(path, "a", encoding="ascii", newline="\n") as file:
+        file.write(f"{text}\n")
+    with stop_on(__file__, "the output", OSError):
+        say(text, sys.stdout)
+
+
+def header(args, splits, groups):
+    """Lines: the recipe, the data's counts and chance levels, each parameter group."""
+    yield f"PhotoTriage reference, recipe {args.recipe}, seed {args.seed}"
+    values = {key: getattr(args, key) for key in args.changed}
+    if "weights" in values and values["weights"] not in ("imagenet", "none"):
+        values["weights"] = "file"  # a path would differ between equal runs
+    changed = [f"{key}={value}" for key, value in values.items()]
+    yield f"Changed from the recipe: {', '.join(changed) or 'nothing'}"
+    for split in splits:
+        labels, series = split.pairs["label"], np.unique(split.pairs["series"])
+        counts = f"{len(labels)} pairs, {len(series)} series, {len(split.files)} photos"
+        chance = chance_levels(labels)
+        yield f"{split.name + ':':6} {counts}, label 1 {labels.mean():.4f}, {chance}"
+    for group in groups:
+        numel = sum(p.numel() for p in group["params"] if p.requires_grad)
+        tensors = len(group["params"])
+        yield f"Group {group['name']}: {numel} values in {tensors} tensors, lr {rate(group['lr'])}"
+
+
+def epoch_lines(row, epochs, labels):
+    """Lines of one epoch, a row of HISTORY; labels: of the validation pairs."""
+    epoch, *rates, train_loss, train_accuracy, val_loss, val_accuracy = row
+    yield f"Epoch {epoch}/{epochs}  lr {'/'.join(map(rate, rates))}"
+    yield f"  Train: loss={train_loss:.4f} acc={train_accuracy:.4f}"
+    chance = f"{chance_levels(labels)}, n={len(labels)}"
+    yield f"  Val:   loss={val_loss:.4f} acc={val_accuracy:.4f}  ({chance})"
+
+
+def rate(lr):
+    """A learning rate with up to four digits, as 1e-05."""
+    digits, exponent = f"{lr:.3e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{exponent}"
+
+
+def write_history(out, rows):
+    """history.tsv: one line per epoch, floats as repr."""
+    write_table(out / "history.tsv", [HISTORY.split(), *([repr(v) for v in row] for row in rows)])
+
+
+def write_predictions(path, split, logits):
+    """A predictions file: file names in the photo columns, floats as repr, label may be empty."""
+    rows = [PREDICTIONS.split()]
+    for pair, (row_1, row_2), scores in zip(split.pairs, split.rows, logits.tolist(), strict=True):
+        label = "" if pair["label"] < 0 else str(pair["label"])
+        photos = [split.files[row_1], split.files[row_2]]
+        rows.append([str(pair["series"]), *photos, label, *map(repr, scores)])
+    write_table(path, rows)

@@ -1,0 +1,160 @@
+"""What logits and labels come to: accuracy, loss, chance levels, intervals, ranking, verdicts."""
+
+import json
+import math
+import sys
+
+import numpy as np
+from torch.nn import functional as F
+
+DRAWS = 2000  # of the bootstrap
+ENOUGH = 30  # pairs; fewer do not establish anything
+BELOW_CHANCE, ABOVE_CONSTANT = 1e-3, 0.05  # p-values, one-sided
+
+
+def accuracy(logits, labels):
+    """Share of the pairs whose label has the larger logit."""
+    return (logits.argmax(1) == labels).double().mean().item()
+
+
+def cross_entropy(logits, labels):
+    """Mean natural-log cross-entropy of the labels, in double."""
+    return F.nll_loss(F.log_softmax(logits.double(), dim=1), labels).item()
+
+
+def constant_accuracy(labels):
+    """Accuracy of the better constant predictor on these labels (0 or 1)."""
+    ones = float(np.mean(labels))
+    return max(ones, 1 - ones)
+
+
+def prior_loss(labels):
+    """Natural-log cross-entropy of predicting the share of ones for every pair."""
+    ones = float(np.mean(labels))
+    return sum(-p * float(np.log(p)) for p in (ones, 1 - ones) if 0 < p < 1) or 0.0
+
+
+def chance_levels(labels):
+    """What the scores of these labels stand beside."""
+    return f"constant {constant_accuracy(labels):.4f}, prior loss {prior_loss(labels):.4f}"
+
+
+def percent(part, whole):
+    """`5,659 of 11,423 (49.5 %)`."""
+    return f"{part:,} of {whole:,} ({100 * part / max(whole, 1):.1f} %)"
+
+
+def tail(count, hits, chance):
+    """The probability of at least `hits` successes in `count` draws with this chance."""
+    k = np.arange(hits, count + 1)
+    logs = [math.lgamma(count + 1) - math.lgamma(i + 1) - math.lgamma(count - i + 1) for i in k]
+    chance = min(max(chance, 1e-12), 1 - 1e-12)
+    return float(np.exp(logs + k * math.log(chance) + (count - k) * math.log(1 - chance)).sum())
+
+
+def series_interval(series, correct):
+    """95 % interval of the accuracy: bootstrap over series, a fixed seed; (low, high)."""
+    _, index = np.unique(series, return_inverse=True)
+    pairs, hits = np.bincount(index), np.bincount(index, weights=correct)
+    drawn = np.random.default_rng(0).integers(0, len(pairs), (DRAWS, len(pairs)))
+    return np.percentile(hits[drawn].sum(1) / pairs[drawn].sum(1), [2.5, 97.5])
+
+
+def against_chance(labels, correct):
+    """p-values of the constant predictor: doing as well by chance, and doing as badly."""
+    count, hits, constant = len(labels), int(correct.sum()), constant_accuracy(labels)
+    return tail(count, hits, constant), tail(count, count - hits, constant)
+
+
+def judge(pairs, scores, with_loss=True):
+    """(verdict, exit code, evidence) on scores [P, 2] of labelled official pairs [P] of PAIR.
+
+    with_loss: whether the scores are log-probabilities.
+    """
+    correct = scores.argmax(1) == pairs["label"]
+    evidence = list(describe(pairs, scores, with_loss))
+    above, below = against_chance(pairs["label"], correct)
+    if below < BELOW_CHANCE:
+        evidence.append("the labels are right and the logits mean the opposite: logits[:, 1] must")
+        evidence.append("score photo_2, and the loss must take the label, not 1 - label")
+        return f"output index swapped: accuracy {correct.mean():.4f}, p = {below:.1e}", 1, evidence
+    if above < ABOVE_CONSTANT:
+        return "healthy", 0, evidence
+    if len(pairs) < ENOUGH:
+        return f"cannot judge: only {len(pairs)} pairs", 2, evidence
+    return f"no better than the constant predictor (p = {above:.2f})", 1, evidence
+
+
+def describe(pairs, scores, with_loss):
+    """Lines on accuracy, loss, bands, sizes, recall, bias, calibration and ranking."""
+    truth, count = pairs["label"], len(pairs)
+    correct = scores.argmax(1) == truth
+    low, high = series_interval(pairs["series"], correct)
+    yield (
+        f"accuracy {correct.mean():.4f}  ({correct.sum()} of {count}, 95 % interval {low:.4f} "
+        f"to {high:.4f}, bootstrap over series), 1 - accuracy {1 - correct.mean():.4f}"
+    )
+    above, _ = against_chance(truth, correct)
+    yield f"constant {constant_accuracy(truth):.4f}  (as good by chance: p = {above:.2g})"
+    if with_loss:
+        loss = -scores[np.arange(count), truth].mean()
+        yield f"loss     {loss:.4f}  (prior loss {prior_loss(truth):.4f})"
+    agreement = np.maximum(pairs["preference"], 1 - pairs["preference"])
+    bands = np.minimum((agreement * 10 + 1e-9).astype(int), 9)
+    names = {band: f".{band}-{'1' if band == 9 else f'.{band + 1}'}" for band in range(5, 10)}
+    yield "by agreement: " + by_group(bands, correct, names)
+    _, index, sizes = np.unique(pairs["series"], return_inverse=True, return_counts=True)
+    photos = np.round((1 + np.sqrt(1 + 8 * sizes)) / 2).astype(int)[index]
+    yield "by photos in the series: " + by_group(photos, correct, {})
+    recall = by_group(truth, correct, {0: "photo_1", 1: "photo_2"})
+    predicted = (scores.argmax(1) == 1).mean()
+    yield f"recall where the better one is: {recall}"
+    yield f"position: photo_2 is predicted in {predicted:.4f}, preferred in {truth.mean():.4f}"
+    if with_loss:
+        chance = np.exp(scores.max(1))
+        bins = np.minimum((chance * 10).astype(int), 9)
+        error = sum(abs((correct - chance)[bins == b].sum()) for b in range(5, 10)) / count
+        yield f"calibration: mean confidence {chance.mean():.4f}, expected error {error:.4f}"
+    top, every, spearman, ranked = rank_series(pairs, scores)
+    if every:
+        yield (
+            f"best photo of the series: {percent(top, every)}; rank correlation with the "
+            f"official ranks {spearman:.3f} ({ranked} series of 3 and more)"
+        )
+
+
+def by_group(groups, correct, names):
+    """`name accuracy (n)` for each group."""
+    return ", ".join(
+        f"{names.get(int(g), int(g))} {correct[groups == g].mean():.3f} ({(groups == g).sum()})"
+        for g in np.unique(groups)
+    )
+
+
+def rank_series(pairs, scores):
+    """(series with the right best photo, series, mean Spearman correlation, series of 3 on)."""
+    margin, top, correlations = scores[:, 0] - scores[:, 1], 0, []
+    order = np.argsort(pairs["series"], kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(pairs["series"][order])) + 1)
+    for group in groups:
+        strength, rank = {}, {}
+        for pair, m in zip(pairs[group], margin[group], strict=True):
+            for side, sign in (("1", 1), ("2", -1)):
+                photo = int(pair[f"photo_{side}"])
+                strength[photo] = strength.get(photo, 0.0) + sign * m
+                rank[photo] = int(pair[f"rank_{side}"])
+        photos = sorted(rank, key=rank.get)
+        top += photos[0] == max(photos, key=strength.get)
+        if len(photos) > 2:
+            mine = np.argsort(np.argsort([-strength[photo] for photo in photos]))
+            correlations.append(np.corrcoef(mine, np.arange(len(photos)))[0, 1])
+    return top, len(groups), float(np.mean(correlations or [0])), len(correlations)
+
+
+def give_verdict(verdict, code, evidence, as_json):
+    """Prints the verdict and the lines of evidence, or both as JSON, and ends with the code."""
+    if as_json:
+        print(json.dumps({"verdict": verdict, "exit_code": code, "evidence": evidence}, indent=1))
+    else:
+        print(f"VERDICT {verdict}", *(f"  {line}" for line in evidence), sep="\n")
+    sys.exit(code)
