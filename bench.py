@@ -7,7 +7,6 @@ nothing is asserted here. It takes about seven minutes on 2 cores and 3 GB of di
 """
 
 import contextlib
-import dataclasses
 import io
 import os
 import platform
@@ -19,43 +18,48 @@ import tempfile
 import time
 from itertools import cycle, islice
 from pathlib import Path
+from types import SimpleNamespace
 
-import compare
-import engine
 import numpy as np
 import torch
-from evidence import peak_memory
 from PIL import Image
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
-from tracer import Trace
 
 import data
 import train_resnet
-from data import command_line, show_progress, stop
+from disk.errors import command_line, show_progress, stop
+from disk.store import build_store, take_photos
 from make_demo import invent_dataset, pairlist_lines, write_dataset
 from model import score_pairs
+from run.arithmetic import set_arithmetic, whole_step
+from run.evidence import peak_memory
+from run.flags import resolve_device
+from run.loop import Run
 
 # Series of the official lists by their number of photos; every pair of a series is in the list.
 TRAIN_SHAPE = {2: 2791, 3: 1043, 4: 464, 5: 155, 6: 78, 7: 23, 8: 6}  # 12,075 pairs
 VAL_SHAPE = {2: 122, 3: 45, 4: 22, 5: 3, 6: 1, 7: 1, 8: 1}  # 483 pairs of 503 photos
-PAD = data.parse_color("imagenet")
-MOVING = ("forward", "loss", "gradients", "update")  # stages of a trace that rounding moves
 
 
 # Programs in turn
 
 
+def now():
+    """Seconds on a clock, once a GPU has done its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def seconds_of(program):
     """Seconds that a program takes, a GPU's work included."""
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else int
-    wait()
-    start = time.perf_counter()
+    start = now()
     program()
-    wait()
-    return time.perf_counter() - start
+    return now() - start
 
 
 def in_turn(rounds, *programs, warm=True):
@@ -77,24 +81,35 @@ def temporary_folder():
     return tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 
 
-def with_run(flags, measure):
-    """What measure(run) gives, called where the ResNet recipe with these flags would train."""
-    given, train_epochs = [], engine.train_epochs
-    engine.train_epochs = lambda run: given.append(measure(run))
+def in_page(flags, **methods):
+    """Runs train_resnet with these flags, its Run replaced by one with these methods."""
+    train_resnet.Run = type("MeasuredRun", (Run,), methods)
     with temporary_folder() as out, contextlib.redirect_stdout(io.StringIO()):
         train_resnet.main([*flags, "--weights", "none", "--out", str(Path(out) / "run")])
-    engine.train_epochs = train_epochs
+    train_resnet.Run = Run
+
+
+def with_run(flags, measure):
+    """What measure(run) gives, called where the page with these flags would train."""
+    given = []
+
+    def epochs(run):
+        given.append(measure(run))
+        return iter(())
+
+    in_page(flags, epochs=epochs)
     return given[0]
 
 
 def step_of(run):
-    """A program: a step of the training loop, on the first pairs."""
-    batch = np.arange(run.args.batch_size)
+    """A program: the page's step on the first pairs, in the run's arithmetic, with its hooks."""
+    run.batch, photos = np.arange(run.args.batch_size), first_batch(run)
 
     def program():
-        engine.set_arithmetic(run.args)  # global, and two runs may take turns
+        set_arithmetic(run.args)  # global, and two runs may take turns
         run.ranker.train()
-        engine.train_step(run, batch)
+        with whole_step(run.args):
+            bare_step(run, *photos)
         run.unchecked.clear()
 
     return program
@@ -103,20 +118,30 @@ def step_of(run):
 # Steps and epochs
 
 
-def bare_step(run, photo_1, photo_2, label):
-    """The model's step on tensors that are there already."""
-    logits = run.ranker(photo_1, photo_2)
-    loss = run.loss_function(logits, label)
-    run.optimizer.zero_grad()
+def first_batch(run):
+    """photo_1, photo_2 and label of the first pairs, on the device, in the run's format."""
+    dtype = next(run.ranker.parameters()).dtype
+    return data.take_batch(run.train, np.arange(run.args.batch_size), run.device, dtype)
+
+
+def bare_step(model, photo_1, photo_2, label):
+    """The step of the page on tensors that are there already; model: ranker, criterion, optimizer.
+
+    A copy, since the page's own stands inline; its loss.
+    """
+    logits = model.ranker(photo_1, photo_2)
+    loss = model.criterion(F.log_softmax(logits, dim=1), label)
+    model.optimizer.zero_grad()
     loss.backward()
-    run.optimizer.step()
+    model.optimizer.step()
+    return loss
 
 
-def tensors_of(run):
-    """photo_1, photo_2 and label of the first pairs, on the device."""
-    batch = np.arange(run.args.batch_size)
-    label = torch.from_numpy(run.train.pairs["label"][batch]).to(run.device)
-    return *data.take_pairs(run.train, batch, run.device, PAD), label
+def plain_model(run):
+    """The same ranker, loss and optimizer without a run: no hooks, nothing that looks."""
+    ranker = train_resnet.build(run.args).to(run.device)
+    optimizer = torch.optim.SGD(ranker.parameters(), lr=1e-5, momentum=0.9, weight_decay=5e-4)
+    return SimpleNamespace(ranker=ranker, criterion=nn.NLLLoss(), optimizer=optimizer)
 
 
 class PairsOnDisk(Dataset):
@@ -142,28 +167,54 @@ class PairsOnDisk(Dataset):
         return *photos, int(self.split.pairs["label"][index])
 
 
-def plain_epoch(run):
+def plain_epoch(run, model):
     """The baseline: DataLoaders with 2 workers, the same model, both photos of every pair."""
     train, val = (
         DataLoader(PairsOnDisk(split, run.args.size), run.args.batch_size, num_workers=2)
         for split in (run.train, run.val)
     )
-    run.ranker.train()
+    model.ranker.train()
     for photo_1, photo_2, label in train:
-        bare_step(run, *(x.to(run.device) for x in (photo_1, photo_2, label)))
-    run.ranker.eval()
+        bare_step(model, *(x.to(run.device) for x in (photo_1, photo_2, label)))
+    model.ranker.eval()
     with torch.no_grad():
         for photo_1, photo_2, _ in val:
-            run.ranker(photo_1.to(run.device), photo_2.to(run.device)).tolist()
+            model.ranker(photo_1.to(run.device), photo_2.to(run.device)).tolist()
 
 
-def our_epoch(run):
-    """The same pairs as in plain_epoch, the way of engine.py."""
-    run.ranker.train()
-    for batch in batches_of(run):
-        engine.train_step(run, batch)
-    engine.check_finite(run)
-    score_pairs(run.ranker, run.val, run.args.batch_size, PAD)
+def steps_in_turn(flags, rounds):
+    """Seconds of the page's loop, a step each, and of the same step without a run, in turn."""
+    loop, bare = [], []
+
+    def batches(run, _):
+        few, model = [np.arange(run.args.batch_size)] * (1 + rounds), plain_model(run)
+        steps, photos = Run.batches(run, few), first_batch(run)
+        for _ in few:
+            start = now()
+            yield next(steps)
+            loop.append(now() - start)
+            bare.append(seconds_of(lambda: bare_step(model, *photos)))
+
+    in_page(flags, epochs=lambda run: iter([1]), batches=batches, end_epoch=lambda *_: None)
+    return loop[1:], bare[1:]  # the first warms up
+
+
+def epochs_in_turn(flags, rounds):
+    """Seconds of an epoch of the plain loop and of one of the page, and how many pairs."""
+    plain, ours, pairs = [], [], []
+
+    def epochs(run):
+        model = plain_model(run)
+        pairs.extend([len(run.train.pairs), len(run.val.pairs)])
+        for _ in range(rounds):
+            plain.append(seconds_of(lambda: plain_epoch(run, model)))
+            run.position |= {"step": 0, "loss_sum": 0.0, "correct": 0}
+            start = now()
+            yield 1
+            ours.append(now() - start)
+
+    in_page(flags, epochs=epochs, end_epoch=lambda *_: None)
+    return plain, ours, pairs
 
 
 def batches_of(run):
@@ -171,28 +222,30 @@ def batches_of(run):
     return data.epoch_batches(len(run.train.pairs), run.args.batch_size, run.args.seed, 1)
 
 
-def measure_steps(run, rounds):
-    """(a) loop against bare step, (f) memory, (e) operations, (h) tracing, (c) epoch."""
-    tensors, step = tensors_of(run), step_of(run)
-    loop, bare = in_turn(5 * rounds, step, lambda: bare_step(run, *tensors))
+def measure_steps(flags, device, rounds):
+    """(a) loop against bare step, (f) memory, (e) operations, (c) epoch."""
+    loop, bare = steps_in_turn(flags, 5 * rounds)
     yield "a", "training loop / bare step", ratio(loop, bare), "<= 1.03, GPU 1.05"
     yield "a", "bare step, seconds", f"{statistics.median(bare):.4f}", ""
-    gpu = torch.cuda.max_memory_allocated() / 2**20 if run.device.type == "cuda" else 0
+    gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0
     memory = f"{peak_memory() / 2**20:.0f} MiB" + (f", {gpu:.0f} MiB on the GPU" if gpu else "")
-    yield "f", "peak memory after these steps", memory, ""
-    with FlopCounterMode(display=False) as counter:
-        bare_step(run, *tensors)
-    flops, (peak, how) = counter.get_total_flops(), sgemm_peak(run.device, rounds)
+    yield "f", "peak memory after these steps, two models", memory, ""
+    flops = with_run(flags, count_operations)
+    peak, how = sgemm_peak(device, rounds)
     rate = flops / statistics.median(bare)
     yield "e", "operations of a step, counted by PyTorch's FlopCounterMode", f"{flops:.4g}", ""
     text = f"{rate / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s: {rate / peak:.2f}"
     yield "e", f"the step's rate of the sgemm peak ({how})", text, ""
-    traced = step_of(dataclasses.replace(run, trace=Trace(run.out / "traced.txt", 10**6)))
-    yield "h", "step with tracing / without", ratio(*in_turn(rounds, traced, step)), ""
-    turns = max(1, rounds - 1)  # each takes long enough
-    epochs = in_turn(turns, lambda: plain_epoch(run), lambda: our_epoch(run), warm=False)
-    pairs = f"{len(run.train.pairs)} pairs, and {len(run.val.pairs)} evaluated"
-    yield "c", f"epoch of a plain loop, 2 workers / ours: {pairs}", ratio(*epochs), ""
+    plain, ours, pairs = epochs_in_turn(flags, max(1, rounds - 1))  # each takes long enough
+    name = f"epoch of a plain loop, 2 workers / ours: {pairs[0]} pairs, and {pairs[1]} evaluated"
+    yield "c", name, ratio(plain, ours), ""
+
+
+def count_operations(run):
+    """Floating-point operations of one step."""
+    with FlopCounterMode(display=False) as counter:
+        bare_step(plain_model(run), *first_batch(run))
+    return counter.get_total_flops()
 
 
 def sgemm_peak(device, rounds):
@@ -226,12 +279,12 @@ def measure_evaluation(run, rounds):
     def per_pair():
         run.ranker.eval()
         for i in range(0, len(split.rows), size):
-            run.ranker(*data.take_pairs(split, slice(i, i + size), run.device, PAD))
+            run.ranker(*data.take_batch(split, slice(i, i + size), run.device)[:2])
 
     plain, once = in_turn(
         max(1, rounds - 1),
         per_pair,
-        lambda: score_pairs(run.ranker, split, size, PAD),
+        lambda: score_pairs(run.ranker, split, size),
         warm=False,
     )
     text = f"per-pair evaluation / ours, {len(split.pairs)} pairs, {len(split.files)} photos"
@@ -246,7 +299,7 @@ def measure_store(folder, photos, size, rounds):
         3 * rounds,
         lambda: [data.decode_photo(photo, size, "pad") for photo in few],
         lambda: store.unlink(missing_ok=True),  # to free a file takes its time as well
-        lambda: data.build_store(store, photos, size, "pad"),
+        lambda: build_store(store, photos, size, "pad", data.decode_photo),
     )
     share = len(photos) / len(few) / cores
     text = f"store's rate / one core of Pillow x {cores}, {len(photos)} photos"
@@ -284,7 +337,7 @@ def reset_peak_memory():
 def measure_growth(run):
     """(g) seconds and memory to load a dataset, and to read the photos of one epoch."""
     before = reset_peak_memory()
-    loading = seconds_of(lambda: data.load(run.args, ("train", "val")))
+    loading = seconds_of(lambda: load(run.args))
     reading = seconds_of(lambda: read_epoch(run))
     memory = f"{(peak_memory() - before) / 2**20:.0f}" if before else "not measured"
     pairs, photos = len(run.train.pairs), len(run.train.files) + len(run.val.files)
@@ -294,11 +347,17 @@ def measure_growth(run):
     yield "g", name, f"{text}, + {memory} MiB", "linear, no growth"
 
 
+def load(args):
+    """Both splits with their photos."""
+    for split in data.read_splits(args, ("train", "val")):
+        data.decode(split, args)
+
+
 def read_epoch(run):
-    """Takes every batch of an epoch from the store, as training does."""
+    """Takes every photo of an epoch from the store, as training does."""
     for batch in batches_of(run):
-        for side in (0, 1):
-            data.take_photos(run.train, run.train.rows[batch, side], run.device)
+        for rows in run.train.rows[batch].T:
+            take_photos(run.train.photos, run.train.boxes, rows, run.device)
 
 
 def measure_start(flags, folder, device):
@@ -336,31 +395,44 @@ def run_until(flags, out, step):
 def measure_flags(run, flags, rounds):
     """What each flag that changes rounding gains, and how far it moves the first step."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(run.out)  # or a later call would not compile
-    reference = with_run([*flags, "--trace", "1"], first_trace)
+    reference = first_step(run)
     chosen = [["--channels-last"], ["--amp"], ["--amp", "--channels-last"], ["--compile"]]
     chosen += [["--tf32"], ["--tf32", "--channels-last"]] if run.device.type == "cuda" else []
     for words in chosen:
-        gain, gaps = with_run(
-            [*flags, *words, "--trace", "1"],
-            lambda other: measure_flag(run, other, reference, rounds),
+        gain, moved = with_run(
+            [*flags, *words], lambda other: measure_flag(run, other, reference, rounds)
         )
         yield "i", f"default step / step with {' '.join(words)}", gain, ""
-        yield "i", f"... moves {', '.join(gaps)} of the first step by", ", ".join(gaps.values()), ""
+        yield (
+            "i",
+            f"... moves {', '.join(moved)} of the first step by",
+            ", ".join(moved.values()),
+            "",
+        )
 
 
-def first_trace(run):
-    """The trace of a run's first step."""
-    step_of(run)()
-    return compare.read_trace(run.out / "trace.txt")
+def first_step(run):
+    """{what: tensor} of a run's first step: its loss, and all gradients in one vector."""
+    set_arithmetic(run.args)
+    run.batch, photos = np.arange(run.args.batch_size), first_batch(run)
+    run.ranker.train()
+    with whole_step(run.args):
+        loss = bare_step(run, *photos)
+    gradients = [p.grad.reshape(-1) for p in run.ranker.parameters()]
+    run.unchecked.clear()
+    return {"loss": loss.detach().double(), "gradients": torch.cat(gradients).double()}
 
 
 def measure_flag(run, other, reference, rounds):
-    """Gain of speed, and the largest relative differences by stage of the first step."""
-    first = seconds_of(step_of(other))
-    gaps = compare.largest_differences(reference, compare.read_trace(other.out / "trace.txt"))
-    gaps = {stage: f"{gap:.1e}" for stage, gap in gaps.items() if stage in MOVING}
+    """Gain of speed, and the relative differences {what: text} of the first step."""
+    start = now()
+    moved = {
+        name: f"{((x - reference[name]).norm() / reference[name].norm()).item():.1e}"
+        for name, x in first_step(other).items()
+    }
+    first = now() - start
     gain = ratio(*in_turn(rounds + 1, step_of(run), step_of(other)))
-    return gain + (f"; to compile: {first:.0f} s" if other.args.compile else ""), gaps
+    return gain + (f"; to compile: {first:.0f} s" if other.args.compile else ""), moved
 
 
 # The table
@@ -374,7 +446,7 @@ def measure(folder, device, size, rounds):
     yield from measure_store(folder, 3 * photos, size, rounds)
     places = [*flags, "--data", str(official_shape(folder / "small", 16, photos))]
     few = [*places, "--quick-experiment", "0.06"]  # an epoch in small, of about 8 steps
-    yield from with_run(few, lambda run: list(measure_steps(run, rounds)))
+    yield from measure_steps(few, device, rounds)
     yield from with_run(places, lambda run: list(measure_flags(run, places, rounds)))
     Image.new("RGB", (40, 30)).save(folder / "tiny.jpg")
     for part in (16, 4, 1):
@@ -394,7 +466,7 @@ def main(argv=None):
     flags = parser.parse_args(argv)
     if flags.size % 32 or flags.size < 32 or flags.rounds < 1:
         stop(__file__, "--size is a multiple of 32 and --rounds at least 1")
-    device, rows = engine.resolve_device(__file__, flags.device), []
+    device, rows = resolve_device(__file__, flags.device), []
     started = time.perf_counter()
     with temporary_folder() as folder:
         for row in measure(Path(folder), device, flags.size, flags.rounds):

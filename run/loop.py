@@ -52,6 +52,7 @@ class Run:
         self.passes = 0  # of the backbone in this step
         self.batch = self.loss = None  # of this step
         self.unchecked = []  # (step, batch, flags), see run.watch
+        self.received = []  # signals
 
     def __enter__(self):
         args, splits = self.args, (self.train, self.val)
