@@ -103,6 +103,6 @@ def embed(ranker, split, batch_size):
 @torch.no_grad()
 def score_features(ranker, features, rows):
     """Logits [P, 2], on the CPU, of the pairs whose photos have these rows [P, 2] in features."""
-    ranker = SiameseRanker(nn.Identity(), ranker.head)  # its forward, on features
+    ranker = SiameseRanker(nn.Identity(), ranker.head).eval()  # its forward, on features
     pairs = torch.from_numpy(rows).to(features.device).split(1024)
     return torch.cat([ranker(features[p[:, 0]], features[p[:, 1]]) for p in pairs]).cpu()

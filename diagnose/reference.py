@@ -8,11 +8,12 @@ initial weights, into the run folder.
 
 import argparse
 import importlib
+from contextlib import ExitStack
 
 import torch
 
 from diagnose.tracer import Trace
-from disk.errors import command_line
+from disk.errors import command_line, stop
 from disk.files import replace_file
 from run.loop import Run
 
@@ -23,6 +24,8 @@ class TracedRun(Run):
     steps = 0
 
     def __enter__(self):
+        if (self.out / "last.pt").is_file():
+            stop(__file__, f"{self.out}: the first steps of this run are over")
         run, args = super().__enter__(), self.args
         state = self.ranker.state_dict()
         replace_file(self.out / "init.pt", lambda file: torch.save(state, file))
@@ -71,10 +74,11 @@ class TracedRun(Run):
 
 def trace_page(page, steps, argv):
     """Runs a page (its module) with these flags, traced for this many steps."""
-    untraced, TracedRun.steps = page.Run, steps
-    page.Run = TracedRun
-    page.main(argv)
-    page.Run = untraced
+    TracedRun.steps = steps
+    with ExitStack() as stack:
+        stack.callback(setattr, page, "Run", page.Run)
+        page.Run = TracedRun
+        page.main(argv)
 
 
 def main(argv=None):

@@ -31,7 +31,10 @@ MAY_CHANGE = ("epochs", "changed")  # between a run and its resumption
 
 def recipe_name(script):
     """The name of a page by its file, as it is imported: train_resnet."""
-    return ".".join(Path(script).resolve().relative_to(ROOT).with_suffix("").parts)
+    path = Path(script).resolve()
+    if not path.is_relative_to(ROOT):
+        stop(__file__, f"{path}: a page stands in the folder of this project or below")
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 # May it be done?
@@ -95,7 +98,7 @@ def check_resume(out, settings):
 def flat(settings):
     """Settings with the checksum of each source file as an entry of its own."""
     sources = {f"the checksum of {path}": crc for path, crc in settings["sources"].items()}
-    return sources | {key: value for key, value in settings.items() if key != "sources"}
+    return {key: value for key, value in settings.items() if key != "sources"} | sources
 
 
 def check_files(out):

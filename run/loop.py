@@ -66,7 +66,8 @@ class Run:
             self.evidence = stack.enter_context(open_folder(self.out, args.step_log))
             describe_run(args, own_settings(args) | data_checksums(splits))
             change_passes(args, self.ranker)
-            watch_steps(self, self.criterion)
+            for hook in watch_steps(self, self.criterion):
+                stack.callback(hook.remove)
             self.begin(splits)
             self.closing = stack.pop_all()
         return self

@@ -8,7 +8,8 @@ from disk.errors import stop
 def watch_steps(run, criterion):
     """Has every training step of the run's model marked by phase and checked before its update.
 
-    The hooks look at the training mode, so evaluation passes unseen.
+    Gives the hooks, to be removed at the end. They look at the training mode, so evaluation
+    passes unseen.
     """
 
     def begin_pass(module, inputs):
@@ -25,9 +26,9 @@ def watch_steps(run, criterion):
         note_finite(run)
         run.mark("update")
 
-    run.ranker.backbone.register_forward_pre_hook(begin_pass)
-    criterion.register_forward_hook(see_loss)
-    run.optimizer.register_step_pre_hook(see_gradients)
+    yield run.ranker.backbone.register_forward_pre_hook(begin_pass)
+    yield criterion.register_forward_hook(see_loss)
+    yield run.optimizer.register_step_pre_hook(see_gradients)
 
 
 def note_finite(run):

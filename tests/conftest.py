@@ -13,11 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-import audit  # noqa: E402
 import tiny  # noqa: E402
 
+import data  # noqa: E402
 import make_demo  # noqa: E402
 import train_resnet  # noqa: E402
+from diagnose import audit, reference  # noqa: E402
 
 SMALL = ["--weights", "none", "--size", "64", "--epochs", "2"]
 SMALL += ["--lr-backbone", "1e-2", "--lr-head", "1e-2"]
@@ -26,7 +27,8 @@ SMALL += ["--lr-backbone", "1e-2", "--lr-head", "1e-2"]
 def pytest_addoption(parser):
     for name, what in (
         ("data", "your dataset"), ("run", "your run folder"),
-        ("labels", "your labels, as for audit.py"), ("predictions", "yours, as for eval.py"),
+        ("labels", "your labels, as for diagnose.audit"),
+        ("predictions", "yours, as for diagnose.judge"),
         ("reference", "a traced run of this project"), ("variant", "your trace of the same steps"),
     ):  # fmt: skip
         parser.addoption(f"--{name}", help=f"{what}, for tests/test_my_data.py")
@@ -49,11 +51,15 @@ def tiny_backbones(monkeypatch, request):
 
 @pytest.fixture
 def train(demo, tmp_path):
-    """train(name, *flags): a training run in this process on the demo data; its run folder."""
+    """train(name, *flags): a training run in this process on the demo data; its run folder.
 
-    def run(name, *flags, script=train_resnet, data=demo):
+    script is the page, steps how many steps of it are traced.
+    """
+
+    def run(name, *flags, script=train_resnet, data=demo, steps=0):
         places = ["--data", data, "--out", tmp_path / name, "--store", tmp_path / "stores"]
-        script.main([str(word) for word in (*SMALL, *places, *flags)])
+        words = [str(word) for word in (*SMALL, *places, *flags)]
+        reference.trace_page(script, steps, words) if steps else script.main(words)
         return tmp_path / name
 
     return run
@@ -61,7 +67,7 @@ def train(demo, tmp_path):
 
 @pytest.fixture
 def judge(capsys):
-    """judge(main, *flags): exit code, verdict and everything printed of audit.py or eval.py."""
+    """judge(main, *flags): exit code, verdict and everything printed of a tool."""
 
     def run(main, *flags):
         capsys.readouterr()
@@ -88,6 +94,14 @@ def refused(capsys):
         return lines[0]
 
     return check
+
+
+def decoded(args, root, stores, name):
+    """The split of this name of a dataset, decoded as args say."""
+    args.data, args.store, args.device = root, stores, "cpu"
+    (split,) = data.read_splits(args, (name,))
+    data.decode(split, args)
+    return split
 
 
 def script(name, *words, die="", **options):

@@ -1,14 +1,14 @@
-"""audit.py names what is wrong with a source of labels, on the official lists and made-up ones."""
+"""diagnose.audit names what is wrong with labels, on the official lists and made-up ones."""
 
 import json
 import time
 
-import audit
 import conftest
 import numpy as np
 import pytest
 
 import data
+from diagnose import audit
 
 PHOTOTRIAGE = conftest.SHARED / "phototriage"
 official = pytest.mark.skipif(

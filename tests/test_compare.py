@@ -1,20 +1,18 @@
-"""tracer.py and compare.py: fingerprints, fits, forensics, broken traces, golden traces."""
+"""The tracer and diagnose.compare: fingerprints, fits, forensics, broken traces, golden traces."""
 
 import itertools
 import json
 from pathlib import Path
 
-import causes
-import compare
 import conftest
 import numpy as np
 import pytest
 import torch
-import tracer
 
 import make_demo
 import train_resnet
 import train_vgg
+from diagnose import causes, compare, reference, tracer
 
 GOLDEN = conftest.ROOT / "golden"
 
@@ -22,8 +20,8 @@ GOLDEN = conftest.ROOT / "golden"
 @pytest.fixture
 def traced(train):
     """Two traced epochs of the tiny reference in double."""
-    flags = ["--float64", "--trace", 100, "--lr-backbone", "1e-2", "--lr-head", "1e-1"]
-    return train("traced", *flags)
+    flags = ["--float64", "--lr-backbone", "1e-2", "--lr-head", "1e-1"]
+    return train("traced", *flags, steps=100)
 
 
 def edit(run, out, change):
@@ -67,7 +65,7 @@ def test_fingerprints_are_linear_estimate_distances_and_do_not_depend_on_pieces(
 
 def test_tracing_changes_nothing_else(train):
     flags = ["--float64", "--hidden", 16, "--dropout", "0.5"]  # random numbers matter
-    plain, traced = train("plain", *flags), train("with", *flags, "--trace", 100)
+    plain, traced = train("plain", *flags), train("with", *flags, steps=100)
     for name in ("train.log", "history.tsv", "predictions.tsv", "args.json"):
         assert (plain / name).read_bytes() == (traced / name).read_bytes()
     best = [torch.load(run / "best.pt", weights_only=True)["model"] for run in (plain, traced)]
@@ -209,10 +207,10 @@ def golden_trace(script, steps, share, folder):
     if not data.exists():
         make_demo.main(["--out", str(data)])
     out = folder / script.__name__
-    flags = f"--weights none --size 64 --epochs 1 --seed 42 --float64 --trace {steps}"
+    flags = "--weights none --size 64 --epochs 1 --seed 42 --float64"
     flags += f" --quick-experiment {share} --device cpu"
     places = ["--data", data, "--out", out, "--store", folder / "stores"]
-    script.main([*flags.split(), *map(str, places)])
+    reference.trace_page(script, steps, [*flags.split(), *map(str, places)])
     return out / "trace.txt"
 
 

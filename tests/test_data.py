@@ -13,15 +13,18 @@ from torchvision import transforms
 
 import data
 import make_demo
-import train_resnet
+from disk import store
+from run.scores import constant_accuracy, prior_loss
 
 LISTS = conftest.SHARED / "phototriage" / "train_val"
 official = pytest.mark.skipif(not LISTS.is_dir(), reason=f"the official lists are not in {LISTS}")
 
 
-def load_args(root, store, **changes):
-    defaults = {"size": 64, "fit": "pad", "min_agreement": 0.0, "quick_experiment": 1.0, "seed": 0}
-    return Namespace(data=root, store=store, **(defaults | changes))
+def load(root, stores, name, fit="pad"):
+    """The split of this name, decoded."""
+    args = Namespace(size=64, fit=fit, pad_color="imagenet", seed=0)
+    args.min_agreement, args.quick_experiment = 0.0, 1.0
+    return conftest.decoded(args, root, stores, name)
 
 
 def test_label_direction_from_files_to_accuracy(tmp_path, train):
@@ -53,8 +56,8 @@ def test_official_lists_have_the_published_figures():
         names, _ = data.photo_names(pairs, LISTS / "none")
         assert (len(pairs), len(np.unique(pairs["series"]))) == (count, series)
         assert (len(np.unique(names.astype(str))), pairs["label"].sum()) == (photos, ones)
-        assert round(data.constant_accuracy(pairs["label"]), 4) == constant
-        assert round(data.prior_loss(pairs["label"]), 4) == prior
+        assert round(constant_accuracy(pairs["label"]), 4) == constant
+        assert round(prior_loss(pairs["label"]), 4) == prior
         assert len(data.choose_pairs(pairs, 0.7, 1.0, 0)) == strong
     assert (train["preference"] == 0.5).sum() == 91
 
@@ -67,11 +70,8 @@ def test_store_is_bit_equal_to_pillow_and_torchvision(tmp_path, fit, shape):
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     path = root / "train_val" / "train_val_imgs" / "000001-02.JPG"
     Image.fromarray(noise).save(path)
-    split = data.load(load_args(root, tmp_path / "stores", fit=fit), ("train",))["train"]
-    store = data.to_input(
-        *data.take_photos(split, split.rows[:, 1], torch.device("cpu")),
-        data.parse_color("imagenet"),
-    )
+    split = load(root, tmp_path / "stores", "train", fit)
+    taken = data.take_inputs(split, split.rows[:, 1], torch.device("cpu"))
 
     photo = Image.open(path).convert("RGB")
     if fit == "crop":
@@ -84,7 +84,7 @@ def test_store_is_bit_equal_to_pillow_and_torchvision(tmp_path, fit, shape):
         small = transforms.ToTensor()(photo.resize((width, height), Image.Resampling.BILINEAR))
         expected[:, top : top + height, left : left + width] = small
     expected = transforms.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD)(expected)
-    assert torch.equal(store[0], expected)
+    assert torch.equal(taken[0], expected)
 
 
 def test_padding_has_the_named_colour_exactly():
@@ -111,26 +111,26 @@ def test_store_is_built_once_and_again_when_a_photo_changes(demo, tmp_path, monk
     decoded = []
     decode = data.decode_photo
     monkeypatch.setattr(data, "decode_photo", lambda *a: decoded.append(a[0].name) or decode(*a))
-    args = load_args(root, tmp_path / "stores")
-    split = data.load(args, ("val",))["val"]
+    places = root, tmp_path / "stores", "val"
+    split = load(*places)
     assert sorted(decoded) == split.files  # as many decodes as photos
-    data.load(args, ("val",))
+    load(*places)
     assert len(decoded) == len(split.files)
-    store = next((tmp_path / "stores").glob("*.store"))
-    store.write_bytes(store.read_bytes()[:-1])
-    again = data.load(args, ("val",))["val"]
+    path = next((tmp_path / "stores").glob("*.store"))
+    path.write_bytes(path.read_bytes()[:-1])
+    again = load(*places)
     assert len(decoded) == 2 * len(split.files) and np.array_equal(again.photos, split.photos)
     photo = root / "train_val/train_val_imgs" / split.files[0]
     os.utime(photo, (1, 1))
-    data.load(args, ("val",))
+    load(*places)
     assert len(decoded) == 3 * len(split.files)
     Image.new("RGB", (50, 50), "red").save(photo)
-    changed = data.load(args, ("val",))["val"]
+    changed = load(*places)
     assert not np.array_equal(changed.photos[0], split.photos[0])
 
 
 def test_a_disk_that_fails_while_photos_are_decoded_is_told(demo, tmp_path, monkeypatch, capsys):
-    calls, fsync = [], data.os.fsync
+    calls, fsync = [], os.fsync
 
     def failing(file):
         calls.append(file)
@@ -138,10 +138,10 @@ def test_a_disk_that_fails_while_photos_are_decoded_is_told(demo, tmp_path, monk
             raise OSError(28, "No space left on device")
         fsync(file)
 
-    monkeypatch.setattr(data, "FLUSH_EVERY", 2)
-    monkeypatch.setattr(data.os, "fsync", failing)
+    monkeypatch.setattr(store, "FLUSH_EVERY", 2)
+    monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(SystemExit) as stopped:
-        data.load(load_args(demo, tmp_path / "stores"), ("train",))
+        load(demo, tmp_path / "stores", "train")
     assert stopped.value.code == 2 and "No space left" in capsys.readouterr().err
     assert list((tmp_path / "stores").iterdir()) == []
 
@@ -211,14 +211,12 @@ def test_demo_like_given_lists(demo, tmp_path, refused):
         assert np.array_equal(ours, data.read_dataset(demo, (split,))[split][0])
     refused(make_demo.main, ["--out", tmp_path / "like"], "exists already")
     refused(make_demo.main, ["--out", tmp_path / "x", "--like", tmp_path / "list"], "--like")
-    assert train_resnet.RECIPE["size"][0] == 224
 
 
 def test_two_builds_of_one_store_do_not_meet(demo, tmp_path, monkeypatch):
-    parts, write = [], data.write_photos
-    monkeypatch.setattr(data, "write_photos", lambda f, *a: parts.append(f.name) or write(f, *a))
-    args = load_args(demo, tmp_path / "stores")
+    parts, write = [], store.write_photos
+    monkeypatch.setattr(store, "write_photos", lambda f, *a: parts.append(f.name) or write(f, *a))
     for _ in range(2):
-        split = data.load(args, ("val",))["val"]
+        split = load(demo, tmp_path / "stores", "val")
         next((tmp_path / "stores").glob("*.store")).unlink()
     assert parts[0] != parts[1] and split.photos.any()  # though the process is the same

@@ -1,49 +1,49 @@
 """Runs that are killed, starved, fed with nonsense: nothing is lost, and all is said."""
 
+import json
 import os
 import resource
 import shutil
 import signal
-import sys
+import time
 
 import conftest
-import engine
-import evidence
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_engine import COMPARED, same
+from test_run import COMPARED, same
 
 import data
 import eval as scoring
 import train_resnet
 import train_vgg
+from run import evidence, watch
 
 # Dropout makes the random state matter; 4 steps an epoch, saved after 2 and 4.
 FLAGS = [*conftest.SMALL, "--epochs", "3", "--save-every", "2"]
 FLAGS += ["--hidden", "16", "--dropout", "0.5"]
 # Each kill hits the run that goes on after the one before.
 KILLS = """
-data.decode_photo:3:before         the store's build
-os.replace@.store:1:before         a whole store, not yet renamed
-os.replace@.store:1:after          the second store renamed, no run folder yet
-os.replace@environment:1:before    the first file of the run folder
-os.replace@args.json:1:before      environment.txt without args.json
-os.replace@train.log:1:after       an empty train.log
-engine.log:4:after                 the log's header
-engine.train_step:2:before         the first step done
-torch.save:1:before                the first save: an empty file
-torch.save:1:after                 the file written, not flushed
-os.replace@last.pt:1:before        flushed, not renamed
-engine.train_step:3:after          step 3, after a save at 2
-engine.score_pairs:1:after         the epoch's evaluation
-engine.write_history:2:before      best.pt and log newer than last.pt
-os.replace@last.pt:1:before        last.pt at the end of an epoch
-os.replace@last.pt:2:before        last.pt within the next epoch, over an older one
-engine.mark:9:before               in the middle of a step
-engine.train_step:2:after          the last epoch
-engine.finish_epoch:1:after        all epochs done
+data.decode_photo:3:before           the store's build
+os.replace@.store:1:before           a whole store, not yet renamed
+os.replace@.store:1:after            the second store renamed, no run folder yet
+os.replace@environment:1:before      the first file of the run folder
+os.replace@args.json:1:before        environment.txt without args.json
+os.replace@train.log:1:after         an empty train.log
+run.loop.log:4:after                 the log's header
+run.loop.take_batch:2:before         the first step done
+torch.save:1:before                  the first save: an empty file
+torch.save:1:after                   the file written, not flushed
+os.replace@last.pt:1:before          flushed, not renamed
+run.loop:Run.count:3:after           step 3, after a save at 2
+train_resnet.score_pairs:1:after     the epoch's evaluation
+run.loop.write_history:1:before      best.pt and log newer than last.pt
+os.replace@last.pt:1:before          last.pt at the end of an epoch
+os.replace@last.pt:2:before          last.pt within the next epoch, over an older one
+run.loop:Run.mark:9:before           in the middle of a step
+run.loop:Run.end_epoch:2:after       the last epoch, not yet saved
+run.loop:Run.leave_if_asked:1:after  all epochs done and saved
 """.strip().splitlines()
 
 
@@ -93,10 +93,14 @@ def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_bytes(demo, tmp_pa
 
 def test_a_run_asked_to_stop_anywhere_and_resumed_ends_with_the_same_bytes(demo, tmp_path):
     reached = (0, 0)
-    for point in ("train_step:1:before", "train_step:3:after", "score_pairs:1:before",
-                  "train_step:2:before", "save_last:1:before"):  # fmt: skip
-        code, errors = finish(tmp_path, demo, f"engine.{point}:SIGTERM")
-        assert code == 128 + signal.SIGTERM, (point, errors)
+    for number, point in enumerate((
+        "run.loop.take_batch:1:before", "run.loop:Run.count:3:after",
+        "train_resnet.score_pairs:1:before", "run.loop.take_batch:2:before",
+        "run.loop.save_last:1:before",
+    )):  # fmt: skip
+        asked = ("SIGTERM", "SIGINT", "SIGHUP")[number % 3]
+        code, errors = finish(tmp_path, demo, f"{point}:{asked}")
+        assert code == 128 + signal.Signals[asked], (point, errors)
         epoch, step = saved_position(tmp_path / "run")
         assert f"saved in epoch {epoch} with {step} steps done; the same command" in errors
         assert (epoch, step) > reached and "died" not in errors
@@ -109,10 +113,11 @@ def test_a_run_asked_to_stop_anywhere_and_resumed_ends_with_the_same_bytes(demo,
 
 
 def test_a_segmentation_fault_leaves_the_stack_and_is_told(demo, tmp_path):
-    code, _ = finish(tmp_path, demo, "engine.watch_finite:3:before:segv")
+    code, _ = finish(tmp_path, demo, "run.watch.note_finite:3:before:segv")
     crash = (tmp_path / "run" / "crash.log").read_text()
     assert code == -signal.SIGSEGV
-    assert "Segmentation fault" in crash and "in train_step" in crash
+    for words in ("Segmentation fault", "in see_gradients", "train_resnet.py"):
+        assert words in crash
     code, errors = finish(tmp_path, demo)
     assert code == 0
     assert "died in epoch 1, step 3, backward pass" in errors
@@ -122,7 +127,7 @@ def test_a_segmentation_fault_leaves_the_stack_and_is_told(demo, tmp_path):
 
 
 def test_a_full_disk_ends_with_one_line_and_the_checkpoint_intact(demo, tmp_path):
-    assert finish(tmp_path, demo, "engine.train_step:3:before:SIGKILL")[0] == -signal.SIGKILL
+    assert finish(tmp_path, demo, "run.loop.take_batch:3:before:SIGKILL")[0] == -signal.SIGKILL
     before = (tmp_path / "run" / "last.pt").read_bytes()
 
     def small_disk():
@@ -130,7 +135,7 @@ def test_a_full_disk_ends_with_one_line_and_the_checkpoint_intact(demo, tmp_path
 
     code, errors = finish(tmp_path, demo, preexec_fn=small_disk)
     assert (code, "Traceback" in errors) == (2, False)
-    assert errors.splitlines()[-1].startswith(f"data.py: {tmp_path / 'run'}")
+    assert errors.splitlines()[-1].startswith(f"files.py: {tmp_path / 'run'}")
     assert (tmp_path / "run" / "last.pt").read_bytes() == before
     assert not list((tmp_path / "run").glob("*.part"))
 
@@ -156,12 +161,6 @@ def test_evidence_of_a_healthy_run(train):
     assert phases[:6] == [*step, "backward pass", "update", "loading the photos"]
 
 
-def test_batch_norm_sees_every_step_of_every_epoch(train):
-    state = torch.load(train("run") / "last.pt", weights_only=True)
-    counters = [v for k, v in state["model"].items() if k.endswith("num_batches_tracked")]
-    assert [int(counter) for counter in counters] == [2 * 4 * 2]  # sides, steps, epochs
-
-
 @pytest.mark.parametrize(
     "culprit", ["loss", "gradient of group head", "gradient of group backbone"]
 )
@@ -171,23 +170,20 @@ def test_numbers_that_are_not_finite_stop_the_run(
 ):
     run = train("run", "--epochs", 1)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    calls, watch, check = [], engine.watch_finite, engine.check_finite
+    calls, note = [], watch.note_finite
 
-    def poisoned(run, batch, loss):
-        calls.append(batch)
+    def poisoned(run):
+        calls.append(run.batch)
         if len(calls) == 3 and culprit == "loss":
-            loss = loss * float("nan")
+            run.loss = run.loss * float("nan")
         elif len(calls) == 3:
             part = run.ranker.head if culprit.endswith("head") else run.ranker.backbone
             next(part.parameters()).grad[0] = float("inf")
-        watch(run, batch, loss)
+        note(run)
 
-    def asked(run):
-        if not late or sys._getframe(1).f_code.co_name == "train_epochs":
-            check(run)
-
-    monkeypatch.setattr(engine, "watch_finite", poisoned)
-    monkeypatch.setattr(engine, "check_finite", asked)
+    monkeypatch.setattr(watch, "note_finite", poisoned)
+    if late:  # the loop's own check alone
+        monkeypatch.setattr(watch, "check_finite", lambda run: None)
     flags = [*conftest.SMALL, *places(tmp_path, demo), "--resume"]
     line = refused(train_resnet.main, flags, f"epoch 2, step 3: the {culprit} is not finite")
     assert line.count("train_pairlist.txt:") == len(calls[2]) == 8
@@ -234,7 +230,6 @@ BAD_DATA = {
     "UTF-16 list": (content(LIST, "1 1 2 0.9 1 2\n".encode("utf-16")), ["UTF-16"]),
     "letters": (content(LIST, "1 1 2 0.9 1 2\nä\n".encode()), ["train_pairlist.txt:2"]),
     "too few columns": (line_2("2 1 2"), ["pairlist.txt:2: 3 columns instead of 6"]),
-    "too many columns": (line_2("2 1 2 0.2 2 1 1"), [":2: 7 columns instead of 6"]),
     "blank line": (line_2(""), [":2: 0 columns"]),
     "two ranks": (two_ranks, [":4: photo 2 of series 1 has rank 2, before 3"]),
     "dangling link": (
@@ -243,7 +238,6 @@ BAD_DATA = {
     ),
     "not a number": (line_2("2 x 2 0.2 2 1"), [":2: 'x' is not a whole number"]),
     "preference above 1": (line_2("2 1 2 1.2 1 2"), [":2: preference '1.2'"]),
-    "preference below 0": (line_2("2 1 2 -0.2 2 1"), [":2: preference '-0.2'"]),
     "preference NaN": (line_2("2 1 2 nan 2 1"), [":2: preference 'nan'"]),
     "ranks contradict": (line_2("2 1 2 0.2 1 2"), [":2: preference 0.2 and ranks 1, 2"]),
     "equal ranks": (line_2("2 1 2 0.2 1 1"), [":2: both photos have rank 1"]),
@@ -362,6 +356,24 @@ def test_bad_checkpoints(train, demo, tmp_path, refused, monkeypatch):
     assert {name: (run / name).read_bytes() for name in whole} == whole
 
 
+def test_a_run_of_other_code_is_refused(train, demo, tmp_path, refused):
+    run = train("run")
+    flags = [*conftest.SMALL, *places(tmp_path, demo), "--resume"]
+    settings = json.loads((run / "args.json").read_text())
+    sources = settings["sources"]
+    for path in ("train_resnet.py", "model.py", "disk/store.py", "run/loop.py"):
+        other = settings | {"sources": sources | {path: "00000000"}}
+        (run / "args.json").write_text(json.dumps(other))
+        words = f"the checksum of {path} was 00000000", f"now it is {sources[path]}"
+        refused(train_resnet.main, flags, *words)
+    older = {key: value for key, value in settings.items() if key != "sources"}
+    (run / "args.json").write_text(json.dumps(older))
+    refused(train_resnet.main, flags, "args.json is that of another version")
+    (run / "args.json").write_text(json.dumps(settings | {"recipe": "train_other"}))
+    score = ["--run", run, "--data", demo, "--store", tmp_path / "stores"]
+    refused(scoring.main, score, "train_other is not among PAGES", "train_resnet", "train_vgg")
+
+
 def test_nothing_is_started_without_space(demo, tmp_path, refused, monkeypatch):
     free = iter([1000, 10**9, 1000])  # for the checkpoints; for them, then for the store
     usage = lambda folder: type("Usage", (), {"free": next(free)})  # noqa: E731
@@ -393,23 +405,15 @@ def test_a_damaged_run_folder_is_not_taken_for_a_new_one(train, demo, tmp_path, 
 
 def test_a_death_before_the_first_file_of_a_run_can_be_resumed(demo, tmp_path):
     for die in ("SIGKILL", "segv", "segv", "SIGINT"):
-        where = f"engine.describe_run:1:before:{die}"
+        where = f"run.loop.describe_run:1:before:{die}"
         assert finish(tmp_path, demo, where, flags=["--step-log"])[0] != 0
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names >= {"step.log", "crash-1.log"} and "args.json" not in names
     assert finish(tmp_path, demo, flags=["--step-log"])[0] == 0
 
 
-def test_a_trace_cannot_begin_later(train, capsys):
-    train("run", "--epochs", 1)
-    capsys.readouterr()
-    run = train("run", "--trace", 5, "--resume")
-    assert "--trace: the first steps are over" in capsys.readouterr().err
-    assert not (run / "trace.txt").exists()
-
-
 def test_a_clock_that_stands_still_does_not_end_the_run(train, monkeypatch):
-    monkeypatch.setattr(engine.time, "monotonic", lambda: 5.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 5.0)
     assert (train("run", "--epochs", 1) / "last.pt").is_file()
 
 

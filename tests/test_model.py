@@ -1,29 +1,25 @@
 """The ranker, its head, and the parameter groups of both recipes with their real backbones."""
 
 import copy
-import dataclasses
 import math
+import sys
+from itertools import islice
 
 import conftest
-import engine
-import evidence
 import pytest
+import test_my_data as checks
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy, softplus
 
+import eval as scoring
 import model
 import train_resnet
 import train_vgg
+from disk.tensors import imagenet_file
+from run.loop import Run
 
 real = pytest.mark.real
-
-
-def recipe_pieces(script, monkeypatch, *flags):
-    """What a recipe hands to fit(): args, ranker, optimizer, schedule, loss_function."""
-    pieces = []
-    monkeypatch.setattr(script, "fit", lambda *given: pieces.extend(given))
-    script.main(["--weights", "none", "--device", "cpu", *map(str, flags)])
-    return pieces
 
 
 def photos(count=8, size=64, seed=0):
@@ -43,8 +39,11 @@ def ranker():
     [(train_resnet, 2048, 23_508_032), (train_vgg, 4096, 134_260_544)],
 )
 def test_groups_and_defaults(script, features, numel, monkeypatch, demo, tmp_path):
-    places = ["--data", demo, "--out", tmp_path / "run"]
-    args, ranker, optimizer, schedule, _ = recipe_pieces(script, monkeypatch, *places)
+    given = []
+    monkeypatch.setattr(script, "Run", lambda *pieces: sys.exit(given.extend(pieces)))
+    with pytest.raises(SystemExit):
+        script.main(f"--weights none --data {demo} --out {tmp_path / 'run'}".split())
+    args, ranker, _, optimizer, schedule, *_ = given
     backbone, head = optimizer.param_groups
     assert sum(p.numel() for p in backbone["params"]) == numel
     assert [p.shape for p in head["params"]] == [(2, features), (2,)]
@@ -90,36 +89,38 @@ def test_first_loss_is_ln_2_for_equal_photos_and_else_what_the_head_predicts(ran
     label = torch.tensor([0, 1] * 4)
     ranker.train()
     with torch.no_grad():
-        same = train_resnet.loss_function(ranker(first, first), label)
+        same = cross_entropy(ranker(first, first), label)
         difference = ranker.backbone(first) - ranker.backbone(second)
     assert same.item() == pytest.approx(math.log(2), abs=1e-6)
     # z1 - z0 is normal with deviation sqrt(2) * head std * |difference|: average over heads.
     heads = [model.build_head(2048) for _ in range(400)]
     with torch.no_grad():
-        losses = [train_resnet.loss_function(head(difference), label).item() for head in heads]
+        losses = [cross_entropy(head(difference), label).item() for head in heads]
     margins = difference.norm(dim=1, keepdim=True) * math.sqrt(2 * 2 / 2048) * torch.randn(8, 4000)
-    predicted = nn.functional.softplus(margins).mean().item()
+    predicted = softplus(margins).mean().item()
     assert predicted > math.log(2) + 0.02
     assert sum(losses) / len(losses) == pytest.approx(predicted, rel=0.1)
 
 
 @real
-def test_each_step_runs_batch_norm_twice_and_moves_every_parameter(monkeypatch, demo, tmp_path):
-    flags = ["--size", "64", "--data", str(demo), "--out", str(tmp_path / "run")]
-    pieces = recipe_pieces(train_resnet, monkeypatch, *flags, "--store", str(tmp_path / "s"))
-    runs = []
-    monkeypatch.setattr(engine, "train_epochs", runs.append)
-    engine.fit(*pieces)
-    run = dataclasses.replace(runs[0], evidence=evidence.Evidence(tmp_path / "run"))
-    before = copy.deepcopy(run.ranker.state_dict())
-    run.ranker.train()
-    engine.train_step(run, list(range(8)))
-    after = run.ranker.state_dict()
+def test_each_step_runs_batch_norm_twice_and_moves_every_parameter(train, monkeypatch):
+    states = []
+
+    class OneStep(Run):
+        def batches(self, batches):
+            states.append(copy.deepcopy(self.ranker.state_dict()))
+            yield from islice(super().batches(batches), 1)
+            states.append(self.ranker.state_dict())
+            sys.exit()
+
+    monkeypatch.setattr(train_resnet, "Run", OneStep)
+    with pytest.raises(SystemExit):
+        train("run")
+    before, after = states
     counters = [name for name in after if name.endswith("num_batches_tracked")]
     assert len(counters) == 53 and all(after[name] - before[name] == 2 for name in counters)
     moved = [name for name in after if not torch.equal(after[name], before[name])]
-    assert [name for name, _ in run.ranker.named_parameters() if name not in moved] == []
-    run.evidence.__exit__(None, None, None)
+    assert [name for name in after if name not in moved and name not in counters] == []
 
 
 @real
@@ -158,7 +159,7 @@ def test_one_batch_can_be_overfitted():
     (first, second), label = photos(), torch.tensor([0, 1, 1, 0, 0, 1, 0, 1])
     for _ in range(16):
         logits = ranker(first, second)
-        loss = train_resnet.loss_function(logits, label)
+        loss = cross_entropy(logits, label)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -196,17 +197,44 @@ def test_imagenet_weights_from_the_cache_or_one_line(tmp_path, monkeypatch, caps
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     unreachable = "file:///nowhere/resnet50-0676ba61.pth"
     with pytest.raises(SystemExit) as stopped:
-        model.imagenet_file(unreachable)
+        imagenet_file(unreachable)
     line = capsys.readouterr().err
     assert stopped.value.code == 2 and line.count("\n") == 1
     assert "resnet50-0676ba61.pth" in line and str(tmp_path / "checkpoints") in line
     assert "--weights" in line
     cached = tmp_path / "checkpoints" / "resnet50-0676ba61.pth"
     cached.write_bytes(b"")
-    assert model.imagenet_file(unreachable) == cached
+    assert imagenet_file(unreachable) == cached
 
 
-def test_tiny_backbones_are_in_place_elsewhere(train):
-    log = (train("run") / "train.log").read_text()
-    assert "Group backbone: 19992 values in 6 tensors" in log
-    assert conftest.tiny.backbone(2048, norm=True)(photos(2)[0]).shape == (2, 2048)
+def forward_by(formula):
+    return lambda self, one, two: formula(self.head, self.backbone(one), self.backbone(two))
+
+
+FORMULAS = {
+    "sign turned": forward_by(lambda head, one, two: head(two - one)),
+    "photos exchanged": lambda self, one, two: forward_by(lambda h, a, b: h(a - b))(self, two, one),
+    "head doubled": forward_by(lambda head, one, two: 2 * head(one - two)),
+    "sum": forward_by(lambda head, one, two: head(one + two)),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_there_is_one_formula(name, train, demo, tmp_path, judge, monkeypatch):
+    # Whoever changes it changes training and evaluation alike, and the checks notice.
+    run = train("run", "--epochs", 1)
+    score = [scoring.main, "--run", run, "--data", demo, "--store", tmp_path / "stores"]
+    before = judge(*score)[2]
+    recipe = scoring.load_run(run)
+    split = conftest.decoded(recipe, demo, tmp_path / "stores", "val")
+    mine = recipe, scoring.load_ranker(run, recipe, "cpu"), split
+    checks.test_the_logits_are_those_of_the_formula(mine)
+
+    monkeypatch.setattr(model.SiameseRanker, "forward", FORMULAS[name])
+    with pytest.raises(AssertionError):
+        checks.test_the_logits_are_those_of_the_formula(mine)
+    assert judge(*score)[2] != before
+    assert (run / "predictions_val.tsv").read_bytes() != (run / "predictions.tsv").read_bytes()
+    other = train("other", "--epochs", 1)
+    rows = [(folder / "history.tsv").read_text().split()[7:] for folder in (run, other)]
+    assert rows[0][:3] == rows[1][:3] and rows[0][3] != rows[1][3] and rows[0][5] != rows[1][5]

@@ -5,18 +5,19 @@ python -m pytest tests/test_my_data.py --data data/phototriage --labels mine.csv
     --predictions mine.tsv --reference runs/train_resnet --variant mine/trace.txt -v
 """
 
+import dataclasses
 from argparse import Namespace
 from pathlib import Path
 
-import audit
-import compare
 import numpy as np
 import pytest
 import torch
 
 import data
 import eval as scoring
+import model
 import train_resnet
+from diagnose import audit, compare, judge
 
 
 def option(request, name):
@@ -45,14 +46,11 @@ def mine(request, tmp_path):
     ranker = scoring.load_ranker(run, recipe, torch.device("cpu"))
     names, _ = data.photo_names(pairs[:8], folder)
     files, rows = np.unique(names.astype(str), return_inverse=True)
-    store = data.open_store([folder / f for f in files], recipe.size, recipe.fit, tmp_path)
-    split = data.Split("val", folder, pairs[:8], files.tolist(), rows.reshape(-1, 2), *store)
+    rows, color = rows.reshape(-1, 2), data.parse_color(recipe.pad_color)
+    split = data.Split("val", folder, pairs[:8], files.tolist(), rows, color)
+    recipe.store, recipe.device = tmp_path, "cpu"
+    data.decode(split, recipe)
     return recipe, ranker, split
-
-
-def features_and_logits(recipe, ranker, split, batch_size=16):
-    features = scoring.embed(ranker, split, batch_size, data.parse_color(recipe.pad_color))
-    return features, scoring.score_features(ranker, features, split.rows)
 
 
 pytestmark = pytest.mark.real
@@ -67,7 +65,7 @@ def test_my_labels_are_the_official_ones(request):
 def test_my_predictions_are_healthy(request):
     args = {"reported_accuracy": [], "sheet": None}
     args |= {name: option(request, f"--{name}") for name in ("predictions", "data")}
-    verdict, code, evidence = scoring.score_predictions(Namespace(**args))
+    verdict, code, evidence = judge.score_predictions(Namespace(**args))
     assert code == 0, "\n".join([verdict, *evidence])
 
 
@@ -102,14 +100,14 @@ def test_the_run_used_these_pairs(dataset, request):
     pairs = dataset["val"][0]
     kept = data.choose_pairs(pairs, recipe.min_agreement, recipe.quick_experiment, recipe.seed)
     path = Path(option(request, "--run")) / "predictions.tsv"
-    table, _, _ = scoring.read_predictions(path)
+    table, _, _ = judge.read_predictions(path)
     assert np.array_equal(audit.pair_keys(table), audit.pair_keys(pairs[kept]))
     assert np.array_equal(table["label"], pairs["label"][kept])
 
 
 def test_the_predictions_give_the_accuracy_of_the_log(request):
     run = Path(option(request, "--run"))
-    table, scores, _ = scoring.read_predictions(run / "predictions.tsv")
+    table, scores, _ = judge.read_predictions(run / "predictions.tsv")
     best = (run / "train.log").read_text(encoding="ascii").split("val acc=")[-1][:6]
     assert f"{(scores.argmax(1) == table['label']).mean():.4f}" == best
 
@@ -118,16 +116,26 @@ def test_the_run_is_judged_healthy(dataset, request):
     predictions = str(Path(option(request, "--run")) / "predictions.tsv")
     root = option(request, "--data")
     args = Namespace(predictions=predictions, data=root, reported_accuracy=[], sheet=None)
-    verdict, code, evidence = scoring.score_predictions(args)
+    verdict, code, evidence = judge.score_predictions(args)
     if code == 2:
         pytest.skip(verdict)
     assert verdict == "healthy", "\n".join(evidence)
 
 
+def test_the_logits_are_those_of_the_formula(mine):
+    _, ranker, split = mine
+    with torch.no_grad():
+        photo_1, photo_2, _ = data.take_batch(split, np.arange(len(split.pairs)), "cpu",
+                                              next(ranker.parameters()).dtype)  # fmt: skip
+        by_hand = ranker.head(ranker.backbone(photo_1) - ranker.backbone(photo_2))
+        torch.testing.assert_close(ranker(photo_1, photo_2), by_hand)
+    torch.testing.assert_close(model.score_pairs(ranker, split, 16), by_hand, rtol=1e-3, atol=1e-4)
+
+
 def test_a_photo_against_itself_says_nothing(mine):
-    recipe, ranker, split = mine
-    alone = split._replace(rows=split.rows[:, :1].repeat(2, axis=1))
-    logits = features_and_logits(recipe, ranker, alone)[1]
+    _, ranker, split = mine
+    alone = dataclasses.replace(split, rows=split.rows[:, :1].repeat(2, axis=1))
+    logits = model.score_pairs(ranker, alone, 16)
     assert torch.equal(logits, logits[:1].expand_as(logits))
 
 
@@ -135,26 +143,24 @@ def test_swapped_photos_swap_the_answer(mine):
     recipe, ranker, split = mine
     if recipe.hidden:
         pytest.skip("a head with hidden layers need not mirror its logits")
-    swapped = split._replace(rows=split.rows[:, ::-1].copy())
-    ahead, behind = (features_and_logits(recipe, ranker, s)[1] for s in (split, swapped))
+    swapped = dataclasses.replace(split, rows=split.rows[:, ::-1].copy())
+    ahead, behind = (model.score_pairs(ranker, s, 16) for s in (split, swapped))
     bias = ranker.head.bias.detach()
     torch.testing.assert_close(ahead - bias, bias - behind)
 
 
 def test_scores_do_not_depend_on_the_batch(mine):
-    many, one = (features_and_logits(*mine, batch_size)[1] for batch_size in (16, 1))
+    many, one = (model.score_pairs(*mine[1:], batch_size) for batch_size in (16, 1))
     torch.testing.assert_close(many, one, rtol=1e-3, atol=1e-4)
 
 
 def test_two_evaluations_are_equal(mine):
-    assert torch.equal(features_and_logits(*mine)[1], features_and_logits(*mine)[1])
+    assert torch.equal(model.score_pairs(*mine[1:], 16), model.score_pairs(*mine[1:], 16))
 
 
 def test_the_recipe_is_the_reference_but_for_what_its_log_says(request):
     recipe = scoring.load_run(option(request, "--run"))
     changed = [
-        key
-        for key, (default, _) in train_resnet.RECIPE.items()
-        if getattr(recipe, key) != (list(default) if isinstance(default, tuple) else default)
+        key for key, (default, *_) in train_resnet.RECIPE.items() if getattr(recipe, key) != default
     ]
     assert sorted(changed) == sorted(key for key in recipe.changed if key in train_resnet.RECIPE)

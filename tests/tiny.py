@@ -2,14 +2,15 @@
 
     PYTHONPATH=. python tests/tiny.py SCRIPT [flags]
 
-With DIE=module.function[@WORD]:N:before|after:SIGNAL in the environment the process sends itself
-that signal at the N-th call of the function (with WORD in an argument); with the signal `segv` it
-reads from address 0.
+With DIE=FUNCTION[@WORD]:N:before|after:SIGNAL in the environment the process sends itself that
+signal at the N-th call of the function (with WORD in an argument); with the signal `segv` it reads
+from address 0. FUNCTION: module.function, of the module that calls it, or module:Class.method.
 """
 
 import faulthandler
 import importlib
 import os
+import pkgutil
 import signal
 import sys
 
@@ -33,11 +34,11 @@ def install(setattr=setattr):
 
 
 def die(target, count, when, how):
-    """Replaces module.function by one that kills the process at its count-th call."""
+    """Replaces a function, or a method, by one that kills the process at its count-th call."""
     target, _, word = target.partition("@")
-    module, name = target.rsplit(".", 1)
-    module = importlib.import_module(module)
-    function, calls = getattr(module, name), []
+    owner, name = target.rsplit(".", 1)
+    owner = pkgutil.resolve_name(owner)
+    function, calls = getattr(owner, name), []
 
     def kill():
         faulthandler._sigsegv() if how == "segv" else os.kill(os.getpid(), signal.Signals[how])
@@ -52,11 +53,11 @@ def die(target, count, when, how):
             kill()
         return result
 
-    setattr(module, name, replacement)
+    setattr(owner, name, replacement)
 
 
 if __name__ == "__main__":
     install()
     if "DIE" in os.environ:
-        die(*os.environ["DIE"].split(":"))
+        die(*os.environ["DIE"].rsplit(":", 3))
     importlib.import_module(sys.argv[1]).main(sys.argv[2:])

@@ -1,4 +1,4 @@
-"""A foreign trainer, written apart from engine.py, that can carry each bug of the zoo.
+"""A foreign trainer, written apart from the reference, that can carry each bug of the zoo.
 
 Its own parsing, dataset class, model and loop; of the project it takes tracer.py alone, as any
 variant would, the reference's init.pt and the reference's order of pairs.
@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 import torchvision.transforms.functional as TF
-import tracer
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+
+from diagnose import tracer
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SIZE, BATCH = 64, 8

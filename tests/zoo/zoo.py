@@ -18,27 +18,25 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "zoo")]
 
-import audit  # noqa: E402
-import compare  # noqa: E402
 import tiny  # noqa: E402
 import variant  # noqa: E402
 
-import eval as scoring  # noqa: E402
 import train_resnet  # noqa: E402
+from diagnose import audit, compare, judge, reference  # noqa: E402
 
 # Number, bug, the tool that must name it, its words.
 ZOO = [
     (1, "labels inverted in the loader", "audit", "inverted: "),
     (1, "labels inverted in the loader", "compare", "labels inverted in the loader"),
     (2, "labels inverted in the loss", "compare", "labels inverted in the loss"),
-    (3, "metric inverted", "eval", "metric inverted"),
+    (3, "metric inverted", "judge", "metric inverted"),
     (3, "metric inverted", "compare", "metric inverted"),
-    (4, "loss and metric inverted", "eval", "loss and metric both inverted"),
+    (4, "loss and metric inverted", "judge", "loss and metric both inverted"),
     (4, "loss and metric inverted", "compare", "labels inverted in the loss"),
-    (5, "output index swapped", "eval", "output index swapped"),
+    (5, "output index swapped", "judge", "output index swapped"),
     (6, "features_2 - features_1", "compare", "features_2 - features_1: harmless"),
     (7, "ranks read as winner ids", "audit", "ranks read as winner ids"),
-    (8, "class prior", "eval", "no better than the constant predictor"),
+    (8, "class prior", "judge", "no better than the constant predictor"),
     (9, "BGR", "compare", "BGR for RGB"),
     (10, "normalisation missing", "compare", "normalisation missing"),
     (10, "normalisation twice", "compare", "normalisation twice"),
@@ -54,13 +52,13 @@ ZOO = [
     (18, "no momentum", "compare", "no momentum"),
     (19, "no weight decay", "compare", "no weight decay"),
     (20, "gradients not zeroed", "compare", "gradients not zeroed"),
-    (21, "BatchNorm in training mode", "eval", "scores change with batching"),
+    (21, "BatchNorm in training mode", "judge", "scores change with batching"),
     (21, "BatchNorm in training mode", "compare", "evaluation in training mode"),
     (22, "one concatenated pass", "compare", "one concatenated pass instead of two"),
-    (23, "dropout at evaluation", "eval", "two evaluations differ"),
+    (23, "dropout at evaluation", "judge", "two evaluations differ"),
     (24, "two backbones", "compare", "two backbones, weights not shared"),
     (25, "last batch weighted wrongly", "compare", "last partial batch weighted wrongly"),
-    (26, "accuracy averaged per batch", "eval", "accuracy averaged per batch"),
+    (26, "accuracy averaged per batch", "judge", "accuracy averaged per batch"),
     (26, "accuracy averaged per batch", "compare", "accuracy averaged per batch"),
     (27, "shuffling off", "compare", "shuffling off: the pairs come in the order of the file"),
     (27, "same order every epoch", "compare", "shuffling off: every epoch has the same order"),
@@ -69,7 +67,7 @@ ZOO = [
     (29, "NLL on probabilities", "compare", "NLL on probabilities"),
     (30, "log_softmax twice", "compare", "it changes nothing"),
     (31, "scheduler per batch", "compare", "scheduler stepped per batch"),
-    (32, "last saved as best", "eval", "last checkpoint saved as the best"),
+    (32, "last saved as best", "judge", "last checkpoint saved as the best"),
     (33, "random numbers consumed", "compare", "random numbers consumed before training"),
     (34, "nondeterministic", "compare", "nondeterministic"),
     (35, "AMP step skipped", "compare", "AMP step skipped"),
@@ -121,12 +119,13 @@ def write_data(root, seed=0):
 
 def run_reference(root, out, seed=42):
     """Two traced epochs of the reference with the tiny backbone, in double; its folder."""
-    flags = f"--weights none --size 64 --epochs 2 --float64 --trace 100 --seed {seed}"
+    flags = f"--weights none --size 64 --epochs 2 --float64 --seed {seed}"
     rates = f"--lr-backbone {LR} --lr-head {10 * LR}"
     places = ["--data", root, "--out", out, "--store", root / "stores", "--device", "cpu"]
     real = train_resnet.resnet50
     train_resnet.resnet50 = lambda weights: tiny.backbone(2048, norm=True)
-    train_resnet.main([*flags.split(), *rates.split(), *map(str, places)])
+    words = [*flags.split(), *rates.split(), *map(str, places)]
+    reference.trace_page(train_resnet, 100, words)
     train_resnet.resnet50 = real
     return out
 
@@ -158,7 +157,7 @@ def examine(bug, root, reference, folder, **style):
     more = ["--repeated", files["repeated"], "--rebatched", files["rebatched"]]
     found = {
         "audit": call(audit.main, "--data", root, "--labels", files["labels"]),
-        "eval": call(scoring.main, "--data", root, "--predictions", files["predictions"],
+        "judge": call(judge.main, "--data", root, "--predictions", files["predictions"],
                      "--reported-accuracy", *accuracies, *more),
         "compare": call(compare.main, reference, folder / "a", *second),
     }  # fmt: skip

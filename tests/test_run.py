@@ -3,17 +3,15 @@
 import json
 import re
 import shutil
-import signal
 
 import conftest
-import engine
 import numpy as np
 import torch
 
-import data
 import eval as scoring
 import train_resnet
 import train_vgg
+from run.folder import HISTORY
 
 COMPARED = ("train.log", "history.tsv", "predictions.tsv", "args.json")
 
@@ -46,7 +44,7 @@ def test_log_and_history(train):
     for line, pattern in zip(lines, patterns, strict=False):
         assert re.fullmatch(pattern, line), (line, pattern)
     rows = [line.split("\t") for line in (run / "history.tsv").read_text().splitlines()]
-    assert rows[0] == engine.HISTORY.split() and [row[0] for row in rows[1:]] == ["1", "2", "3"]
+    assert rows[0] == HISTORY.split() and [row[0] for row in rows[1:]] == ["1", "2", "3"]
     assert f"loss={float(rows[1][3]):.4f} acc={float(rows[1][4]):.4f}" in lines[7]
 
 
@@ -111,30 +109,6 @@ def test_the_train_loss_is_the_mean_over_pairs_and_not_over_batches(train, demo,
     )
 
 
-def test_eval_embeds_every_photo_once(train, demo, tmp_path, monkeypatch):
-    seen = []
-    taken = data.take_photos
-    import model
-
-    monkeypatch.setattr(
-        model, "take_photos", lambda s, rows, d: seen.append(rows) or taken(s, rows, d)
-    )
-    run = train("run", "--epochs", 1, "--batch-size", 2)
-    pairs = (run / "predictions.tsv").read_text().splitlines()[1:]
-    photos = len({name for row in pairs for name in row.split("\t")[1:3]})
-    assert np.concatenate(seen).tolist() == list(range(photos))
-    assert len(seen) == -(-photos // 2)  # two photos at a time
-
-
-def test_interval_follows_the_series():
-    rng = np.random.default_rng(0)
-    correct = (rng.random(200) < 0.7).repeat(4)
-    tight = scoring.series_interval(np.arange(800), correct)
-    wide = scoring.series_interval(np.arange(200).repeat(4), correct)
-    assert tight[0] < correct.mean() < tight[1]
-    assert wide[1] - wide[0] > 1.7 * (tight[1] - tight[0])
-
-
 def test_a_run_is_not_overwritten(train, demo, tmp_path, refused):
     run = train("run")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
@@ -151,7 +125,7 @@ def test_resume_refuses_another_recipe(train, demo, tmp_path, refused):
     refused(
         train_resnet.main, [*flags, run, "--momentum", 0.5], "momentum was 0.9", "now it is 0.5"
     )
-    refused(train_vgg.main, [*flags, run], "recipe")
+    refused(train_vgg.main, [*flags, run], "recipe was train_resnet")
     refused(train_resnet.main, [*flags, run, "--epochs", 1], "--epochs 1 is less than 2")
 
 
@@ -162,24 +136,6 @@ def test_epochs_may_grow_and_a_finished_run_stays_as_it_is(train):
     assert files == {name: (run / name).read_bytes() for name in COMPARED}
     train("run", "--resume", "--epochs", 4)
     assert same(run, whole, ["history.tsv", "predictions.tsv"]) == []
-
-
-def test_signal_finishes_the_step_saves_and_says_how_to_go_on(train, demo, tmp_path):
-    whole = train("whole", "--epochs", 3)
-    places = ["--data", demo, "--out", tmp_path / "run", "--store", tmp_path / "stores"]
-    flags = [*conftest.SMALL, "--epochs", 3, *places]
-    for number in (signal.SIGTERM, signal.SIGINT):
-        resume = ["--resume"] if number == signal.SIGINT else []
-        process = conftest.script("train_resnet", *flags, *resume)
-        while "Epoch" not in process.stdout.readline():
-            assert process.poll() is None
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode in (128 + number, 0)  # 0: it had just come to its end
-        if process.returncode:
-            assert "the same command with --resume goes on" in errors
-    train("run", "--epochs", 3, "--resume")
-    assert same(tmp_path / "run", whole) == []
 
 
 def test_progress_goes_to_a_terminal_alone(train, monkeypatch, capsys):

@@ -1,0 +1,172 @@
+"""diagnose.judge's verdicts on predictions of any origin, and the figures below them."""
+
+import json
+
+import conftest
+import numpy as np
+import pytest
+import torch
+
+import data
+from diagnose import judge as judging
+from run.scores import series_interval, tail
+
+COUNT = 483  # as many pairs as the official validation list
+
+
+def balance(rows):
+    """The share of pairs whose photo_2 is preferred."""
+    return np.mean([row[4] > row[5] for row in rows])
+
+
+@pytest.fixture(scope="module")
+def val(tmp_path_factory):
+    """A folder of made-up lists without photos, 483 pairs in val, and these pairs."""
+    folder = tmp_path_factory.mktemp("lists") / "train_val"
+    folder.mkdir()
+    seeds = (conftest.made_up(260, seed)[0] for seed in range(100))
+    rows = next(rows for rows in seeds if abs(balance(rows[:COUNT]) - 0.5) < 0.02)  # as official
+    lines = [" ".join(map(str, row)) + "\n" for row in rows]
+    (folder / "val_pairlist.txt").write_text("".join(lines[:COUNT]))
+    last = int(lines[COUNT].split()[0])
+    rest = [line for line in lines[COUNT:] if int(line.split()[0]) > last]
+    (folder / "train_pairlist.txt").write_text("".join(rest))
+    return folder.parent, data.read_pairlist(folder / "val_pairlist.txt")[0]
+
+
+def write_predictions(path, pairs, share, seed=0, labels=None, predicted=None):
+    """A predictions file with this share of right predictions, to the pair; logits to fit."""
+    rng = np.random.default_rng(seed)
+    right = rng.permutation(len(pairs)) < round(share * len(pairs))
+    if predicted is None:
+        predicted = np.where(right, pairs["label"], 1 - pairs["label"])
+    margin = np.abs(rng.normal(0, 1.5, len(pairs))) * (2 * predicted - 1)
+    labels = pairs["label"] if labels is None else labels
+    lines = ["series\tphoto_1\tphoto_2\tlabel\tlogit_1\tlogit_2"]
+    for pair, label, m in zip(pairs, labels, margin.tolist(), strict=True):
+        names = [f"{pair['series']:06d}-{pair[side]:02d}.JPG" for side in ("photo_1", "photo_2")]
+        lines.append(f"{pair['series']}\t{names[0]}\t{names[1]}\t{label}\t{-m / 2!r}\t{m / 2!r}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_each_inversion_gets_its_verdict(val, tmp_path, judge):
+    root, pairs = val
+    label, majority = pairs["label"], int(pairs["label"].mean() > 0.5)
+    misread = np.where(pairs["rank_1"] == pairs["photo_1"], 0, 1)
+    flipped = np.where(np.random.default_rng(1).random(COUNT) < 0.1, 1 - label, label)
+    path = tmp_path / "p.tsv"
+    for verdict, code, reported, share, changes in [
+        ("healthy", 0, ".7", 0.7, {}),
+        ("healthy", 0, None, 0.6, {}),
+        ("labels inverted", 1, ".7", 0.3, {"labels": 1 - label}),
+        ("labels inverted", 1, None, 0.3, {"labels": 1 - label}),
+        ("ranks read as winner ids", 1, None, 0.6, {"labels": misread}),
+        ("labels partly wrong", 1, None, 0.7, {"labels": flipped}),
+        ("metric inverted", 1, ".30", 0.7, {}),
+        ("loss and metric both inverted", 1, ".70", 0.3, {}),
+        ("output index swapped", 1, ".3", 0.3, {}),
+        ("output index swapped", 1, None, 0.3, {}),
+        ("no better than the constant predictor (p = ", 1, None, 0.5, {}),
+        ("no better than the constant", 1, None, 0, {"predicted": np.full(COUNT, majority)}),
+        ("reported accuracy .85 is not that of these", 1, ".85", 0.7, {}),
+    ]:
+        write_predictions(path, pairs, share, **changes)
+        told = ["--reported-accuracy", reported] if reported else []
+        found = judge(judging.main, "--predictions", path, "--data", root, *told)
+        assert found[0] == code and found[1].startswith(verdict), (verdict, found[2])
+
+
+def test_no_wrong_verdict_on_200_healthy_predictions(val, tmp_path):
+    _, pairs = val
+    wrong = []
+    for seed in range(200):
+        share = 0.6 + 0.2 * np.random.default_rng(seed).random()
+        path = write_predictions(tmp_path / "p.tsv", pairs, share, seed)
+        table, scores, _ = judging.read_predictions(path)
+        own, scores, _ = judging.put_in_order(table, scores)
+        accuracy = f"{(scores.argmax(1) == pairs['label']).mean():.2f}"
+        verdict, code, _ = judging.judge(pairs, scores, own, [accuracy] if seed % 2 else [])
+        wrong += [(seed, verdict)] if (verdict, code) != ("healthy", 0) else []
+    assert wrong == []
+
+
+def test_kinds_of_scores_mean_the_same(val, tmp_path, judge):
+    root, pairs = val
+    path = write_predictions(tmp_path / "p.tsv", pairs, 0.7)
+    rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
+    logits = torch.tensor([[float(row[4]), float(row[5])] for row in rows], dtype=torch.float64)
+    prob = torch.softmax(logits, 1)
+    kinds = {
+        "logprob_1,logprob_2": torch.log(prob), "prob_1,prob_2": prob, "prob_1": prob[:, :1],
+        "prob_2": prob[:, 1:], "score_1": logits[:, :1], "score_2": logits[:, 1:],
+    }  # fmt: skip
+    expected = judge(judging.main, "--predictions", path, "--data", root)[2].splitlines()
+    for header, values in kinds.items():
+        lines = [f"photo_2,photo_1,{swap_sides(header)}"]  # photo_1 of the file is our photo_2
+        for row, numbers in zip(rows, values.tolist(), strict=True):
+            lines.append(",".join([row[2], row[1], *map(repr, numbers)]))
+        lines[0] = lines[0].replace("photo_2,photo_1", "photo_1,photo_2")
+        path.write_text("\n".join(lines) + "\n")
+        found = judge(judging.main, "--predictions", path, "--data", root)[2].splitlines()
+        assert found[0] == expected[0] and found[3] == expected[3], header
+        assert any("loss  " in line for line in found) == ("score" not in header)
+
+
+def swap_sides(header):
+    return ",".join(name[:-1] + "21"[int(name[-1]) - 1] for name in header.split(","))
+
+
+def test_the_figures_are_right(val, tmp_path, judge):
+    root, pairs = val
+    path = write_predictions(tmp_path / "p.tsv", pairs, 1.0)
+    printed = judge(judging.main, "--predictions", path, "--data", root, "--json")[2]
+    evidence = "\n".join(json.loads(printed)["evidence"])
+    series = len(np.unique(pairs["series"]))
+    assert "accuracy 1.0000  (483 of 483" in evidence and "photo_1 1.000 (" in evidence
+    share = pairs["label"].mean()
+    assert f"photo_2 is predicted in {share:.4f}, preferred in {share:.4f}" in evidence
+    rng_path = write_predictions(tmp_path / "q.tsv", pairs, 0.7)
+    printed = judge(judging.main, "--predictions", rng_path, "--data", root)[2]
+    agreement = np.maximum(pairs["preference"], 1 - pairs["preference"])
+    strong = int((agreement >= 0.9).sum())
+    assert f".9-1 0.{printed.split('.9-1 0.')[1][:3]} ({strong})" in printed
+    assert f"of {series} (" in printed.split("best photo of the series: ")[1][:20]
+    logits = torch.tensor([[float(x) for x in line.split("\t")[4:]]
+                           for line in rng_path.read_text().splitlines()[1:]])  # fmt: skip
+    loss = torch.nn.functional.cross_entropy(logits.double(), torch.from_numpy(pairs["label"]))
+    assert f"loss     {loss:.4f}" in printed
+
+
+def test_exact_binomial_tail():
+    assert tail(10, 0, 0.3) == pytest.approx(1)
+    assert tail(10, 10, 0.5) == pytest.approx(2**-10)
+    assert tail(483, 249, 0.5155) == pytest.approx(0.518, abs=0.01)
+
+
+def test_bad_predictions_end_with_one_line(val, tmp_path, refused):
+    root, _ = val
+    path, head = tmp_path / "p.csv", "series,photo_1,photo_2,"
+    for text, word in [
+        (f"{head}output\n1,1,2,.3\n", "what are they?"),
+        (f"{head}prob_1,prob_2\n1,1,2,.3,.9\n", "p.csv:2: .3 .9 are no probabilities"),
+        (f"{head}prob_2\n1,1,2,1.3\n", "p.csv:2: 1.3 are no probabilities"),
+        (f"{head}logprob_1,logprob_2\n1,1,2,3,1\n", "p.csv:2: 3 1 are no log-probabilities"),
+        (f"{head}logit_1,logit_2\n1,1,2,nan,1\n", "p.csv:2: nan 1 is not finite"),
+        (f"{head}logit_1,logit_2\n1,1,2,x,1\n", "p.csv:2: ValueError"),
+        (f"{head}label,score_1\n1,1,2,7,1\n", "p.csv:2: label '7'"),
+    ]:
+        path.write_text(text)
+        refused(judging.main, ["--predictions", path, "--data", root], word)
+    refused(judging.main, ["--data", root], "--predictions")
+    flags = ["--predictions", path, "--data", root, "--reported-accuracy"]
+    refused(judging.main, [*flags, "70"], "a fraction from 0 to 1")
+
+
+def test_interval_follows_the_series():
+    rng = np.random.default_rng(0)
+    correct = (rng.random(200) < 0.7).repeat(4)
+    tight = series_interval(np.arange(800), correct)
+    wide = series_interval(np.arange(200).repeat(4), correct)
+    assert tight[0] < correct.mean() < tight[1]
+    assert wide[1] - wide[0] > 1.7 * (tight[1] - tight[0])
