@@ -64,7 +64,7 @@ def read_pairlist(path, labelled=True):
         preference, rank_1, rank_2, label = 0.5, 0, 0, -1
         if labelled:
             preference, rank_1, rank_2 = float(fields[3]), int(fields[4]), int(fields[5])
-            label = 0 if rank_1 < rank_2 else 1
+            label = 0 if rank_1 < rank_2 else 1  # read_lines refuses equal ranks
         pairs.append((series, photo_1, photo_2, preference, rank_1, rank_2, label, number))
     return np.array(pairs, dtype=PAIR), problems
 
@@ -156,23 +156,22 @@ def choose_pairs(pairs, min_agreement, share, seed):
     return kept[np.isin(pairs["series"][kept], drawn)]
 
 
-def read_splits(args, names):
-    """The splits of these names in the dataset args.data, checked and chosen; not yet decoded.
+def read_splits(args, splits):
+    """These splits of the dataset args.data, checked and chosen; not yet decoded.
 
     args holds data, min_agreement, quick_experiment, seed and pad_color. Ends the program where
     something is wrong.
     """
     with stop_on(__file__, args.data, OSError):
-        dataset = read_dataset(args.data, names)
-    splits = []
-    for name, (pairs, photos, folder) in dataset.items():
+        dataset, chosen = read_dataset(args.data, splits), []
+    for name, (pairs, names, folder) in dataset.items():
         kept = choose_pairs(pairs, args.min_agreement, args.quick_experiment, args.seed)
         if not len(kept):
             stop(__file__, f"{name}_pairlist.txt: no pair has agreement {args.min_agreement}")
-        files, rows = np.unique(photos[kept].astype(str), return_inverse=True)
+        files, rows = np.unique(names[kept].astype(str), return_inverse=True)
         color, rows = parse_color(args.pad_color), rows.reshape(-1, 2)
-        splits.append(Split(name, folder, pairs[kept], files.tolist(), rows, color))
-    return splits
+        chosen.append(Split(name, folder, pairs[kept], files.tolist(), rows, color))
+    return chosen
 
 
 def decode(split, args):

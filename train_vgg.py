@@ -3,7 +3,8 @@
     python train_vgg.py --data data/phototriage
 
 Chang, Yu, Wang, Ashley, Finkelstein: Automatic Triage for a Photo Series, SIGGRAPH 2016, with the
-training details of the ICASSP 2020 repository Series-Photo-Selection (SPS below).
+training details of the ICASSP 2020 repository Series-Photo-Selection (SPS below); what neither
+says is this project's specification, which the README explains.
 Published: about 73 % on pairs with at least 70 % agreement (secondary sources), with two hidden
 layers: --hidden 128 128 --activation tanh --pad-color train. Here: not measured yet (needs the
 dataset and the weights).
@@ -26,17 +27,17 @@ RECIPE = {
     "pad_color": ("imagenet", None, "imagenet, train (as the paper) or R,G,B in 0..255"),
     "min_agreement": (0.0, (0, 1), "keep pairs where this share of people agrees; all, as SPS"),
     "quick_experiment": (1.0, (1e-6, 1), "keep this share of the series, drawn with the seed"),
-    "hidden": ([], (1, 65536), "widths of hidden layers of the head; none, design card"),
+    "hidden": ([], (1, 65536), "widths of hidden layers of the head; none, specification"),
     "activation": ("relu", tuple(ACTIVATIONS), "after each hidden layer"),
-    "dropout": (0.0, (0, 0.99), "after each hidden layer; none, design card"),
+    "dropout": (0.0, (0, 0.99), "after each hidden layer; none, specification"),
     "inner_dropout": (
         0.0,
         (0, 0.99),
         "inside VGG's classifier; none, see model.vgg16",
     ),
-    "batch_size": (8, (1, 4096), "pairs; design card (SPS itself uses 32)"),
-    "lr_backbone": (1e-5, (0, 100), "learning rate of the backbone; design card"),
-    "lr_head": (1e-4, (0, 100), "learning rate of the head; design card"),
+    "batch_size": (8, (1, 4096), "pairs; specification (SPS itself uses 32)"),
+    "lr_backbone": (1e-5, (0, 100), "learning rate of the backbone; specification"),
+    "lr_head": (1e-4, (0, 100), "learning rate of the head; specification"),
     "momentum": (0.9, (0, 0.9999), "of SGD, without Nesterov; SPS"),
     "weight_decay": (5e-4, (0, 10), "of SGD, on every tensor; SPS"),
     "lr_factor": (0.3, (1e-6, 1), "on both rates every lr_every epochs; SPS utils/lr_scheduler.py"),
@@ -72,10 +73,10 @@ def main(argv=None):
 
     with Run(args, ranker, criterion, optimizer, schedule, train, val) as run:
         for epoch in run.epochs():
-            ranker.train()
+            ranker.train()  # the evaluation below leaves it in evaluation mode
             batches = epoch_batches(len(train.pairs), args.batch_size, args.seed, epoch)
-            for photo_1, photo_2, label in run.batches(batches):
-                logits = ranker(photo_1, photo_2)
+            for photo_1, photo_2, label in run.batches(batches):  # label 0: photo_1 is preferred
+                logits = ranker(photo_1, photo_2)  # head(features_1 - features_2), [B, 2]
                 loss = criterion(F.log_softmax(logits, dim=1), label)
                 optimizer.zero_grad()
                 loss.backward()
