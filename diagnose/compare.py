@@ -1,384 +1,699 @@
-"""Holds a variant against the reference: names the first divergence, and its cause.
+"""Explains a recorded trainer as the reference with changes, each proved by reproduction.
 
-    python -m diagnose.compare runs/reference mine/trace.txt [--again mine/trace2.txt] [--json]
-    python -m diagnose.compare --calibrate A/trace.txt B/trace.txt ...
-
-REF and VARIANT are traces of tracer.py, or run folders that hold trace.txt. Stages are compared in
-the order of execution, parameters without names. --again is a second trace of the same variant: the
-two must be equal to the bit. Exit code 0: equal, 1: diverged, 2: cannot judge. --calibrate prints
-the largest difference by stage between the first trace and each of the others.
+python -m diagnose.compare mine.trace --data DATASET [--page train_resnet] [--json]
 """
 
+import importlib
+import itertools
 import json
 import math
 import re
 import sys
+from argparse import Namespace
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from diagnose import causes
-from diagnose.tracer import VERSION
-from disk.errors import command_line, say, stop, stop_on
+from data import find_split, photo_names, read_pairlist
+from diagnose import inputs, replay, updates
+from diagnose.replay import Finding, number
+from disk.errors import command_line, say, show_progress, stop
+from disk.tensors import load_tensors
 
-STAGES = {
-    "1D": "pairs",
-    "2X": "inputs",
-    "3I": "init",
-    "4F": "forward",
-    "5L": "loss",
-    "6G": "gradients",
-    "7U": "update",
-    "8M": "metrics",
+STAGES = (
+    "pairs",
+    "labels",
+    "inputs",
+    "start",
+    "features",
+    "head",
+    "loss",
+    "gradients",
+    "update",
+    "printed",
+)
+HOPELESS = 4  # inputs of a batch that nothing reproduces, before the others are not tried
+PAGES = ("train_resnet", "train_vgg")
+KEYS = {
+    "version",
+    "torch",
+    "double",
+    "weights",
+    "batches",
+    "updates",
+    "printed",
+    "files",
+    "schedules",
 }
-# Largest relative difference that rounding may make in the first step, by stage: (float32,
-# float64); measured with --calibrate, the figures stand in the README. In float64 a variant may
-# still prepare its photos in float32, as torchvision's ToTensor does.
-TOLERANCE = {
-    "2X": (1e-6, 1e-6),
-    "3I": (1e-6, 1e-8),
-    "4F": (1e-2, 1e-5),
-    "5L": (1e-3, 1e-5),
-    "6G": (3e-1, 1e-4),
-    "7U": (5e-1, 1e-4),
-    "8M": (1e-3, 1e-5),
-}
-# From step to step rounding grows about tenfold from random weights. What lies above the tolerance
-# and below this is called drift. In float32 the second step already drifts without limit.
-GROWTH, DRIFT = 10.0, (1e9, 5e-2)
-DRIFTING = ("4F", "5L", "6G", "7U", "8M")
-NUMBER = re.compile(r"[+-]?(nan|inf|[0-9]+(\.[0-9]*)?(e[+-]?[0-9]+)?)")
-NEGLIGIBLE = 1e-6  # a tensor this small beside the largest of its stage is rounding alone
 
 
-class Line(NamedTuple):
-    """One line of a trace."""
+class Official:
+    """The official pairs of a dataset, and its photos."""
 
-    number: int
-    step: int
-    stage: str
-    name: str
-    shape: tuple
-    values: list  # floats; texts where they are none
+    def __init__(self, root, opened):
+        self.pairs, self.paths = {}, []
+        for split in ("train", "val"):
+            path, folder = find_split(root, split)
+            pairs, problems = read_pairlist(path)
+            if problems:
+                stop(__file__, problems[0])
+            names, present = photo_names(pairs, folder)
+            for place, pair in enumerate(pairs):
+                key = int(pair["series"]), int(pair["photo_1"]), int(pair["photo_2"])
+                self.pairs[key] = (split, place, pair)
+            known = [folder / name for name in sorted(set(names.ravel()) & present)]
+            self.paths += known
+        heard = set(opened)
+        some = [path for path in self.paths if path.name in heard]
+        self.paths = some or self.paths
+        if not self.paths:
+            stop(__file__, f"{root}: no photo of the pairs is there")
+        described = []
+        for number_, path in enumerate(self.paths, 1):
+            described.append(inputs.describe_photo(path))
+            show_progress(
+                f"looking at photo {number_}/{len(self.paths)}", number_ == len(self.paths)
+            )
+        self.described, self.opened, self.hints = np.stack(described), {}, []
 
+    def photo(self, row):
+        if row not in self.opened:
+            self.opened[row] = inputs.Photo(self.paths[row])
+        return self.opened[row]
 
-class Trace(NamedTuple):
-    """A trace: its file, what its header says, and lines by (step, stage), in file order."""
-
-    path: Path
-    header: dict
-    lines: dict
-    steps: int
+    def find(self, first, second):
+        """(split, place, label for this order, turned) of a pair of photo files, or None."""
+        series = {int(path.stem.split("-")[0]) for path in (first, second)}
+        a, b = (int(path.stem.split("-")[1]) for path in (first, second))
+        if len(series) != 1:
+            return None
+        key = (series.pop(), min(a, b), max(a, b))
+        if key not in self.pairs:
+            return None
+        split, place, pair = self.pairs[key]
+        label = int(pair["label"])
+        return split, place, 1 - label if a > b else label, a > b, pair
 
 
 def read_trace(path):
-    """A trace from a file or a run folder; ends the program with the line that is wrong."""
-    path = path / "trace.txt" if path.is_dir() else path
+    """A trace of record.py; ends the program where it is none, or holds no update."""
     if not path.is_file():
         stop(__file__, f"{path}: no such file")
-    with stop_on(__file__, path, UnicodeDecodeError, OSError):
-        rows = path.read_text(encoding="utf-8").split("\n")
-    if rows[0] != f"# trace {VERSION}":
-        stop(__file__, f"{path}:1: {rows[0][:40]!r} is not '# trace {VERSION}': another version?")
-    header = dict(word.partition("=")[::2] for word in rows[1].removeprefix("# ").split())
-    lines, steps = {}, 0
-    for number, row in enumerate(rows[2:], 3):
-        words = row.split(" ")
-        if row == "" and number == len(rows):
+    trace = load_tensors(path)
+    if not isinstance(trace, dict) or set(trace) != KEYS:
+        stop(__file__, f"{path}: not a trace of record.py")
+    if not trace["updates"] or not trace["batches"]:
+        stop(__file__, f"{path}: no update was recorded: no pair of photos met a loss")
+    return trace
+
+
+def recipe_of(page):
+    return {key: row[0] for key, row in page.RECIPE.items()}
+
+
+def choose_page(name, trace, size):
+    """(page, its ranker, its weights) that the recorded weights fit best."""
+    best = None
+    for page in [name] if name else PAGES:
+        module = importlib.import_module(page)
+        args = Namespace(**(recipe_of(module) | {"weights": "none", "size": size}))
+        ranker = module.build(args).double()
+        reference = replay.reference_weights(ranker, size)
+        known = {k for k, _ in reference}
+        share = sum(replay.key(w) in known for w in trace["weights"]) / len(reference)
+        if best is None or share > best[0]:
+            best = share, module, ranker, reference
+    return best[1:]
+
+
+# Photos, labels, pairs
+
+
+def judge_inputs(sides, official):
+    """(findings, [B] of (path of photo_1, path of photo_2)) of a batch."""
+    xs = torch.cat([x.double() for x in sides.inputs])
+    size, hints, slots, paths, worst = xs.shape[-1], official.hints, [], [], 0.0
+    for x, rows in zip(xs, inputs.recognise(xs, official.described), strict=True):
+        if len(slots) >= HOPELESS and not any(slots):
+            slots.append(None)
+            paths.append(official.paths[rows[0]])
             continue
-        if len(words) < 5 or not words[0].isdigit() or words[1] not in ("0R", *STAGES):
-            stop(__file__, f"{path}:{number}: no line of a trace: {row[:60]!r}")
-        shape = () if words[3] == "-" else tuple(words[3].split(","))
-        texts = words[1] in ("0R", "1D")
-        values = words[4:] if texts else [as_number(word) for word in words[4:]]
-        if shape and words[4] != "none" and len(values) < 5:
-            stop(__file__, f"{path}:{number}: a fingerprint has five numbers: {row[:60]!r}")
-        line = Line(number, int(words[0]), words[1], words[2], shape, values)
-        lines.setdefault((line.step, line.stage), []).append(line)
-        steps = max(steps, line.step + 1)
-    if not lines:
-        stop(__file__, f"{path}: no line after the header")
-    for group in lines.values():
-        group.sort(key=pair_number)
-    return Trace(path, header, lines, steps)
+        photos = [official.photo(row) for row in rows]
+        place, found, off = inputs.solve(x, photos, size, hints)
+        if found is not None and found is not inputs.REFERENCE and found not in hints:
+            hints.append(found) if "affine" not in found else None
+        slots.append(found)
+        paths.append(official.paths[rows[place]])
+        worst = max(worst, off)
+    half = len(paths) // 2
+    return name_inputs(slots, worst), list(zip(paths[:half], paths[half:], strict=True))
 
 
-def pair_number(line):
-    """The place of a pair's line among the pairs of its batch; other lines keep their order."""
-    number = line.name.removeprefix("pair_")
-    return int(number) if number.isdigit() else -1
+def name_inputs(slots, worst):
+    """Findings on the slots of all inputs of a batch; None where one is not reproduced."""
+    lost = sum(found is None for found in slots)
+    if lost:
+        text = f"{lost} of {len(slots)} inputs are not reproduced by any preparation of a photo"
+        return [Finding("inputs", "unknown", text)]
+    counts = Counter()
+    for found in slots:
+        for name, usual in inputs.REFERENCE.items():
+            value = found[name]
+            if value != usual and not (
+                name == "padding" and found["normalisation"] != "imagenet" and value == "mean"
+            ):
+                counts[name, words_of(name, value, found)] += 1
+    findings = []
+    for (_, words), count in counts.items():
+        share = "" if count == len(slots) else f" ({count} of {len(slots)} photos)"
+        findings.append(Finding("inputs", "cause", words + share, "", worst))
+    return findings
 
 
-def as_number(word):
-    """The word as a float where it is a number, nan and inf included."""
-    return float(word) if NUMBER.fullmatch(word) else word
-
-
-def difference(a, b, floor=0.0):
-    """Relative difference of two fingerprints: their projections estimate |a - b|."""
-    if len(a) < 5 or len(b) < 5 or isinstance(a[0], str) or isinstance(b[0], str):
-        return 0.0 if a[:1] == b[:1] else math.inf
-    if not np.all(np.isfinite([*a[:5], *b[:5]])):
-        return 0.0 if str(a[:5]) == str(b[:5]) else math.inf
-    gap = math.sqrt(sum((x - y) ** 2 for x, y in zip(a[1:5], b[1:5], strict=True)) / 4)
-    gap = max(gap, abs(a[0] - b[0]))
-    return gap / max(a[0], b[0], floor, 1e-300)
-
-
-# Matching parameters without names
-
-
-def match_parameters(ref, var):
-    """({reference name: variant name}, remarks): by initial fingerprint, gradient, order.
-
-    A pair that only its l2 norm and number of elements match is reported as transposed or
-    reshaped; one that only its place matches, as guessed.
-    """
-    ours, theirs = (
-        [line for line in trace.lines.get((0, "3I"), []) if isinstance(line.values[0], float)]
-        for trace in (ref, var)
-    )
-    gradients = [
-        {line.name: line.values for line in trace.lines.get((0, "6G"), [])} for trace in (ref, var)
-    ]
-    match, remarks, free = {}, [], {line.name: line for line in theirs}
-
-    def take(test):
-        """Matches what is left on both sides, line by line, where test(reference, variant)."""
-        for line in ours:
-            if line.name in match:
-                continue
-            kind = line.name.split(":")[0]
-            found = [o for o in free.values() if o.name.split(":")[0] == kind and test(line, o)]
-            if len(found) > 1:  # a tie: the gradient decides, then the order
-                near = [difference(gradients[0].get(line.name, [0]), gradients[1].get(o.name, [1]))
-                        for o in found]  # fmt: skip
-                found = [found[int(np.argmin(near))]]
-            if found:
-                match[line.name] = found[0].name
-                del free[found[0].name]
-
-    take(lambda a, b: a.shape == b.shape and difference(a.values, b.values) < 1e-6)
-    exact = len(match)
-    take(lambda a, b: numel(a) == numel(b) > 1 and same_norm(a, b) and a.shape != b.shape)
-    turned = list(match)[exact:]
-    remarks += [f"{name} is transposed or reshaped: {match[name]}" for name in turned[:3]]
-    first = len(match)
-    take(lambda a, b: a.shape == b.shape)
-    guessed = list(match)[first:]
-    if guessed:
-        remarks.append(
-            f"{len(guessed)} tensors matched by place alone (guessed), {guessed[0]} first"
+def words_of(name, value, found):
+    if value == "solved":
+        if name == "padding":
+            return f"the padding is {', '.join(map(number, found['border']))} behind normalisation"
+        scale, shift = found["affine"]
+        mean, std = -shift / scale, 1 / scale
+        return (
+            f"normalised with mean {', '.join(map(number, mean))} and deviation "
+            f"{', '.join(map(number, std))}"
         )
-    return match, remarks
+    return inputs.WORDS[name][value.removesuffix(" late")]
 
 
-def numel(line):
-    """The number of elements of a line's tensor."""
-    return math.prod(int(side) for side in line.shape)
-
-
-def same_norm(a, b):
-    """Whether two tensors have the same l2 norm, to rounding, and are not 0."""
-    return a.values[0] > 0 and abs(a.values[0] - b.values[0]) < 1e-7 * a.values[0]
-
-
-# Comparing stage by stage
-
-
-def compare_stage(ref, var, step, stage, match, tolerance):
-    """(`ok`, `drift`, `DIVERGED` or `not compared`, detail, difference) of one stage of a step."""
-    ours, theirs = (trace.lines.get((step, stage), []) for trace in (ref, var))
-    if stage == "3I":
-        theirs = [line for line in theirs if line.name in match.values()]
-    other = {line.name: line for line in theirs}
-    largest = max([v.values[0] for v in ours if v.shape and isinstance(v.values[0], float)] or [0])
-    worst, compared, detail = 0.0, 0, ""
-    for line in ours:
-        mine = other.get(match.get(line.name, line.name))
-        if mine is None or line.name.startswith("group:") or line.name == "epoch":
-            continue
-        compared += 1
-        gap = line_difference(line, mine, NEGLIGIBLE * largest)
-        first = stage == "4F" and worst > tolerance[stage]  # of a forward pass the first counts
-        if not gap <= worst:
-            worst, detail = gap, detail if first else describe(line, mine)
-    if not compared:
-        return "not compared", "", 0.0
-    allowed = tolerance.get(stage, 0.0)  # pairs are exact
-    if worst <= allowed:
-        return "ok", "", worst
-    limit = tolerance["drift"] if step and stage in DRIFTING else 0.0
-    drift = worst <= limit and (limit > 1 or worst <= allowed * GROWTH**step)
-    return ("drift" if drift else "DIVERGED"), detail, worst
-
-
-def line_difference(line, mine, floor):
-    """The relative difference of two lines of one name; exact for texts and counts."""
-    if line.stage == "1D":
-        known = [
-            (a, b) for a, b in zip(line.values, mine.values, strict=False) if "-" not in (a, b)
-        ]
-        return 0.0 if all(a == b for a, b in known) else math.inf
-    if (
-        line.name.startswith("pair_")
-        or line.stage in ("5L", "8M")
-        or line.name.endswith((".border", ".corner"))
-    ):
-        if any(isinstance(v, str) for v in (*line.values, *mine.values)):
-            return math.inf
-        scale = max([abs(v) for v in line.values] + [1e-3])
-        gaps = [abs(a - b) / scale for a, b in zip(line.values, mine.values, strict=False)]
-        return max(math.inf if math.isnan(gap) else gap for gap in gaps)
-    return difference(line.values, mine.values, floor)
-
-
-def describe(line, mine):
-    """What is seen where two lines differ, the variant's numbers first."""
-    name = "" if line.name == "loss" else f"{line.name}: "
-    if line.shape and len(line.values) >= 5 and len(mine.values) >= 5:
-        gap = difference(line.values, mine.values)
-        norms = f"{mine.values[0]:.6g} against {line.values[0]:.6g}"
-        return f"{name}relative difference {gap:.1e}, l2 {norms}"
-    texts = [
-        " ".join(v if isinstance(v, str) else f"{v:.6g}" for v in side.values[:3])
-        for side in (mine, line)
-    ]
-    return f"{name}{' against '.join(texts)}"
-
-
-def compare(ref, var):
-    """The report as a dict: rows of stages, first divergence, causes, what was not compared."""
-    match, remarks = match_parameters(ref, var)
-    double = ref.header.get("dtype") == var.header.get("dtype") == "float64"
-    tolerance = {name: pair[double] for name, pair in (TOLERANCE | {"drift": DRIFT}).items()}
-    rows, first, missing, compared = [], None, set(), 0
-    for step in range(min(ref.steps, var.steps)):
-        row = []
-        for stage, name in STAGES.items():
-            if not ref.lines.get((step, stage)):
-                continue
-            state, detail, _ = compare_stage(ref, var, step, stage, match, tolerance)
-            row.append(f"{name} {state}")
-            compared += state != "not compared"
-            if state == "not compared":
-                missing.add(name)
-            elif state == "DIVERGED" and first is None:
-                first = {"step": step, "stage": name, "detail": detail}
-        rows.append(f"step {step}: {' | '.join(row)}")
-    if var.steps < ref.steps:
-        missing.add(f"steps {var.steps} to {ref.steps - 1}")
-        remarks.append(f"the variant has {var.steps} steps, the reference {ref.steps}")
-    if first is None and any(" drift" in row for row in rows):
-        remarks.append("drift is what rounding may do from the second step on; --float64 has less")
-    found, ran, could_not = causes.search(ref, var, match, double)
-    return {
-        "rows": rows,
-        "first": first,
-        "causes": [c._asdict() for c in found],
-        "remarks": remarks,
-        "not_compared": sorted(missing),
-        "checks": ran,
-        "could_not": could_not,
-        "compared": compared,
-    }
-
-
-def again(var, other):
-    """The cause where two traces of one variant are not equal to the bit, or None."""
-    first, second = (trace.path.read_bytes().splitlines()[2:] for trace in (var, other))
-    for number, (a, b) in enumerate(zip(first, second, strict=False), 3):
-        if a != b:
-            where = f"{other.path}:{number}"
-            return causes.Cause(
-                "nondeterministic: the same run twice differs", where, 1.0, "defect"
+def label_of(batch):
+    """(labels [B] as they entered the step, as the loss took them), or None."""
+    for entry in batch["labels"]:
+        both = []
+        for values in (entry["root"], entry["values"]):
+            flat = (
+                values.argmax(1)
+                if values.dim() == 2 and values.shape[1] == 2
+                else values.reshape(-1)
             )
-    if len(first) != len(second):
-        return causes.Cause("nondeterministic: one run is shorter", str(other.path), 1.0, "defect")
+            both.append(flat.long())
+        if all(int(b.min()) >= 0 and len(b) == len(batch["features"][0]) for b in both):
+            return both
     return None
 
 
-def judge(report):
-    """Exit code of a report: 0 equal or harmless, 1 diverged, 2 cannot judge."""
-    defects = [cause for cause in report["causes"] if cause["kind"] == "defect"]
-    harmless = [cause for cause in report["causes"] if cause["kind"] == "info"]
-    if defects or (report["first"] and not harmless):
-        return 1
-    incomplete = report["not_compared"] and not report["first"]
-    return 2 if incomplete or not report["compared"] else 0
+def judge_labels(seen):
+    """Findings on labels; seen: (label, official pair or None) of every recorded pair."""
+    strange = sum(found is None for _, found in seen)
+    if strange:
+        return [Finding("pairs", "unknown", f"{strange} of {len(seen)} pairs are not official")]
+    findings = []
+    val = sum(found[0] == "val" for _, found in seen)
+    if val:
+        text = f"{val} of {len(seen)} pairs belong to the validation list"
+        findings.append(Finding("pairs", "cause", text))
+    known = [(y, *found) for y, found in seen if y is not None]
+    if not known:
+        text = "no labels were seen" if seen else "the photos are not recognised"
+        return [*findings, Finding("labels", "skipped", text)]
+    n, right = len(known), sum(y == label for y, _, _, label, _, _ in known)
+    turned = sum(t for *_, t, _ in known)
+    winner = [
+        int(pair["rank_1"] != (pair["photo_2"] if t else pair["photo_1"]))
+        for _, _, _, _, t, pair in known
+    ]
+    if right == n:
+        if turned == n:
+            findings.append(
+                Finding("labels", "harmless", "photo_2 comes first, and the labels follow")
+            )
+    elif right == 0 and turned == n:
+        findings.append(
+            Finding(
+                "labels",
+                "cause",
+                f"the photos of each pair are exchanged, the label is not ({n} pairs)",
+            )
+        )
+    elif right == 0 and n >= 4:
+        text = f"labels are inverted before the loss ({n} pairs)"
+        findings.append(Finding("labels", "cause", text))
+    elif all(y == w for (y, *_), w in zip(known, winner, strict=True)) and n - right >= 2:
+        findings.append(
+            Finding(
+                "labels",
+                "cause",
+                "ranks are read as winner ids: label 0 where "
+                f"rank_1 is photo_1's number ({n - right} of {n} wrong)",
+            )
+        )
+    else:
+        text = f"{n - right} of {n} labels are not the official ones; see diagnose.audit --labels"
+        findings.append(Finding("labels", "unknown", text))
+    return findings
 
 
-def print_report(report, code):
-    """The report as text: rows up to the first divergence, the causes, what was not done."""
-    step = report["first"]["step"] if report["first"] else None
-    for number, row in enumerate(report["rows"]):
-        if step is None or number <= step:
-            say(row, sys.stdout)
-    if report["first"]:
-        first = report["first"]
+def judge_pairs(seen, sizes, recipe, steps):
+    """Findings on the size of the batches, their order, and how many make an update."""
+    findings = []
+    if sizes and max(sizes) != recipe["batch_size"]:
+        text = f"batches of {max(sizes)} pairs, not {recipe['batch_size']}"
+        findings.append(Finding("pairs", "cause", text))
+    if max(steps) > 1:
+        text = f"an update every {max(steps)} batches, not after each"
+        findings.append(Finding("pairs", "cause", text))
+    places = [found[1] for _, found in seen if found is not None]
+    if len(places) > 8 and all(b == a + 1 for a, b in itertools.pairwise(places)):
+        findings.append(
+            Finding("pairs", "cause", "pairs come in the order of the list, unshuffled")
+        )
+    return findings
+
+
+# The start
+
+
+def judge_start(batch, values):
+    """Findings on the initial weights of a direct head."""
+    layers = [entry for entry in batch["head"] if entry["op"] == "linear"]
+    if not layers:
+        return []
+    findings = []
+    for entry in layers:
+        weight = values[entry["weights"][0]].double()
+        bias = values[entry["weights"][1]].double() if len(entry["weights"]) > 1 else None
+        inputs_, std = weight.shape[1], float(weight.std()) if weight.numel() > 1 else 0.0
+        expected = math.sqrt(2 / inputs_)
+        top, bound = float(weight.abs().max()), 1 / math.sqrt(inputs_)
+        where = "" if len(layers) == 1 else f" of the layer of {weight.shape[0]}"
+        if top == 0:
+            findings.append(Finding("start", "cause", f"the weights{where} of the head are 0"))
+        elif name := uniform_name(weight, bound):
+            findings.append(
+                Finding(
+                    "start",
+                    "cause",
+                    f"the head{where} starts {name}, std {number(std)} for {number(expected)}",
+                )
+            )
+        elif abs(std / expected - 1) > 6 / math.sqrt(2 * weight.numel()):
+            fan_out = math.sqrt(2 / weight.shape[0])
+            name = (
+                "as Kaiming normal with fan_out"
+                if abs(std / fan_out - 1) < 0.1
+                else "with another spread"
+            )
+            kind = "cause" if "fan_out" in name else "unknown"
+            findings.append(
+                Finding(
+                    "start",
+                    kind,
+                    f"the head{where} starts {name}: std {number(std)}, not {number(expected)}",
+                )
+            )
+        if bias is not None and float(bias.abs().max()) > 0:
+            findings.append(
+                Finding("start", "cause", f"the head's biases{where} do not start at 0")
+            )
+    return findings
+
+
+def uniform_name(weight, default):
+    """The name of a uniform distribution that the weights fill to its bound, or None."""
+    top, n = float(weight.abs().max()), weight.numel()
+    xavier = math.sqrt(6 / sum(weight.shape))
+    for name, bound in (
+        ("as PyTorch's default, uniform", default),
+        ("Xavier uniform", xavier),
+        ("Kaiming uniform", math.sqrt(6) * default),
+    ):
+        spread = float(weight.std()) / (bound / math.sqrt(3))
+        if bound * (1 - 20 / n) <= top <= bound * (1 + 1e-6) and abs(spread - 1) < 6 / math.sqrt(n):
+            return name
+    return None
+
+
+# What is printed
+
+
+def judge_printed(trace, facts):
+    """Findings on printed figures: an arithmetic that alone gives them to all digits."""
+    findings = []
+    for kind, pattern in (("accuracy", r"acc\w*"), ("loss", r"loss")):
+        shown = []
+        for batches, _, line in trace["printed"]:
+            found = re.search(rf"\b(?:train[_ ])?{pattern}[\s:=]{{1,4}}(-?\d+\.\d+)", line, re.I)
+            if found and 0 < batches <= len(facts) and not re.search("val|test", line, re.I):
+                shown.append((batches - 1, found[1]))
+        shown = list(dict(shown).items())
+        if len(shown) < 2:
+            continue
+        ways = arithmetics(kind, facts)
+        fits = [
+            name
+            for name, values in ways.items()
+            if all(matches(text, values[place]) for place, text in shown)
+        ]
+        usual = [f for f in fits if f.startswith("the ")]
+        if fits and not usual and len(fits) == 1:
+            text = f"the printed {kind} is {fits[0]} ({len(shown)} figures)"
+            findings.append(Finding("printed", "cause", text))
+        elif not fits:
+            text = f"the printed {kind} is none of {len(ways)} arithmetics ({len(shown)} figures)"
+            findings.append(Finding("printed", "skipped", text))
+    return findings
+
+
+def arithmetics(kind, facts):
+    """{name: values by batch} of the ways to arrive at a printed figure."""
+    batches = [np.array([f[kind] for f in facts[: i + 1]]) for i in range(len(facts))]
+    sizes = [np.array([f["pairs"] for f in facts[: i + 1]]) for i in range(len(facts))]
+    ways = {"the batch's own": [b[-1] for b in batches]}
+    ways["the mean over pairs so far"] = [
+        (b * s).sum() / s.sum() for b, s in zip(batches, sizes, strict=True)
+    ]
+    ways["the mean over batches so far"] = [b.mean() for b in batches]
+    if kind == "accuracy":
+        turned = {f"1 - {k.removeprefix('the ')}": [1 - v for v in vs] for k, vs in ways.items()}
+        percent = {f"{k} in percent": [100 * v for v in vs] for k, vs in ways.items()}
+        return ways | {"1 - accuracy": turned["1 - batch's own"]} | percent
+    ways["the sum over the batch"] = [b[-1] * s[-1] for b, s in zip(batches, sizes, strict=True)]
+    return ways
+
+
+def matches(text, value):
+    digits = len(text.partition(".")[2])
+    return abs(float(text) - value) <= 0.5 * 10**-digits * (1 + 1e-6) + 1e-12
+
+
+# What objects declare
+
+
+def judge_schedules(trace, recipe):
+    """Statements of the recorded schedules, without effect in the recorded steps."""
+    findings = []
+    updates_done = len(trace["updates"])
+    for schedule in trace["schedules"]:
+        values, name = schedule["values"], schedule["class"]
+        inside = [u for u in schedule["steps"] if u <= updates_done]
+        known = name == "StepLR" and (values.get("step_size"), values.get("gamma")) == (
+            recipe["lr_every"],
+            recipe["lr_factor"],
+        )
+        if len(inside) > 1 or (len(inside) == 1 and inside[0] < updates_done):
+            text = (
+                f"{name} is stepped after updates {', '.join(map(str, inside[:5]))}, within "
+                "the epoch"
+            )
+            findings.append(Finding("update", "stated", text))
+        if not known:
+            told = ", ".join(
+                f"{k}={v}"
+                for k, v in values.items()
+                if k
+                in ("step_size", "gamma", "T_max", "eta_min", "milestones", "total_steps", "max_lr")
+            )
+            findings.append(Finding("update", "stated", f"the schedule is {name}({told})"))
+    return findings
+
+
+def join_rates(trace, findings):
+    """(findings without those on single rates, one on rates that change from step to step)."""
+    rates = [
+        [
+            group["values"]["lr"]
+            for optimizer in update["optimizers"]
+            for group in optimizer["groups"]
+        ]
+        for update in trace["updates"]
+    ]
+    about = [
+        f
+        for _, f in findings
+        if f.sentence.startswith(("other learning", "one learning", "the two learning"))
+    ]
+    if all(row == rates[0] for row in rates) or not about:
+        return findings, []
+    columns = [", ".join(map(number, column)) for column in zip(*rates, strict=True)]
+    names = " and ".join(sorted({s["class"] for s in trace["schedules"] if s["steps"]}))
+    text = f"the learning rates change from step to step: {'; '.join(dict.fromkeys(columns))}"
+    text += f" ({names} is stepped after each update)" if names else ""
+    kept = [(step, f) for step, f in findings if f not in about]
+    return kept, [Finding("update", "cause", text)]
+
+
+# The whole
+
+
+class House(NamedTuple):
+    """What the trainer is held against."""
+
+    ranker: torch.nn.Module
+    weights: list  # of its backbone, see diagnose.replay.reference_weights
+    recipe: dict
+    official: Official
+
+
+def explain(trace, root, page=None):
+    """(findings in the order of execution, each with its steps; the steps; largest difference)."""
+    batches, start = trace["batches"], 0
+    size = batches[0]["passes"][0]["input"].shape[-1]
+    module, ranker, weights = choose_page(page, trace, size)
+    recipe = recipe_of(module)
+    house = House(ranker, weights, recipe, Official(root, trace["files"]))
+    findings, seen, facts = [], [], []
+    for step, update in enumerate(trace["updates"]):
+        show_progress(f"replaying step {step + 1}/{len(trace['updates'])}")
+        group = batches[start : start + update["batches"]]
+        start += update["batches"]
+        findings += [(step, f) for f in explain_step(trace, step, group, house, seen, facts)]
+    show_progress("", True)
+    sizes = [len(b["features"][0]) for b in batches]
+    steps = [u["batches"] for u in trace["updates"]]
+    whole = judge_labels(seen) + judge_pairs(seen, sizes, recipe, steps)
+    whole += judge_printed(trace, facts)
+    findings, moving = join_rates(trace, findings)
+    whole += moving or judge_schedules(trace, recipe)
+    findings += [(0, f) for f in whole]
+    return join(findings), len(steps), max((f["gap"] for f in facts), default=math.inf)
+
+
+def explain_step(trace, step, group, house, seen, facts):
+    """Findings on one update and its batches; adds to the pairs seen and to the facts."""
+    update, values, findings = trace["updates"][step], replay.weights_at(trace, step), []
+    held, before = updates.declared(update), len(facts)
+    for place, batch in enumerate(group):
+        sides = replay.sides_of(batch)
+        if sides is None:
+            text = "the passes of this trainer are not two equal sides; what follows is not judged"
+            return [Finding("features", "unknown", text)]
+        matches_ = [replay.match_weights(n, trace["weights"], house.weights) for n in sides.numbers]
+        if step == 0 and place == 0:
+            findings += judge_start(batch, values)
+        findings += judge_batch(batch, sides, matches_, values, update, house, seen, facts)
+        findings += judge_zeroed(batch, place, step, held)
+    roles = updates.trainable(trace, matches_, batch)
+    for n, weight in enumerate(trace["weights"]):
+        names = (match.names.get(n) for match in matches_)
+        weight["name"] = next(filter(None, names), roles.get(n, "?"))
+    recipe = house.recipe
+    update["history"] = updates.history_of(
+        trace["updates"][:step], recipe["momentum"], recipe["weight_decay"]
+    )
+    factor = facts[-1]["factor"] if len(facts) > before else None
+    last = group[-1]["backwards"][-1]["after"]
+    between = updates.judge_step_gradients(update, last, roles, factor)
+    if any(f.kind == "harmless" for f in between):
+        findings = [f for f in findings if not f.sentence.startswith("the loss is multiplied")]
+        for fact in facts[before:]:
+            fact["loss"] /= factor
+    findings += between
+    findings += updates.judge_update(update, roles, recipe, trace["weights"], step)
+    return findings + updates.judge_afterwards(update, roles)
+
+
+def judge_batch(batch, sides, matches_, values, update, house, seen, facts):
+    """Findings on one batch, from its photos to the gradients of its weights."""
+    single = any(values[n].dtype != torch.float64 for n in matches_[0].names)
+    findings, paths = judge_inputs(sides, house.official)
+    labels = label_of(batch)
+    pairs = [house.official.find(a, b) for a, b in paths]
+    if any(f.kind == "unknown" for f in findings) and None in pairs:
+        pairs = []
+    root = labels[0].tolist() if labels else [None] * len(paths)
+    seen += list(zip(root, pairs, strict=False))
+    frozen = not any(update["requires_grad"][n] for n in matches_[0].names)
+    same = matches_[0].names.keys() == matches_[1].names.keys()
+    backbones = [replay.load_backbone(house.ranker, match, values) for match in matches_]
+    if same:
+        backbones[1] = backbones[0]
+    else:
+        text = "the two photos go through two backbones with weights of their own"
+        findings.append(Finding("features", "cause", text))
+    cut = matches_[0].missing
+    made, setting, worst = replay.judge_features(sides, batch, backbones, single)
+    if setting is not None and cut:
+        parts = ", ".join(sorted({name.split(".")[0] for name in cut}))
+        made.insert(0, Finding("features", "cause", f"the backbone ends before {parts}"))
+    if setting is not None and same:
+        made += replay.judge_momentum(batch, backbones, matches_[0], sides, setting)
+    findings += made + replay.judge_head(sides, batch, values, single)
+    if setting is None:
+        backbones = None
+    loss = judge_logits(batch, labels, pairs, single, facts, worst)
+    gradients = judge_contribution(batch, sides, backbones, setting, matches_, single, frozen)
+    return findings + loss + gradients
+
+
+def judge_zeroed(batch, place, step, held):
+    """Findings on gradients that were there before a batch's first backward.
+
+    held: the weights in an optimizer; zero_grad of an optimizer leaves the others.
+    """
+    before = [g for n, g in enumerate(batch["backwards"][0]["before"]) if n in held]
+    if place == 0 and step > 0 and any(g is not None and g["max"] > 0 for g in before):
+        return [Finding("gradients", "cause", "gradients are not zeroed between updates")]
+    return []
+
+
+def logits_of(batch):
+    """The logits [B, 2] behind the last layer of the head, and the gradients there, or None."""
+    linears = [i for i, entry in enumerate(batch["head"]) if entry["op"] == "linear"]
+    if not linears or batch["head"][linears[-1]]["output"].shape[-1] != 2:
+        return None
+    place = linears[-1]
+    return batch["head"][place]["output"], batch["gradients"].get(f"output_{place}", [])
+
+
+def judge_logits(batch, labels, pairs, single, facts, worst):
+    """Findings on the loss, from the trainer's own logits; worst: difference of the features."""
+    found = logits_of(batch)
+    if found is None:
+        text = "the head does not end in two logits; the loss is not judged"
+        return [Finding("loss", "unknown", text)]
+    logits, slopes = found
+    if not slopes or (labels is None and (not pairs or None in pairs)):
+        text = "no labels were seen; the loss is not judged"
+        return [Finding("loss", "unknown", text)]
+    label = labels[0] if labels else torch.tensor([p[2] for p in pairs])
+    loss = batch["backwards"][0]["loss"]
+    findings, factor = replay.judge_loss(batch, logits, label, loss, slopes[0].double(), single)
+    right = float((logits.argmax(1) == label).double().mean())
+    if any("exchanged" in f.sentence for f in findings) and replay.exchanged(batch):
+        right = 1 - right
+    fact = {"accuracy": right, "loss": float(loss), "pairs": len(label)}
+    facts.append(fact | {"factor": factor, "gap": worst})
+    return findings
+
+
+def judge_contribution(batch, sides, backbones, setting, matches_, single, all_frozen):
+    """Findings on the gradient that the first backward gave to the weights."""
+    findings = []
+    if len(batch["backwards"]) > 1:
+        text = f"backward runs {len(batch['backwards'])} times on one loss, the gradients add up"
+        findings.append(Finding("gradients", "cause", text))
+    added = replay.contribution(batch["backwards"][0])
+    none = [i + 1 for i, g in enumerate(sides.gradients) if not g]
+    if len(none) == 1:
+        text = f"features_{none[0]} is detached: no gradient goes through that photo"
+        findings.append(Finding("gradients", "cause", text))
+    elif len(none) == 2 and not all_frozen:
+        text = "the features carry no gradient (no_grad or detach): the backbone gets none"
+        findings.append(Finding("gradients", "cause", text))
+    made = replay.head_gradients(batch, 0)
+    _, worst, count, _ = replay.compare_gradients(made, added, single)
+    if count and worst > replay.BACKWARD[single]:
+        findings.append(
+            Finding(
+                "gradients",
+                "unknown",
+                "the head's gradients are not those of its logits",
+                f"{worst:.1e}",
+            )
+        )
+    if setting is None or len(none) == 2:
+        return findings
+    made = replay.backbone_gradients(backbones, sides, setting, matches_, 0)
+    middle, worst, count, _lost = replay.compare_gradients(made, added, single)
+    if count and (middle if single else worst) > replay.BACKWARD[single]:
+        findings.append(
+            Finding(
+                "gradients",
+                "unknown",
+                "the backbone's gradients are not those of its features",
+                f"{worst:.1e} on {count} tensors",
+            )
+        )
+    return findings
+
+
+def join(findings):
+    """Findings of one sentence once, in the order of execution, with the steps they hold in."""
+    joined = {}
+    for step, f in findings:
+        known = joined.setdefault((f.stage, f.kind, stem(f.sentence)), (f, []))
+        known[1].append(step)
+    rows = sorted(joined.values(), key=lambda row: STAGES.index(row[0].stage))
+    return [(f, sorted(set(steps))) for f, steps in rows]
+
+
+def stem(sentence):
+    """A sentence without the counts that differ from step to step."""
+    return sentence.split(" (")[0]
+
+
+def print_report(findings, steps, worst):
+    """The stages, the changes in the order of execution, and the answer; the exit code."""
+    for stage in STAGES:
+        kinds = {f.kind for f, _ in findings if f.stage == stage}
+        word = "not explained" if "unknown" in kinds else "departs" if "cause" in kinds else "equal"
+        say(f"{stage:10} {word}", sys.stdout)
+    words = {
+        "cause": "CAUSE",
+        "harmless": "HARMLESS",
+        "stated": "STATED",
+        "unknown": "CAUSE not established:",
+        "skipped": "NOT JUDGED",
+    }
+    for f, at in findings:
+        if f.kind in words:
+            extra = f"  [{f.evidence}]" if f.evidence else ""
+            where = "" if len(at) == steps or f.kind != "cause" else f"  (step {at[0]})"
+            say(f"{words[f.kind]} {f.stage}: {f.sentence}{extra}{where}", sys.stdout)
+    causes = [f for f, _ in findings if f.kind == "cause"]
+    unknown = [f for f, _ in findings if f.kind == "unknown"]
+    stated = [f for f, _ in findings if f.kind == "stated"]
+    if unknown:
         say(
-            f"FIRST DIVERGENCE step {first['step']}, {first['stage']}: {first['detail']}",
+            f"Your trainer is not explained from {unknown[0].stage} on; {len(causes)} changes are.",
             sys.stdout,
         )
-    for cause in report["causes"]:
-        word = "INFO" if cause["kind"] == "info" else "CAUSE"
-        say(f"{word} {cause['sentence']}  [{cause['where']}, fit {cause['fit']:.3f}]", sys.stdout)
-    if code == 1 and not [c for c in report["causes"] if c["kind"] == "defect"]:
-        say("CAUSE not established by any check", sys.stdout)
-    for title in ("remarks", "not_compared", "could_not"):
-        for text in report[title]:
-            say(f"{title.replace('_', ' ')}: {text}", sys.stdout)
-    say(f"checks: {', '.join(report['checks'])}", sys.stdout)
-    say(["EQUAL", "DIVERGED", "CANNOT JUDGE"][code], sys.stdout)
-
-
-def largest_differences(first, other):
-    """{stage: largest relative difference} of the steps that both traces have."""
-    none, gaps = dict.fromkeys([*TOLERANCE, "drift"], math.inf), {}
-    match, _ = match_parameters(first, other)
-    for stage in TOLERANCE:
-        gaps[STAGES[stage]] = max(
-            compare_stage(first, other, step, stage, match, none)[2]
-            for step in range(min(first.steps, other.steps))
+    elif causes or stated:
+        say(
+            f"Your trainer is the reference with these {len(causes)} changes; with them it "
+            f"reproduces your first {steps} steps, each stage from your own values before it, "
+            f"to {worst:.0e}.",
+            sys.stdout,
         )
-    return gaps
-
-
-def calibrate(traces):
-    """Prints the largest difference by stage between the first trace and the others."""
-    first, *others = traces
-    for other in others:
-        gaps = largest_differences(first, other).items()
-        text = ", ".join(f"{stage} {gap:.1e}" for stage, gap in gaps)
-        say(f"{other.path}: {text}", sys.stdout)
+    else:
+        say(f"EQUAL in {steps} steps, to {worst:.0e}", sys.stdout)
+    return 1 if causes or unknown or stated else 0
 
 
 def main(argv=None):
-    """Compares after the command line."""
+    """Explains after the command line."""
     parser = command_line(__file__, __doc__)
-    parser.add_argument("ref", type=Path, metavar="REF")
-    parser.add_argument("variants", type=Path, nargs="+", metavar="VARIANT")
-    parser.add_argument("--again", type=Path, help="a second trace of the same variant")
-    parser.add_argument("--calibrate", action="store_true", help="measure tolerances")
-    parser.add_argument("--json", action="store_true", help="the report as JSON")
+    parser.add_argument("trace", type=Path, help="what record.py wrote")
+    parser.add_argument("--data", required=True, help="folder of the dataset")
+    parser.add_argument("--page", choices=PAGES, help="the reference; found out if not given")
+    parser.add_argument("--json", action="store_true", help="the findings as JSON")
     args = parser.parse_args(argv)
-    ref, *variants = map(read_trace, [args.ref, *args.variants])
-    if args.calibrate:
-        calibrate([ref, *variants])
-        return
-    if len(variants) > 1:
-        stop(__file__, f"{args.variants[1]}: one variant at a time")
-    report = compare(ref, variants[0])
-    if args.again:
-        found = again(variants[0], read_trace(args.again))
-        report["causes"] += [found._asdict()] if found else []
-    code = judge(report)
+    findings, steps, worst = explain(read_trace(args.trace), args.data, args.page)
     if args.json:
-        say(json.dumps(report | {"exit_code": code}, indent=1), sys.stdout)
-    else:
-        print_report(report, code)
-    sys.exit(code)
+        rows = [f._asdict() | {"steps": at} for f, at in findings]
+        say(json.dumps(rows, indent=1), sys.stdout)
+        sys.exit(int(any(f.kind in ("cause", "unknown", "stated") for f, _ in findings)))
+    sys.exit(print_report(findings, steps, worst))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import tiny  # noqa: E402
 import data  # noqa: E402
 import make_demo  # noqa: E402
 import train_resnet  # noqa: E402
-from diagnose import audit, reference  # noqa: E402
+from diagnose import audit  # noqa: E402
 
 SMALL = ["--weights", "none", "--size", "64", "--epochs", "2"]
 SMALL += ["--lr-backbone", "1e-2", "--lr-head", "1e-2"]
@@ -29,7 +29,7 @@ def pytest_addoption(parser):
         ("data", "your dataset"), ("run", "your run folder"),
         ("labels", "your labels, as for diagnose.audit"),
         ("predictions", "yours, as for diagnose.judge"),
-        ("reference", "a traced run of this project"), ("variant", "your trace of the same steps"),
+        ("recorded", "a trace of your trainer"),
     ):  # fmt: skip
         parser.addoption(f"--{name}", help=f"{what}, for tests/test_my_data.py")
 
@@ -51,15 +51,11 @@ def tiny_backbones(monkeypatch, request):
 
 @pytest.fixture
 def train(demo, tmp_path):
-    """train(name, *flags): a training run in this process on the demo data; its run folder.
+    """train(name, *flags): a training run in this process on the demo data; its run folder."""
 
-    script is the page, steps how many steps of it are traced.
-    """
-
-    def run(name, *flags, script=train_resnet, data=demo, steps=0):
+    def run(name, *flags, script=train_resnet, data=demo):
         places = ["--data", data, "--out", tmp_path / name, "--store", tmp_path / "stores"]
-        words = [str(word) for word in (*SMALL, *places, *flags)]
-        reference.trace_page(script, steps, words) if steps else script.main(words)
+        script.main([str(word) for word in (*SMALL, *places, *flags)])
         return tmp_path / name
 
     return run

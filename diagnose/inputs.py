@@ -1,0 +1,391 @@
+"""Which photos a recorded input shows, and how they were prepared: each slot of it solved.
+
+A photo is recognised by its content and prepared anew in every way that people do it; what is
+left is an affine map of each channel, solved by least squares. A preparation counts only where it
+gives the recorded input back.
+"""
+
+import math
+from itertools import permutations
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from data import IMAGENET_MEAN, IMAGENET_STD, PAD_COLORS
+
+REFERENCE = {
+    "geometry": "pad",
+    "filter": "bilinear",
+    "turn": "none",
+    "order": "RGB",
+    "normalisation": "imagenet",
+    "padding": "mean",
+    "cast": "none",
+}
+FILTERS = {
+    name: getattr(Image.Resampling, name.upper())
+    for name in ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming")
+}
+# What each choice is called in an answer.
+WORDS = {
+    "geometry": {
+        "pad": "longer side to the size, rounded, padded around the centre",
+        "floor": "the shorter side is cut off to a whole number, not rounded",
+        "corner": "the photo lies in the upper left corner, the padding right of and below it",
+        "crop": "the shorter side is fitted and the centre cropped",
+        "squash": "both sides are stretched to the square, the aspect ratio is lost",
+    },
+    "filter": {name: f"the resampling filter is {name}" for name in FILTERS}
+    | {
+        "no antialias": "resized as a tensor, bilinear without antialiasing",
+        "antialias": "resized as a tensor, bilinear with antialiasing",
+    },
+    "turn": {
+        "hflip": "photos are mirrored left to right",
+        "vflip": "photos are upside down (mirrored)",
+        "rot180": "photos are turned by 180 degrees",
+        "exif": "the EXIF rotation is applied; the reference leaves photos as they are stored",
+    },
+    "order": {"gray": "photos are turned to gray"}
+    | {"".join(p): f"the channels are {''.join(p)}, not RGB" for p in permutations("RGB")},
+    "normalisation": {
+        "none": "values from 0 to 1, not normalised",
+        "half": "normalised with mean .5 and deviation .5",
+        "255": "values from 0 to 255, not normalised",
+        "twice": "normalised twice",
+        "centred": "the mean is subtracted, not divided by the deviation",
+        "minus one": "divided by 255, then 1 subtracted",
+    },
+    "padding": {
+        "black": "the padding is black before the normalisation",
+        "gray": "the padding is gray, 128 of 255",
+        "white": "the padding is white",
+        "train": "the padding has the mean colour of the training photos",
+        "rounded": "the padding is the mean colour rounded to 124, 116, 104 of 255",
+    },
+    "cast": {
+        "float16": "the input was rounded to float16",
+        "bfloat16": "the input was rounded to bfloat16",
+    },
+}
+COLORS = {
+    "mean": IMAGENET_MEAN,
+    "black": (0, 0, 0),
+    "gray": (128 / 255,) * 3,
+    "white": (1, 1, 1),
+    "train": PAD_COLORS["train"],
+    "rounded": (124 / 255, 116 / 255, 104 / 255),
+}
+MEAN, STD = (torch.tensor(v, dtype=torch.float64) for v in (IMAGENET_MEAN, IMAGENET_STD))
+AFFINE = {
+    "imagenet": (1 / STD, -MEAN / STD),
+    "none": (torch.ones(3).double(), torch.zeros(3).double()),
+    "half": (torch.full((3,), 2.0).double(), torch.full((3,), -1.0).double()),
+    "255": (torch.full((3,), 255.0).double(), torch.zeros(3).double()),
+    "twice": (1 / STD**2, (-MEAN / STD - MEAN) / STD),
+    "centred": (torch.ones(3).double(), -MEAN),
+    "minus one": (torch.ones(3).double(), -torch.ones(3).double()),
+}
+TURNS = {"hflip": [2], "vflip": [1], "rot180": [1, 2]}  # dimensions of [3, S, S]
+CELLS = 8  # of a side, in the coarse picture by which photos are recognised
+EXACT = 3e-6  # largest difference of a photo prepared in float32, in its own deviation
+
+
+# Recognition
+
+
+def coarse(gray):
+    """[CELLS * CELLS] of a gray picture [H, W], standardised."""
+    picture = Image.fromarray(np.ascontiguousarray(gray, dtype=np.float32), "F")
+    cells = np.asarray(picture.resize((CELLS, CELLS), Image.Resampling.BOX)).astype(np.float64)
+    cells = cells.ravel()
+    return (cells - cells.mean()) / max(cells.std(), 1e-12)
+
+
+def turns_of(cells):
+    """The eight ways in which coarse pictures [N, C * C] can lie, [8, N, C * C]."""
+    square = cells.reshape(-1, CELLS, CELLS)
+    lying = [np.rot90(side, k, (1, 2)) for side in (square, square[:, :, ::-1]) for k in range(4)]
+    return np.stack([x.reshape(len(square), -1) for x in lying])
+
+
+def describe_photo(path):
+    """Coarse pictures of a whole photo and of its centre, [2, CELLS * CELLS]."""
+    with Image.open(path) as photo:
+        photo.draft("L", (64, 64))
+        gray = np.asarray(photo.convert("L"), dtype=np.float32)
+    height, width = gray.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return np.stack([coarse(gray), coarse(gray[top : top + side, left : left + side])])
+
+
+def inner_box(x):
+    """left, top, right, bottom of what is not border of one colour in an input [3, S, S]."""
+    size = x.shape[-1]
+    top, left = edge(x), edge(x.transpose(1, 2))
+    bottom, right = size - edge(x.flip(1)), size - edge(x.transpose(1, 2).flip(1))
+    return (left, top, right, bottom) if left < right and top < bottom else (0, 0, size, size)
+
+
+def edge(x):
+    """How many rows of an input, from the first on, have the colour of its first pixel."""
+    other = (x != x[:, :1, :1]).any(2).any(0).nonzero()[:, 0]
+    return int(other[0]) if len(other) else x.shape[1]
+
+
+def boxes_of(x):
+    """Where the picture may lie in an input: within its border, or all of it but a border.
+
+    A white sky or a black ground looks like a border on one side; a border for padding is as wide
+    on the opposite side, or lies right and below alone.
+    """
+    size, (left, top, right, bottom) = x.shape[-1], inner_box(x)
+    across, down = min(left, size - right), min(top, size - bottom)
+    even = across, down, size - across, size - down
+    return [(left, top, right, bottom), (0, 0, size, size), (0, 0, right, bottom), even]
+
+
+def recognise(inputs, described, few=20):
+    """[N] lists of the few photos (rows of described [P, 2, C * C]) most like each input."""
+    mine = np.zeros((4, len(inputs), CELLS * CELLS))
+    for i, x in enumerate(inputs):
+        gray = x.mean(0).numpy()
+        for k, (left, top, right, bottom) in enumerate(boxes_of(x)):
+            mine[k, i] = coarse(gray[top:bottom, left:right])
+    alike = [(turns_of(m) @ described[:, 0].T).max(0) for m in mine]
+    alike.append((turns_of(mine[1]) @ described[:, 1].T).max(0))
+    return np.argsort(-np.max(alike, axis=0), axis=1)[:, :few].tolist()
+
+
+# Preparation
+
+
+class Photo:
+    """A photo file, and what has been made of it."""
+
+    def __init__(self, path):
+        with Image.open(path) as photo:
+            self.orientation = photo.getexif().get(0x0112, 1)
+            self.upright = ImageOps.exif_transpose(photo).convert("RGB")
+            self.stored = photo.convert("RGB")
+        self.made = {}
+
+    def base(self, geometry, filter_, turn, size, gray=False):
+        """(pixels [3, size, size] in 0..1, double; where the picture lies [size, size])."""
+        key = geometry, filter_, turn, size, gray
+        if key in self.made:
+            return self.made[key]
+        kind, _, late = turn.partition(" ")
+        if late:  # turned behind the padding, which need not be as wide on both sides
+            pixels, inside = self.base(geometry, filter_, "none", size, gray)
+            made = pixels.flip(TURNS[kind]), inside.flip([d - 1 for d in TURNS[kind]])
+        else:
+            photo = self.upright if turn == "exif" else self.stored
+            for dim in TURNS.get(turn, ()):
+                photo = ImageOps.mirror(photo) if dim == 2 else ImageOps.flip(photo)
+            made = place(
+                photo.convert("L").convert("RGB") if gray else photo, geometry, filter_, size
+            )
+        self.made[key] = made
+        return made
+
+
+def place(photo, geometry, filter_, size):
+    """A photo resized by one filter and placed by one geometry, as in Photo.base."""
+    width, height = photo.size
+    longer, shorter = max(width, height), min(width, height)
+    cut = round if geometry in ("pad", "corner") else int
+    sides = [
+        max(1, cut(size * s / (shorter if geometry == "crop" else longer))) for s in (width, height)
+    ]
+    sides = [size, size] if geometry == "squash" else sides
+    array = resize(photo, sides, filter_)
+    if geometry == "crop":
+        left, top = (round((s - size) / 2) for s in sides)
+        return array[:, top : top + size, left : left + size], torch.ones(size, size).bool()
+    left, top = (0 if geometry == "corner" else (size - s) // 2 for s in sides)
+    pixels, inside = torch.zeros(3, size, size).double(), torch.zeros(size, size).bool()
+    pixels[:, top : top + sides[1], left : left + sides[0]] = array
+    inside[top : top + sides[1], left : left + sides[0]] = True
+    return pixels, inside
+
+
+def resize(photo, sides, filter_):
+    """The photo with these sides (width, height), [3, height, width] in 0..1, double."""
+    if filter_ in FILTERS:
+        resized = np.asarray(photo.resize(sides, FILTERS[filter_]))
+        return torch.from_numpy(resized.copy()).permute(2, 0, 1).double() / 255
+    whole = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].double() / 255
+    return torch.nn.functional.interpolate(
+        whole, sides[::-1], mode="bilinear", antialias=filter_ == "antialias"
+    )[0]
+
+
+def apply(photo, slots, size):
+    """The input [3, size, size], double, that these slots make of a photo."""
+    gray = slots["order"] == "gray"
+    pixels, inside = photo.base(slots["geometry"], slots["filter"], slots["turn"], size, gray)
+    scale, shift = slots.get("affine") or AFFINE[slots["normalisation"]]
+    channels = pixels
+    if slots["order"] != "gray":
+        channels = pixels[["RGB".index(c) for c in slots["order"]]]
+    x = channels * scale[:, None, None] + shift[:, None, None]
+    color = slots.get("border")
+    if color is None:
+        values = torch.tensor(COLORS[slots["padding"]], dtype=torch.float64)
+        color = values * scale + shift
+    x = torch.where(inside, x, color[:, None, None])
+    if slots["cast"] != "none":
+        x = x.to(getattr(torch, slots["cast"])).double()
+    return x
+
+
+def difference(x, y):
+    """Largest difference of an input from a made one, in the input's own deviation."""
+    gap = float((x - y).abs().max()) / max(float(x.std()), 1e-12)
+    return gap if math.isfinite(gap) else math.inf
+
+
+def allowed(x, slots):
+    """The difference that counts as none: float32's, or a last digit of a coarser cast."""
+    if slots["cast"] == "none":
+        return EXACT
+    digits = {"float16": 2.0**-10, "bfloat16": 2.0**-7}[slots["cast"]]
+    return digits * float(x.abs().max()) / max(float(x.std()), 1e-12)
+
+
+# Solving
+
+
+def solve(x, photos, size, hints=()):
+    """(place of the photo that x shows, slots that make x of it or None, the difference left).
+
+    photos: the candidates; hints: slots that held for other inputs, tried first.
+    """
+    for slots in (REFERENCE, *hints):
+        for number, photo in enumerate(photos):
+            gap = difference(x, apply(photo, slots, size))
+            if gap <= allowed(x, slots):
+                return number, slots, gap
+    fits = [
+        (found, number)
+        for number, photo in enumerate(photos)
+        for found in coarse_fits(x, photo, size)
+    ]
+    _, number = min(fits, key=lambda found: found[0][0])
+    photo = photos[number]
+    best = min(fine_fits(x, photo, size, [f for f, n in fits if n == number]), key=lambda f: f[0])
+    if best[0] > 0.1:
+        return number, None, best[0]
+    slots = dict(zip(("geometry", "filter", "turn", "order"), best[1:], strict=True))
+    slots = simplest(finish(x, photo, slots, size), x, photo, size)
+    gap = difference(x, apply(photo, slots, size))
+    return number, (slots if gap <= allowed(x, slots) else None), gap
+
+
+def coarse_fits(x, photo, size):
+    """fit of every geometry and turn, with the reference's filter."""
+    turns = ["none", *TURNS, *(f"{turn} late" for turn in TURNS)]
+    turns += ["exif"] * (photo.orientation > 1)
+    return [fit(x, photo, g, "bilinear", turn, size) for g in WORDS["geometry"] for turn in turns]
+
+
+def fine_fits(x, photo, size, found):
+    """fit of every filter for the geometries and turns that fit about best."""
+    least = min(residual for residual, *_ in found)
+    near = [rest for residual, *rest in found if residual <= 2 * least + 1e-9]
+    return found + [
+        fit(x, photo, g, name, t, size) for g, _, t, _ in near for name in WORDS["filter"]
+    ]
+
+
+def fit(x, photo, geometry, filter_, turn, size):
+    """The best order of the channels for one base, with the residual of its affine fit."""
+    pixels, inside = photo.base(geometry, filter_, turn, size)
+    if int(inside.sum()) < 16:
+        return math.inf, geometry, filter_, turn, "RGB"
+    ours, theirs = pixels[:, inside], x[:, inside]
+    gray = (pixels * torch.tensor([0.299, 0.587, 0.114]).double()[:, None, None]).sum(0)[inside]
+    ours = torch.cat([ours, gray[None]])
+    ours, theirs = (v - v.mean(1, keepdim=True) for v in (ours, theirs))
+    ours, theirs = (v / v.norm(dim=1, keepdim=True).clamp(min=1e-12) for v in (ours, theirs))
+    match = theirs @ ours.T  # [3, 4] correlations
+    fits = {
+        "".join(p): sum(float(match[c, "RGB".index(p[c])]) for c in range(3)) / 3
+        for p in permutations("RGB")
+    }
+    order = max(fits, key=fits.get)
+    if float(match[:, 3].mean()) > fits[order] + 1e-7:
+        fits["gray"], order = float(match[:, 3].mean()), "gray"
+    return math.sqrt(max(0.0, 2 - 2 * fits[order])), geometry, filter_, turn, order
+
+
+def finish(x, photo, slots, size):
+    """The slots with normalisation, padding and cast, by name where a name fits."""
+    cast = next(
+        (
+            name
+            for name in ("bfloat16", "float16")
+            if torch.equal(x.to(getattr(torch, name)).double(), x)
+        ),
+        "none",
+    )
+    slots = slots | {"cast": cast, "normalisation": "none", "padding": "mean"}
+    plain = apply(photo, slots | {"cast": "none"}, size)
+    _, inside = photo.base(slots["geometry"], slots["filter"], slots["turn"], size)
+    a, b = plain[:, inside], x[:, inside]
+    centred = a - a.mean(1, keepdim=True)
+    scale = (centred * b).sum(1) / (centred**2).sum(1).clamp(min=1e-12)
+    shift = b.mean(1) - scale * a.mean(1)
+    near = 1e-4 if cast == "none" else 2e-2
+    names = [
+        name
+        for name, (s, t) in named_affines(slots["order"])
+        if ((s - scale).abs() / s.abs()).max() < near
+        and (t - shift).abs().max() < near * scale.abs().max()
+    ]
+    slots["normalisation"] = names[0].split("@")[0] if names else "solved"
+    if not names or "@" in names[0]:
+        slots["affine"] = (
+            (scale, shift) if not names else dict(named_affines(slots["order"]))[names[0]]
+        )
+    if not bool(inside.all()):
+        border = x[:, ~inside]
+        if float((border - border[:, :1]).abs().max()) == 0:
+            slots |= name_border(border[:, 0], slots, near)
+    return slots
+
+
+def named_affines(order):
+    """(name, (scale, shift)) of each normalisation, also as applied before the order changed."""
+    yield from AFFINE.items()
+    if order not in ("RGB", "gray"):
+        places = ["RGB".index(c) for c in order]
+        for name, (scale, shift) in AFFINE.items():
+            yield f"{name}@before", (scale[places], shift[places])
+
+
+def name_border(border, slots, near):
+    """The padding slot for a border [3]; 0 after the normalisation is the mean colour before."""
+    scale, shift = slots.get("affine") or AFFINE[slots["normalisation"]]
+    for name, color in COLORS.items():
+        values = torch.tensor(color, dtype=torch.float64) * scale + shift
+        if float((values - border).abs().max()) < near * max(1.0, float(scale.abs().max())) / 10:
+            return {"padding": name}
+    if float(border.abs().max()) < 1e-6 and slots["normalisation"] != "imagenet":
+        return {"padding": "mean", "border": border}
+    return {"padding": "solved", "border": border}
+
+
+def simplest(slots, x, photo, size):
+    """The slots with the reference's choice wherever it gives the same, as on a square photo."""
+    for key in ("turn", "geometry", "filter", "order", "padding"):
+        trial = slots | {key: REFERENCE[key]}
+        if key == "padding":
+            trial.pop("border", None)
+        gap = difference(x, apply(photo, trial, size))
+        if gap <= max(difference(x, apply(photo, slots, size)), allowed(x, trial) / 3):
+            slots = trial
+    return slots

@@ -1,0 +1,600 @@
+"""Records the first training steps of anybody's trainer, no line of which is changed.
+
+    python record.py [--steps 5] [--as-is] --out mine.trace my_trainer.py ITS ARGUMENTS
+
+or, in a notebook, record.watch("mine.trace") before the model is built. One file; it needs torch
+and the standard library alone, so copy it beside your trainer. The trainer ends after the steps.
+What happened is read by `python -m diagnose.compare mine.trace --data DATASET`.
+
+The trainer runs in double: the default dtype is set before its first line, and what still comes in
+float32 is cast where it meets a double weight. --as-is leaves its precision alone and changes no
+number. torch.compile is left out. What cannot be seen from here is not recorded, never guessed.
+
+How it sees: every call of a torch function passes a TorchFunctionMode. Tensors are tagged as they
+are made with the photos that they come from. A photo is a float tensor [B, 3, H, W] that nothing
+made and that meets a weight; the first tensor that comes from two photos is the merge of their
+features; the weighted ops behind it are the head; where backward begins is the loss.
+"""
+
+import argparse
+import os
+import re
+import runpy
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+VERSION = 1
+SAMPLE = 512  # elements of a tensor that are kept of every step, at fixed places
+WEIGHTS = {"conv2d": (1, 2), "linear": (1, 2), "batch_norm": (1, 2, 3, 4)}  # places of weights
+PARTS = ("chunk", "split", "tensor_split", "unbind", "__getitem__", "narrow", "select")
+FLIPS = (
+    "rsub",
+    "__rsub__",
+    "sub",
+    "__sub__",
+    "eq",
+    "__eq__",
+    "ne",
+    "__ne__",
+    "logical_not",
+    "bitwise_xor",
+    "__xor__",
+    "bitwise_not",
+    "__invert__",
+)
+NOT_OPS = (
+    "__get__",
+    "__set__",
+    "size",
+    "dim",
+    "backward",
+    "requires_grad_",
+    "register_hook",
+    "detach_",
+    "is_floating_point",
+    "numel",
+    "__repr__",
+    "item",
+    "tolist",
+    "__len__",
+)
+
+
+def to_double(value):
+    """An argument with every coarser float tensor in it, one level of lists deep, in double."""
+    if isinstance(value, list):
+        return [to_double(item) for item in value]
+    coarse = (torch.float32, torch.float16, torch.bfloat16)
+    return value.double() if isinstance(value, torch.Tensor) and value.dtype in coarse else value
+
+
+class Tag:
+    """What is known of a tensor: photos {(pass, part): record}, depth in weighted ops, pair."""
+
+    def __init__(self, photos=(), depth=0, pair=None, label=None):
+        self.photos, self.depth, self.pair, self.label = dict(photos), depth, pair, label
+
+
+def tensors_in(value):
+    """The tensors of an argument, one level of lists deep."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    values = value if isinstance(value, (list, tuple)) else ()
+    return [item for item in values if isinstance(item, torch.Tensor)]
+
+
+def keep(tensor):
+    """A copy on the CPU that nothing changes any more; None stays None."""
+    return None if tensor is None else tensor.detach().to("cpu", copy=True)
+
+
+def places(numel):
+    """The fixed places, up to SAMPLE, at which a flat tensor is sampled."""
+    if numel <= SAMPLE:
+        return torch.arange(numel)
+    return torch.linspace(0, numel - 1, SAMPLE, dtype=torch.float64).round().long()
+
+
+def sample(tensor):
+    """{values at fixed places, l2, max} of a tensor; None where there is none."""
+    if tensor is None:
+        return None
+    flat = tensor.detach().reshape(-1)
+    return {
+        "values": keep(flat[places(len(flat)).to(flat.device)]),
+        "l2": float(torch.linalg.vector_norm(flat.double())),
+        "max": float(flat.abs().max()) if len(flat) else 0.0,
+    }
+
+
+def plain(value):
+    """A setting as plain data: numbers and words as they are, anything else as its text."""
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        return value.item()
+    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else str(value)[:80]
+
+
+class Sight(TorchFunctionMode):
+    """A context that sees what torch does: photos, features, the head, the logits, the labels."""
+
+    def __init__(self, double=True):
+        super().__init__()
+        self.double, self.pid, self.passes = double, os.getpid(), 0
+        self.tags, self.weights, self.numbers = WeakTensorKeyDictionary(), [], {}
+        self.updating, self.done = False, False
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, getattr(function, "__name__", "")
+        if self.done or self.updating or os.getpid() != self.pid or name in NOT_OPS:
+            return function(*args, **kwargs)
+        operands = [t for value in (*args, *kwargs.values()) for t in tensors_in(value)]
+        weights = self.find_weights(name, args, kwargs, operands)
+        if weights and weights[0].dtype == torch.float64:
+            args, kwargs = self.cast(args, kwargs)
+            operands = [t for value in (*args, *kwargs.values()) for t in tensors_in(value)]
+        tags = [self.tags[t] for t in operands if t in self.tags]
+        if weights and not tags and (name in WEIGHTS or "conv" in name):
+            others = [t for t in operands if all(t is not weight for weight in weights)]
+            photo = next((t for t in others if is_photo(t)), None)
+            tags = [self.see_photo(photo)] if photo is not None else []
+        elif any(t.dtype == torch.float64 for t in operands) and any(tag.pair for tag in tags):
+            args, kwargs = self.cast(args, kwargs)
+        before = self.look_before(name, args, kwargs, weights, tags)
+        result = function(*args, **kwargs)
+        if tags:
+            self.look_after(name, args, kwargs, operands, weights, tags, result, before)
+        elif name in FLIPS and operands and is_label(operands[0]):
+            self.tag_label(name, operands[0], result)
+        return result
+
+    def cast(self, args, kwargs):
+        """Arguments of an op in double, where the trainer is to run in double."""
+        if not self.double:
+            return args, kwargs
+        return [*map(to_double, args)], {key: to_double(value) for key, value in kwargs.items()}
+
+    def find_weights(self, name, args, kwargs, operands):
+        """The weights and running statistics among the operands of an op."""
+        named = [args[i] for i in WEIGHTS.get(name, ()) if i < len(args)]
+        named += [v for k, v in kwargs.items() if name in WEIGHTS and k != "input"]
+        found = [t for t in named if isinstance(t, torch.Tensor)]
+        known = [t for t in operands if isinstance(t, torch.nn.Parameter) or id(t) in self.numbers]
+        return found + [t for t in known if all(t is not other for other in found)]
+
+    def see_photo(self, photo):
+        """The tag of a photo's pass, which holds the input."""
+        self.passes += 1
+        record = {
+            "input": keep(photo),
+            "number": self.passes,
+            "norms": [],
+            "weights": [],
+            "ops": [],
+        }
+        return Tag({(self.passes, ""): record})
+
+    def look_before(self, name, args, kwargs, weights, tags):
+        """What an op is about to change: the running statistics, the random state of a dropout."""
+        if name == "batch_norm" and tags:
+            return [keep(t) for t in (*args[1:3],)]
+        if "dropout" in name and any(tag.pair for tag in tags):
+            return torch.get_rng_state()
+        return None
+
+    def look_after(self, name, args, kwargs, operands, weights, tags, result, before):
+        """Tags the results of an op on what comes from photos; notes merges, head and labels."""
+        photos = {key: record for tag in tags for key, record in tag.photos.items()}
+        pair = next((tag.pair for tag in tags if tag.pair), None)
+        depth = max(tag.depth for tag in tags) + bool(weights)
+        self.number(name, weights, depth)
+        if pair is None:
+            for record in photos.values():
+                record["ops"].append(name)
+                record["weights"] += [self.numbers[id(weight)] for weight in weights]
+        outputs = tensors_in(result)
+        if name == "batch_norm" and before is not None:
+            self.note_norm(args, kwargs, photos, before)
+        sides = [tag for tag in tags if tag.photos]
+        merged = len(photos) > 1 and all(len(tag.photos) < len(photos) for tag in sides)
+        merged = merged and not joins_batches(name, args, kwargs)
+        if pair is None and merged and not weights and outputs:
+            pair = self.merge(name, operands, outputs[0], photos)
+        elif pair is not None and outputs and outputs[0].is_floating_point():
+            self.follow(name, args, kwargs, operands, weights, pair, outputs[0], before)
+        for place, output in enumerate(outputs):
+            split = photos
+            if pair is None and name in PARTS and len(photos) == 1:
+                (((number, part), record),) = photos.items()
+                where = f"{place if len(outputs) > 1 else first_row(args[1:]):06d}"
+                split = {(number, part + where): record}
+            self.tags[output] = Tag(split, depth, pair)
+
+    def number(self, name, weights, depth):
+        """Numbers the weights that an op meets for the first time."""
+        for place, weight in enumerate(weights):
+            if id(weight) not in self.numbers:
+                self.numbers[id(weight)] = len(self.weights)
+                facts = {"depth": depth, "op": name, "place": place, "shape": list(weight.shape)}
+                self.weights.append({"tensor": weight, **facts})
+
+    def note_norm(self, args, kwargs, photos, before):
+        """What a batch_norm was told, and its running statistics before and after."""
+        values = (
+            dict(
+                zip(
+                    ("input", "mean", "var", "weight", "bias", "training", "momentum", "eps"),
+                    args,
+                    strict=False,
+                )
+            )
+            | kwargs
+        )
+        norm = {key: plain(values.get(key)) for key in ("training", "momentum", "eps")}
+        norm["weight"] = self.numbers.get(id(values.get("weight")))
+        norm["before"], norm["after"] = before, [keep(t) for t in args[1:3]]
+        for record in photos.values():
+            record["norms"].append(norm)
+
+    def merge(self, name, operands, output, photos):
+        """A new pair of photos: the features of both sides, and how they were merged."""
+        sides = [t for t in operands if t in self.tags and self.tags[t].photos]
+        pair = {
+            "merge": name,
+            "features": [keep(t) for t in sides],
+            "merged": keep(output),
+            "keys": [sorted(self.tags[t].photos)[0] for t in sides],
+            "photos": photos,
+            "training": torch.is_grad_enabled(),
+            "gradients": {},
+            "head": [],
+            "ops": [],
+            "labels": [],
+            "backwards": [],
+        }
+        for place, side in enumerate(sides):
+            self.hook(side, pair, f"features_{place}")
+        self.hook(output, pair, "merged")
+        return pair
+
+    def hook(self, tensor, pair, name):
+        """Has the gradient at a tensor added to those of the pair, one for each backward."""
+        if tensor.requires_grad:
+            slots = pair["gradients"].setdefault(name, [])
+            tensor.register_hook(lambda gradient: slots.append(keep(gradient)))
+
+    def follow(self, name, args, kwargs, operands, weights, pair, output, before):
+        """One op behind the merge: of the head, on the logits, or with the label."""
+        pair["ops"].append(name)
+        label = next((t for t in operands if self.is_new_label(t)), None)
+        if label is not None:
+            root, ops = self.tags[label].label if label in self.tags else (label, [])
+            pair["labels"].append({"values": keep(label), "root": keep(root), "ops": ops})
+        if pair["labels"]:
+            return  # the loss has begun
+        if weights or "dropout" in name:
+            numbers = [self.numbers.get(id(weight)) for weight in weights]
+            options = [
+                plain(value)
+                for value in (*args[1:], *kwargs.values())
+                if not isinstance(value, torch.Tensor)
+            ]
+            source = next(t for t in operands if t in self.tags)
+            place = len(pair["head"])
+            pair["head"].append(
+                {
+                    "op": name,
+                    "weights": numbers,
+                    "input": keep(source),
+                    "output": keep(output),
+                    "options": options,
+                    "random": before,
+                }
+            )
+            self.hook(source, pair, f"input_{place}")
+            self.hook(output, pair, f"output_{place}")
+
+    def is_new_label(self, tensor):
+        tag = self.tags.get(tensor)
+        return is_label(tensor) and (tag is None or (tag.label is not None and not tag.photos))
+
+    def tag_label(self, name, operand, result):
+        """A tensor made of a label by an op that may turn it around."""
+        if isinstance(result, torch.Tensor) and is_label(result):
+            tag = self.tags.get(operand)
+            root, ops = tag.label if tag and tag.label else (operand, [])
+            self.tags[result] = Tag(label=(root, [*ops, name]))
+
+
+class Recorder(Sight):
+    """A context in which the first `steps` updates of a trainer are recorded into `out`."""
+
+    def __init__(self, out, steps=5, double=True):
+        super().__init__(double)
+        self.out, self.steps, self.within = Path(out), steps, False
+        self.batches, self.updates, self.waiting, self.pending = [], [], [], None
+        self.printed, self.files, self.schedules, self.line = [], [], [], ""
+
+    def backward(self, plain_backward, tensors, *args, **options):
+        """torch.autograd.backward, with the loss and every gradient before and after."""
+        roots, tags = tensors_in(tensors) or tensors_in([tensors]), []
+        tags = [self.tags[root] for root in roots if root in self.tags]
+        pair = next((tag.pair for tag in tags if tag.pair), None)
+        if pair is None or self.done or self.within or os.getpid() != self.pid:
+            return plain_backward(tensors, *args, **options)
+        before, self.within = self.gradients(), True  # torch calls it once more for the mode
+        plain_backward(tensors, *args, **options)
+        self.within = False
+        pair["backwards"].append(
+            {"loss": keep(roots[0]), "before": before, "after": self.gradients()}
+        )
+        if not any(pair is other for other in self.waiting):
+            self.finish_pending()
+            self.waiting.append(pair)
+            if len(self.batches) + len(self.waiting) <= 1:
+                self.first = [keep(w["tensor"]) for w in self.weights]
+        return None
+
+    def gradients(self):
+        return [sample(w["tensor"].grad) for w in self.weights]
+
+    def before_step(self, optimizer, args, kwargs):
+        """Groups, values, state and gradients with which an update begins."""
+        if self.done or (not self.waiting and self.pending is None):
+            return
+        self.updating = True
+        if self.pending is None or self.waiting:
+            self.pending = {
+                "batches": len(self.waiting),
+                "optimizers": [],
+                "gradients": self.gradients(),
+                "before": self.state_of_weights(),
+                "weights": self.full_weights(),
+            }
+            self.batches += self.waiting
+            self.waiting = []
+        kind, groups = type(optimizer), []
+        for group in optimizer.param_groups:
+            members = [self.numbers.get(id(p), -1) for p in group["params"]]
+            values = {key: plain(value) for key, value in group.items() if key != "params"}
+            numel = sum(p.numel() for p in group["params"])
+            groups.append({"weights": members, "numel": numel, "values": values})
+        state = {
+            self.numbers[id(p)]: {
+                key: sample(value) if isinstance(value, torch.Tensor) else plain(value)
+                for key, value in optimizer.state[p].items()
+            }
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p in optimizer.state and id(p) in self.numbers
+        }
+        facts = {"class": kind.__name__, "module": kind.__module__}
+        self.pending["optimizers"].append(facts | {"groups": groups, "state": state})
+
+    def after_step(self, optimizer, args, kwargs):
+        """The weights right behind an update."""
+        if self.pending is not None and not self.done:
+            self.pending["after"] = self.state_of_weights()
+            self.updating = False
+
+    def state_of_weights(self):
+        return [sample(w["tensor"]) for w in self.weights]
+
+    def full_weights(self):
+        """All weights: what they have become since the first step, in single where double."""
+        if not self.updates:
+            return self.first
+        now = (w["tensor"].detach().cpu() for w in self.weights)
+        return [
+            (b - a).float() if is_large(a) else b.clone()
+            for a, b in zip(self.first, now, strict=False)
+        ]
+
+    def finish_pending(self):
+        """The weights at the next training step end the one before; the last one ends all."""
+        if self.pending is not None:
+            requires = [bool(w["tensor"].requires_grad) for w in self.weights]
+            self.updates.append(
+                self.pending | {"next": self.state_of_weights(), "requires_grad": requires}
+            )
+            self.pending = None
+            if len(self.updates) >= self.steps:
+                self.done = True
+                sys.exit(0)
+
+    def write(self, text):
+        """Lines with numbers, and how many batches and updates had been done."""
+        *lines, self.line = re.split(r"[\r\n]", self.line + text)
+        for line in lines:
+            if any(c.isdigit() for c in line) and len(self.printed) < 10_000:
+                done = len(self.batches) + len(self.waiting), len(self.updates)
+                self.printed.append([*done, line[:500]])
+
+    def see_schedule(self, schedule):
+        """A step of a schedule, and how many updates had been done."""
+        known = next((s for s in self.schedules if s["object"] is schedule), None)
+        if known is not None and not self.done:
+            known["steps"].append(len(self.updates) + (self.pending is not None))
+
+    def save(self):
+        """Writes the trace, whole or not at all."""
+        if self.pending is not None:
+            self.steps = 0
+            self.done = True
+            requires = [bool(w["tensor"].requires_grad) for w in self.weights]
+            self.updates.append(self.pending | {"next": None, "requires_grad": requires})
+        names = ("depth", "op", "place", "shape")
+        trace = {
+            "version": VERSION,
+            "torch": str(torch.__version__),
+            "double": self.double,
+            "weights": [
+                {k: w[k] for k in names} | {"dtype": str(w["tensor"].dtype)} for w in self.weights
+            ],
+            "batches": [clean(pair) for pair in self.batches],
+            "updates": self.updates,
+            "printed": self.printed,
+            "files": self.files[:20_000],
+            "schedules": [describe(s["object"]) | {"steps": s["steps"]} for s in self.schedules],
+        }
+        part = Path(f"{self.out}.part")
+        torch.save(trace, part)
+        os.replace(part, self.out)
+        said = f"record.py: {len(self.updates)} updates, {len(self.batches)} batches, "
+        print(f"{said}{len(self.weights)} weights -> {self.out}", file=sys.__stderr__)
+
+
+def joins_batches(name, args, kwargs):
+    """Whether an op puts batches behind each other, and not features beside each other."""
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+    return name in ("cat", "concat", "concatenate", "stack") and dim == 0
+
+
+def is_large(weight):
+    """Whether a weight's change is kept in single; others are kept whole."""
+    return weight.dtype == torch.float64 and weight.numel() > 65_536
+
+
+def first_row(arguments):
+    """Where the part begins that an index, a slice or narrow(dim, start, length) takes."""
+    numbers = [a.start or 0 if isinstance(a, slice) else a for a in arguments]
+    numbers = [n for n in numbers if isinstance(n, int)]
+    return numbers[min(1, len(numbers) - 1)] if numbers else 0
+
+
+def is_photo(tensor):
+    return tensor.dim() == 4 and tensor.shape[1] == 3 and tensor.is_floating_point()
+
+
+def is_label(tensor):
+    """Whether a tensor can be labels: one value, or one of two, for every pair of a batch."""
+    small = 0 < tensor.numel() <= 8192 and tensor.dim() <= 2 and not tensor.requires_grad
+    if not small or (tensor.dim() == 2 and tensor.shape[1] > 2) or tensor.dim() == 0:
+        return False
+    return bool(((tensor == 0) | (tensor == 1) | (tensor == -1)).all())
+
+
+def describe(schedule):
+    """What a schedule says of itself: its class and its plain values."""
+    values = {k: plain(v) for k, v in vars(schedule).items() if not k.startswith("_")}
+    return {"class": type(schedule).__name__, "values": values | {"optimizer": None}}
+
+
+def clean(pair):
+    """A pair as plain data: its passes in the order in which they were made."""
+    passes = {key[0]: record for key, record in pair["photos"].items()}
+    rest = {key: value for key, value in pair.items() if key != "photos"}
+    return rest | {"passes": [passes[number] for number in sorted(passes)]}
+
+
+class Tee:
+    """An output that the trainer writes to, overheard."""
+
+    def __init__(self, stream, hear):
+        self.stream, self.hear = stream, hear
+
+    def write(self, text):
+        self.hear(text)
+        return self.stream.write(text)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+class Recording(ExitStack):
+    """Everything that recording changes in torch, and changes back; writes the trace at its end."""
+
+    def __init__(self, out, steps=5, as_is=False):
+        super().__init__()
+        self.recorder = Recorder(out, steps, not as_is)
+
+    def __enter__(self):
+        recorder = self.recorder
+        if recorder.double:
+            self.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float64)
+        backward, start, step = torch.autograd.backward, LRScheduler.__init__, LRScheduler.step
+
+        def started(schedule, *args, **options):
+            start(schedule, *args, **options)
+            recorder.schedules.append({"object": schedule, "steps": []})
+
+        def stepped(schedule, *args, **options):
+            recorder.see_schedule(schedule)
+            return step(schedule, *args, **options)
+
+        self.replace(
+            torch.autograd, "backward", lambda *a, **o: recorder.backward(backward, *a, **o)
+        )
+        self.replace(torch, "compile", lambda model=None, *a, **o: model or (lambda m: m))
+        self.replace(LRScheduler, "__init__", started)
+        self.replace(LRScheduler, "step", stepped)
+        self.replace(sys, "stdout", Tee(sys.stdout, recorder.write))
+        pillow = sys.modules.get("PIL.Image")
+        if pillow:
+            opened = pillow.open
+            self.replace(
+                pillow,
+                "open",
+                lambda file, *a, **o: (
+                    recorder.files.append(os.path.basename(str(file))),
+                    opened(file, *a, **o),
+                )[1],
+            )
+        self.callback(register_optimizer_step_pre_hook(recorder.before_step).remove)
+        self.callback(register_optimizer_step_post_hook(recorder.after_step).remove)
+        self.callback(recorder.save)
+        super().__enter__()
+        self.enter_context(recorder)
+        return recorder
+
+    def replace(self, owner, name, value):
+        self.callback(setattr, owner, name, getattr(owner, name))
+        setattr(owner, name, value)
+
+
+def watch(out, steps=5, as_is=False):
+    """Begins to record here, for a notebook; the trace is written when the process ends."""
+    import atexit
+
+    recording = Recording(out, steps, as_is)
+    recording.__enter__()
+    atexit.register(recording.close)
+
+
+def main(argv=None):
+    """Records after the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--steps", type=int, default=5, help="updates to record (%(default)s)")
+    parser.add_argument("--as-is", action="store_true", help="leave the precision alone")
+    parser.add_argument("--out", required=True, help="the trace to write")
+    parser.add_argument("script", help="the trainer")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the trainer's own")
+    args = parser.parse_args(argv)
+    if not Path(args.script).is_file():
+        parser.error(f"{args.script}: no such file")
+    import PIL.Image  # noqa: F401, so that its open is overheard
+
+    sys.argv = [args.script, *args.arguments]
+    sys.path.insert(0, str(Path(args.script).resolve().parent))
+    with Recording(args.out, args.steps, args.as_is):
+        runpy.run_path(args.script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

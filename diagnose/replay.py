@@ -1,0 +1,567 @@
+"""The reference's step, replayed stage by stage from what a recorded trainer had before each.
+
+One departure does not hide the next, since no stage takes anything from the one before it but
+what the trainer itself had. A stage that departs is explained by the changes of
+diagnose/changes.py and diagnose/inputs.py: a cause is a change with which the reference gives the
+trainer's own numbers.
+"""
+
+import copy
+import math
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from diagnose.changes import ACTIVATIONS, LOSSES, MERGES, PASSES, cross_entropy, margin_terms
+from diagnose.record import Sight, is_large, places
+
+# Largest relative difference that counts as none, (double, single); measured, see docs.
+FORMULA = (1e-9, 3e-5)  # merge, head, loss: a few operations
+FORWARD = (1e-8, 2e-2)
+BACKWARD = (1e-6, 3e-1)
+SOLVED = 1e-6  # how closely a solved value must be the same in every pair
+
+
+class Finding(NamedTuple):
+    """What a stage came to: kind is cause, harmless, stated, unknown or skipped."""
+
+    stage: str
+    kind: str
+    sentence: str
+    evidence: str = ""
+    gap: float = 0.0  # largest relative difference with the change in place
+
+
+def gap(made, seen):
+    """Largest difference of two tensors beside the largest element seen; inf where not finite."""
+    if made is None or seen is None or made.shape != seen.shape:
+        return math.inf
+    made, seen = made.double(), seen.double()
+    worst = (
+        float((made - seen).abs().max() / seen.abs().max().clamp(min=1e-30))
+        if seen.numel()
+        else 0.0
+    )
+    return worst if math.isfinite(worst) else math.inf
+
+
+def number(value):
+    """A solved value with the digits that matter."""
+    return f"{float(value):.4g}"
+
+
+# The trainer's weights and the reference's
+
+
+class Match(NamedTuple):
+    """Which of the trainer's weights stand for which of the reference's backbone."""
+
+    names: dict  # number of the trainer's weight: name in the reference's backbone
+    missing: list  # names that have no counterpart
+    extra: list  # numbers of the trainer's that have none
+
+
+def key(weight):
+    return weight["depth"], weight["op"], weight["place"], tuple(weight["shape"])
+
+
+def reference_weights(ranker, size):
+    """[(key, name)] of the backbone's weights, in the order in which a photo meets them."""
+    sight = Sight(False)
+    names = {id(t): name for name, t in ranker.backbone.state_dict(keep_vars=True).items()}
+    dtype = next(ranker.parameters()).dtype
+    photo = torch.zeros(2, 3, size, size, dtype=dtype)
+    with torch.no_grad(), sight:
+        copy.copy(ranker.backbone).eval()(photo)
+    found = [(key(w), names.get(id(w["tensor"]))) for w in sight.weights]
+    sight.tags.clear()
+    return [(k, name) for k, name in found if name]
+
+
+def match_weights(numbers, weights, reference):
+    """The Match of the weights that one pass of a photo met (their numbers, in order)."""
+    free = {}
+    for k, name in reference:
+        free.setdefault(k, []).append(name)
+    names, extra = {}, []
+    for n in dict.fromkeys(numbers):
+        left = free.get(key(weights[n]))
+        if left:
+            names[n] = left.pop(0)
+        else:
+            extra.append(n)
+    return Match(names, [name for left in free.values() for name in left], extra)
+
+
+def weights_at(trace, step):
+    """All recorded weights as they were before an update, tensors by number."""
+    first = trace["updates"][0]["weights"]
+    if step == 0:
+        return first
+    later = trace["updates"][step]["weights"]
+    return [a + b.to(a.dtype) if is_large(a) else b for a, b in zip(first, later, strict=False)]
+
+
+def load_backbone(ranker, match, values):
+    """A copy of the reference's backbone with the trainer's weights, in their precision."""
+    backbone = copy.deepcopy(ranker.backbone)
+    dtype = next(
+        (values[n].dtype for n in match.names if values[n].is_floating_point()), torch.float64
+    )
+    backbone.to(dtype)
+    own = backbone.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for n, name in match.names.items():
+            own[name].copy_(values[n])
+    lost = {name.split(".")[0] for name in match.missing}
+    for child in lost:  # a stage of which nothing is left was left out
+        if all(n.split(".")[0] != child for n in match.names.values()):
+            setattr(backbone, child, nn.Identity())
+    return backbone.train()
+
+
+# Features
+
+
+class Sides(NamedTuple):
+    """The two sides of a recorded batch: inputs, features, their gradients (None: detached)."""
+
+    inputs: list
+    features: list
+    gradients: list
+    numbers: list  # of the weights that each side met
+
+
+def sides_of(batch):
+    """The Sides of a recorded pair, photo_1 first; None where it has not two equal ones."""
+    order = sorted(range(len(batch["keys"])), key=lambda i: batch["keys"][i])
+    if len(order) != 2 or len(batch["passes"]) > 2:
+        return None
+    features = [batch["features"][i] for i in order]
+    gradients = [batch["gradients"].get(f"features_{i}") for i in order]
+    passes = batch["passes"]
+    inputs = [p["input"] for p in passes]
+    if len(passes) == 1:
+        inputs = list(inputs[0].chunk(2))
+    if features[0].shape != features[1].shape or features[0].dim() != 2:
+        return None
+    if len(inputs) != 2 or len(inputs[0]) != len(features[0]):
+        return None
+    return Sides(inputs, features, gradients, [p["weights"] for p in (passes * 2)[:2]])
+
+
+def features(backbones, inputs, setting):
+    """Features [B, F] of both sides under a setting: rows of PASSES joined, and eps."""
+    made = []
+    for backbone in dict.fromkeys(backbones):
+        for module in backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(not setting.get("evaluation"))
+                module.eps = setting.get("eps", 1e-5)
+        if setting.get("max_pool"):
+            replace_pooling(backbone)
+    dtype = next(backbones[0].parameters()).dtype
+    inputs = [x.to(dtype) for x in inputs]
+    if setting.get("one_pass"):
+        made = list(backbones[0](torch.cat(inputs)).chunk(2))
+    else:
+        made = [backbone(x) for backbone, x in zip(backbones, inputs, strict=True)]
+    made = [f.flatten(1) if f.dim() == 2 else f.mean((2, 3)) for f in made]
+    after = setting.get("after")
+    return [after(f) for f in made] if after else made
+
+
+def judge_momentum(batch, backbones, match, sides, setting):
+    """Findings on BatchNorm's running statistics, which evaluation alone uses."""
+    norms = [norm for record in batch["passes"] for norm in record["norms"]]
+    told = {norm["momentum"] for norm in norms if norm["training"]}
+    if not told or setting.get("evaluation") or None in told:
+        return []
+    backbone = copy.deepcopy(backbones[0])
+    own, place = backbone.state_dict(keep_vars=True), {}
+    for norm in norms:
+        name = match.names.get(norm["weight"], "").rpartition(".")[0]
+        if name and norm["before"][0] is not None:
+            place.setdefault(name, [norm, norm])[1] = norm
+    if not place:
+        return []
+    wrong = []
+    for momentum in (0.1, *sorted(told - {0.1})):
+        for name, (first, _) in place.items():
+            backbone.get_submodule(name).momentum = momentum
+            own[f"{name}.running_mean"].data.copy_(first["before"][0])
+        with torch.no_grad():
+            features([backbone] * 2, sides.inputs, setting)
+        wrong.append(
+            max(
+                gap(own[f"{name}.running_mean"], last["after"][0])
+                for name, (_, last) in place.items()
+            )
+        )
+    if wrong[0] > 1e-3 and min(wrong) <= 1e-5:
+        value = [0.1, *sorted(told - {0.1})][wrong.index(min(wrong))]
+        return [
+            Finding(
+                "features",
+                "cause",
+                f"BatchNorm's momentum is {number(value)}, not 0.1, which evaluation alone feels",
+                "",
+                min(wrong),
+            )
+        ]
+    return []
+
+
+def replace_pooling(module):
+    """Global mean pooling by global maximum pooling, everywhere in a module."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.AdaptiveAvgPool2d):
+            setattr(module, name, nn.AdaptiveMaxPool2d(child.output_size))
+        replace_pooling(child)
+
+
+def candidates(batch):
+    """(sentences, setting) to try in the reference's place, simplest first."""
+    norms = [norm for record in batch["passes"] for norm in record["norms"]]
+    rows = []
+    for name, (sentence, setting) in PASSES.items():
+        if name == "max pool" and not any("max" in op for p in batch["passes"] for op in p["ops"]):
+            continue
+        rows.append(([sentence], setting))
+    eps = {norm["eps"] for norm in norms if norm["eps"]} - {1e-5}
+    rows += [([f"BatchNorm's eps is {number(e)}, not 1e-05"], {"eps": e}) for e in sorted(eps)[:1]]
+    yield [], {}
+    yield from rows
+    for a, b in combinations(rows, 2):
+        if not set(a[1]) & set(b[1]):
+            yield a[0] + b[0], a[1] | b[1]
+
+
+def judge_features(sides, batch, backbones, single):
+    """(findings, setting that reproduces the features or None)."""
+    best, tried = math.inf, 0
+    for sentences, setting in candidates(batch):
+        chosen = (
+            [copy.deepcopy(b) for b in backbones]
+            if backbones[0] is not backbones[1]
+            else [copy.deepcopy(backbones[0])] * 2
+        )
+        with torch.no_grad():
+            made = features(chosen, sides.inputs, setting)
+        worst = max(gap(a, b) for a, b in zip(made, sides.features, strict=True))
+        tried += 1
+        if worst <= FORWARD[single]:
+            return [Finding("features", "cause", s, "", worst) for s in sentences], setting, worst
+        best = min(best, worst)
+    sentence = f"none of {tried} changes of the backbone's passes reproduces the features"
+    return [Finding("features", "unknown", sentence, f"nearest {best:.1e}")], None, best
+
+
+# The head, from the trainer's own features
+
+
+def judge_head(sides, batch, values, single):
+    """Findings on the way from the features to the logits, link by link."""
+    found, tolerance = [], FORMULA[single]
+    a, b = sides.features
+    merged = batch["merged"]
+    name = next(
+        (name for name, (_, formula) in MERGES.items() if gap(formula(a, b), merged) <= tolerance),
+        None,
+    )
+    if name is None:
+        return [
+            Finding(
+                "head",
+                "unknown",
+                f"none of {len(MERGES)} merges of the features "
+                f"reproduces what {batch['merge']} gave",
+            )
+        ]
+    if name != "difference":
+        kind = "harmless" if name == "reversed" else "cause"
+        found.append(Finding("head", kind, MERGES[name][0], "", gap(MERGES[name][1](a, b), merged)))
+    current, layers = merged, []
+    for entry in batch["head"]:
+        link = between(current, entry["input"], tolerance)
+        if link is None:
+            return [
+                *found,
+                Finding(
+                    "head",
+                    "unknown",
+                    f"what stands before {entry['op']} in the head is not reproduced",
+                ),
+            ]
+        layers += [link] if link else []
+        if "dropout" in entry["op"]:
+            rate = dropout_rate(entry, tolerance)
+            layers += [f"dropout {rate}"] if rate else []
+            if rate is None:
+                return [*found, Finding("head", "unknown", "a dropout is not reproduced")]
+        elif entry["op"] == "linear":
+            weights = [values[n].to(entry["input"].dtype) for n in entry["weights"]]
+            made = nn.functional.linear(entry["input"], *weights)
+            if gap(made, entry["output"]) > tolerance:
+                return [*found, Finding("head", "unknown", "a linear layer is not reproduced")]
+            layers.append(
+                f"linear {weights[0].shape[0]}" + (" without bias" if len(weights) == 1 else "")
+            )
+        else:
+            return [*found, Finding("head", "unknown", f"{entry['op']} stands in the head")]
+        current = entry["output"]
+    return found + name_layers(layers)
+
+
+def between(current, following, tolerance):
+    """`` where one tensor is the other, the activation between them, or None."""
+    if gap(current, following) <= tolerance:
+        return ""
+    return next(
+        (
+            name
+            for name, formula in ACTIVATIONS.items()
+            if gap(formula(current), following) <= tolerance
+        ),
+        None,
+    )
+
+
+def dropout_rate(entry, tolerance):
+    """The rate of a dropout whose output is its input with a mask; "" off, None not explained."""
+    if gap(entry["output"], entry["input"]) <= tolerance:
+        return ""
+    rate = next((o for o in entry["options"] if isinstance(o, float)), 0.5)
+    kept = entry["output"] != 0
+    made = torch.where(kept, entry["input"] / (1 - rate), 0.0 * entry["input"])
+    share = float(kept[entry["input"] != 0].double().mean())
+    near = 6 * math.sqrt(rate * (1 - rate) / max(1, int((entry["input"] != 0).sum()))) + 1e-3
+    fits = gap(made, entry["output"]) <= tolerance and abs(share - (1 - rate)) < near
+    return number(rate) if fits else None
+
+
+def name_layers(layers):
+    """Findings on the layers of a head; the reference has one linear layer and nothing else."""
+    found, linears = [], [layer for layer in layers if layer.startswith("linear")]
+    if linears and linears[-1].endswith("without bias"):
+        found.append(Finding("head", "cause", "the last layer has no bias"))
+    for rate in dict.fromkeys(layer for layer in layers if layer.startswith("dropout")):
+        place = "before the only layer" if len(linears) == 1 else "in the head"
+        found.append(Finding("head", "cause", f"{rate} {place}"))
+    if len(linears) > 1:
+        widths = ", ".join(layer.split()[1] for layer in linears[:-1])
+        functions = ", ".join(x for x in layers if x in ACTIVATIONS) or "nothing between"
+        found.append(
+            Finding("head", "cause", f"the head has hidden layers: {widths} ({functions})")
+        )
+    elif any(x in ACTIVATIONS for x in layers):
+        name = next(x for x in layers if x in ACTIVATIONS)
+        found.append(Finding("head", "cause", f"{name} stands between the merge and the head"))
+    return found
+
+
+# The loss, from the trainer's own logits
+
+
+def judge_loss(batch, logits, label, loss, gradient, single):
+    """(findings, factor) that reproduce the loss and its gradient at the logits [B, 2].
+
+    label: as the trainer's loss took it. factor: what the reference's loss is multiplied with.
+    """
+    tolerance, fits = FORMULA[single] * 10, []
+    plain, others = [*LOSSES][:1], [*LOSSES][1:]
+    orders = [(False, plain), (True, plain), (False, others), (True, others)]
+    for swapped, names in orders:
+        y = 1 - label if swapped else label
+        for name in names:
+            row = LOSSES[name]
+            for value in solve(row, logits, y, gradient, loss) if row.solve else [None]:
+                made, slope = evaluate(row, logits, y, value)
+                factor = best_factor(slope, gradient)
+                worst = max(gap(factor * slope, gradient), gap(factor * made, loss.double()))
+                if factor > 0 and worst <= tolerance:
+                    fits.append((name, swapped, value, factor, worst))
+        if fits:
+            break
+    if not fits:
+        return [
+            Finding(
+                "loss",
+                "unknown",
+                f"none of {2 * len(LOSSES)} losses gives the loss and its gradient at the logits",
+            )
+        ], None
+    plain = [fit for fit in fits if fit[0] == "cross-entropy"]
+    return name_loss(plain or fits, len(label), batch)
+
+
+def exchanged(batch):
+    """Whether an op that can exchange the two logits stands between the head and the loss."""
+    last = max(i for i, op in enumerate(batch["ops"]) if op == "linear")
+    return any(op in ("__getitem__", "flip", "index_select", "roll") for op in batch["ops"][last:])
+
+
+def swapped_words(batch):
+    """What it is called that the loss fits the other label."""
+    if any(entry["ops"] for entry in batch["labels"]):
+        return "labels are inverted in the loss"
+    if exchanged(batch):
+        return "the two logits are exchanged behind the head"
+    return "labels are inverted in the loss, or the two logits are exchanged behind the head"
+
+
+def evaluate(row, logits, label, value):
+    """(mean of the terms, gradient at the logits) of a loss, in double."""
+    z = logits.double().clone().requires_grad_()
+    value = torch.as_tensor(value if value is not None else 0.0, dtype=torch.float64)
+    terms = row.terms(z, label, value)
+    (slope,) = torch.autograd.grad(terms.mean(), z, allow_unused=True)
+    return terms.mean().detach(), slope if slope is not None else torch.zeros_like(z)
+
+
+def best_factor(slope, gradient):
+    """The factor by which a gradient comes nearest to the recorded one."""
+    return float((slope * gradient.double()).sum() / (slope**2).sum().clamp(min=1e-300))
+
+
+def solve(row, logits, label, gradient, loss):
+    """The values at which a loss's gradient has the recorded direction, by golden section."""
+
+    def miss(value):
+        _, slope = evaluate(row, logits, label, value)
+        if not torch.isfinite(slope).all() or float(slope.norm()) == 0:
+            return math.inf
+        cosine = (slope * gradient.double()).sum() / slope.norm() / gradient.double().norm()
+        return 1 - float(cosine)
+
+    if row.terms is margin_terms:  # a flat gradient: the margin is what the loss says
+        active = (gradient.abs().sum(1) > 0).double()
+        z = logits.double()
+        ahead = (z.gather(1, label[:, None]) - z.gather(1, 1 - label[:, None]))[:, 0]
+        return [float((loss * len(label) + (ahead * active).sum()) / active.sum().clamp(min=1))]
+    low, high = row.solve
+    grid = [low + (high - low) * (i / 60) ** 2 for i in range(61)]
+    start = min(range(61), key=lambda i: miss(grid[i]))
+    a, b = grid[max(0, start - 1)], grid[min(60, start + 1)]
+    residual = lambda v: evaluate_residual(row, logits, label, gradient, v)  # noqa: E731
+    for _ in range(80):
+        c, d = b - (b - a) * 0.6180339887498949, a + (b - a) * 0.6180339887498949
+        a, b = (a, d) if residual(c) < residual(d) else (c, b)
+    middle = (a + b) / 2
+    return [round(middle, 3), middle] if abs(round(middle, 3) - middle) < 1e-5 else [middle]
+
+
+def evaluate_residual(row, logits, label, gradient, value):
+    """How far a loss's gradient, scaled at best, stays from the recorded one."""
+    _, slope = evaluate(row, logits, label, value)
+    if not torch.isfinite(slope).all():
+        return math.inf
+    return float((best_factor(slope, gradient) * slope - gradient.double()).norm())
+
+
+def name_loss(fits, pairs, batch):
+    """(findings, factor) of the losses that fit equally; those of one sentence are one."""
+    sentences = []
+    for name, swapped, value, _, _ in fits:
+        row = LOSSES[name]
+        words = [row.sentence.format(value=number(value) if value is not None else "")]
+        if swapped:
+            words.insert(0, swapped_words(batch))
+        sentences.append([word for word in words if word])
+    _, _, _, factor, worst = fits[0]
+    unlike = {tuple(words) for words in sentences}
+    if len(unlike) > 1:
+        words = "one of: " + "; ".join(" and ".join(w) or "the reference" for w in sorted(unlike))
+        found = [Finding("loss", "cause", words, "", worst)]
+    else:
+        found = [Finding("loss", "cause", word, "", worst) for word in sentences[0]]
+    if abs(factor - 1) > 1e-4:
+        known = {pairs: "the sum over the pairs, not the mean (or the mean times the batch size)"}
+        text = known.get(round(factor, 4), f"the loss is multiplied by {number(factor)}")
+        found.append(Finding("loss", "cause", text, "", worst))
+    return found, factor
+
+
+# Gradients of the weights
+
+
+def sampled(tensor):
+    """The fixed places of a tensor, as record.py keeps them."""
+    flat = tensor.detach().reshape(-1)
+    return flat[places(len(flat))]
+
+
+def contribution(backward):
+    """What one backward added to each weight's gradient: {number: values}; None: no gradient."""
+    added = {}
+    for n, (before, after) in enumerate(
+        zip(backward["before"] + [None] * 1000, backward["after"], strict=False)
+    ):
+        if after is not None:
+            base = before["values"] if before is not None else torch.zeros_like(after["values"])
+            added[n] = after["values"] - base
+    return added
+
+
+def backbone_gradients(backbones, sides, setting, matches, which):
+    """{number: values at the fixed places} from the recorded gradients at the features."""
+    chosen = (
+        [copy.deepcopy(backbones[0])] * 2
+        if backbones[0] is backbones[1]
+        else [copy.deepcopy(b) for b in backbones]
+    )
+    for backbone in chosen:
+        backbone.requires_grad_(True)
+    made = features(chosen, sides.inputs, setting)
+    pairs = [
+        (f, g[which].to(f.dtype))
+        for f, g in zip(made, sides.gradients, strict=True)
+        if g and len(g) > which
+    ]
+    if not pairs:
+        return {}
+    torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
+    gradients = {}
+    for backbone, match in zip(dict.fromkeys(chosen), matches, strict=False):
+        own = backbone.state_dict(keep_vars=True)
+        for n, name in match.names.items():
+            if own[name].grad is not None:
+                gradients[n] = sampled(own[name].grad)
+    return gradients
+
+
+def head_gradients(batch, which):
+    """{number: values} of the head's linear layers, from the gradient at their outputs."""
+    gradients = {}
+    for place, entry in enumerate(batch["head"]):
+        slots = batch["gradients"].get(f"output_{place}", [])
+        if entry["op"] == "linear" and len(slots) > which:
+            g = slots[which].double()
+            made = [g.T @ entry["input"].double(), g.sum(0)]
+            for n, value in zip(entry["weights"], made, strict=False):
+                gradients[n] = gradients.get(n, 0) + sampled(value)
+    return gradients
+
+
+def compare_gradients(made, seen, single):
+    """(median and largest relative difference, tensors compared, numbers with none)."""
+    norms = [float(v.double().norm()) for v in made.values()] or [0.0]
+    small = max(norms) * 1e-9
+    gaps, lost = [], []
+    for n, value in made.items():
+        if n not in seen:
+            lost.append(n)
+        elif float(value.double().norm()) > small:
+            gaps.append(gap(value, seen[n]))
+    gaps.sort()
+    middle = gaps[len(gaps) // 2] if gaps else 0.0
+    return middle, (gaps[-1] if gaps else 0.0), len(gaps), lost
+
+
+def reference_loss(logits, label):
+    """The reference's loss and its gradient at the logits [B, 2]."""
+    z = logits.double().clone().requires_grad_()
+    loss = cross_entropy(z, label).mean()
+    return loss.detach(), torch.autograd.grad(loss, z)[0]
