@@ -347,6 +347,8 @@ def judge_printed(trace, facts):
                 shown.append((batches - 1, found[1]))
         shown = list(dict(shown).items())
         if len(shown) < 2:
+            text = f"no {kind} was printed beside two batches or more"
+            findings.append(Finding("printed", "skipped", text))
             continue
         ways = arithmetics(kind, facts)
         fits = [
@@ -485,8 +487,8 @@ def explain_step(trace, step, group, house, seen, facts):
     for place, batch in enumerate(group):
         sides = replay.sides_of(batch)
         if sides is None:
-            text = "the passes of this trainer are not two equal sides; what follows is not judged"
-            return [Finding("features", "unknown", text)]
+            text = "the passes of this trainer are not two equal sides"
+            return [Finding("features", "unknown", text), *skip_all("since the passes are not")]
         matches_ = [replay.match_weights(n, trace["weights"], house.weights) for n in sides.numbers]
         if step == 0 and place == 0:
             findings += judge_start(batch, values)
@@ -510,6 +512,12 @@ def explain_step(trace, step, group, house, seen, facts):
     findings += between
     findings += updates.judge_update(update, roles, recipe, trace["weights"], step)
     return findings + updates.judge_afterwards(update, roles)
+
+
+def skip_all(why):
+    """That no stage but the features is judged."""
+    stages = (stage for stage in STAGES if stage not in ("pairs", "features", "printed"))
+    return [Finding(stage, "skipped", f"not judged, {why}") for stage in stages]
 
 
 def judge_batch(batch, sides, matches_, values, update, house, seen, facts):
@@ -611,6 +619,9 @@ def judge_contribution(batch, sides, backbones, setting, matches_, single, all_f
                 f"{worst:.1e}",
             )
         )
+    if setting is None:
+        text = "those of the backbone are not judged, since its features are not reproduced"
+        findings.append(Finding("gradients", "skipped", text))
     if setting is None or len(none) == 2:
         return findings
     made = replay.backbone_gradients(backbones, sides, setting, matches_, 0)
@@ -646,7 +657,12 @@ def print_report(findings, steps, worst):
     """The stages, the changes in the order of execution, and the answer; the exit code."""
     for stage in STAGES:
         kinds = {f.kind for f, _ in findings if f.stage == stage}
-        word = "not explained" if "unknown" in kinds else "departs" if "cause" in kinds else "equal"
+        words = {
+            "unknown": "not explained",
+            "cause": "departs",
+            "skipped": "not judged, or in part",
+        }
+        word = next((text for kind, text in words.items() if kind in kinds), "equal")
         say(f"{stage:10} {word}", sys.stdout)
     words = {
         "cause": "CAUSE",
@@ -657,7 +673,8 @@ def print_report(findings, steps, worst):
     }
     for f, at in findings:
         if f.kind in words:
-            extra = f"  [{f.evidence}]" if f.evidence else ""
+            told = [f.evidence] * bool(f.evidence) + [f"to {f.gap:.0e}"] * (f.gap > 0)
+            extra = f"  [{', '.join(told)}]" if told else ""
             where = "" if len(at) == steps or f.kind != "cause" else f"  (step {at[0]})"
             say(f"{words[f.kind]} {f.stage}: {f.sentence}{extra}{where}", sys.stdout)
     causes = [f for f, _ in findings if f.kind == "cause"]
@@ -676,7 +693,8 @@ def print_report(findings, steps, worst):
             sys.stdout,
         )
     else:
-        say(f"EQUAL in {steps} steps, to {worst:.0e}", sys.stdout)
+        part = " in all that was judged" if any(f.kind == "skipped" for f, _ in findings) else ""
+        say(f"EQUAL in {steps} steps{part}, to {worst:.0e}", sys.stdout)
     return 1 if causes or unknown or stated else 0
 
 

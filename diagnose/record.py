@@ -17,6 +17,8 @@ features; the weighted ops behind it are the head; where backward begins is the 
 """
 
 import argparse
+import atexit
+import importlib.util
 import os
 import re
 import runpy
@@ -566,8 +568,6 @@ class Recording(ExitStack):
 
 def watch(out, steps=5, as_is=False):
     """Begins to record here, for a notebook; the trace is written when the process ends."""
-    import atexit
-
     recording = Recording(out, steps, as_is)
     recording.__enter__()
     atexit.register(recording.close)
@@ -588,8 +588,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not Path(args.script).is_file():
         parser.error(f"{args.script}: no such file")
-    import PIL.Image  # noqa: F401, so that its open is overheard
-
+    if Path(args.out).exists():
+        parser.error(f"--out {args.out}: exists already")
+    if importlib.util.find_spec("PIL"):  # so that its open is overheard
+        importlib.import_module("PIL.Image")
     sys.argv = [args.script, *args.arguments]
     sys.path.insert(0, str(Path(args.script).resolve().parent))
     with Recording(args.out, args.steps, args.as_is):
