@@ -476,7 +476,7 @@ def explain(trace, root, page=None):
     whole += judge_printed(trace, facts)
     findings, moving = join_rates(trace, findings)
     whole += moving or judge_schedules(trace, recipe)
-    findings += [(0, f) for f in whole]
+    findings += [(step, f) for f in whole for step in range(len(steps))]
     return join(findings), len(steps), max((f["gap"] for f in facts), default=math.inf)
 
 
