@@ -357,7 +357,10 @@ def judge_printed(trace, facts):
             if all(matches(text, values[place]) for place, text in shown)
         ]
         usual = [f for f in fits if f.startswith("the ")]
-        if fits and not usual and len(fits) == 1:
+        if fits and all(name.startswith("1 - ") for name in fits):
+            text = f"the printed {kind} is 1 - {kind} ({len(shown)} figures)"
+            findings.append(Finding("printed", "cause", text))
+        elif fits and not usual and len(fits) == 1:
             text = f"the printed {kind} is {fits[0]} ({len(shown)} figures)"
             findings.append(Finding("printed", "cause", text))
         elif not fits:
@@ -378,7 +381,7 @@ def arithmetics(kind, facts):
     if kind == "accuracy":
         turned = {f"1 - {k.removeprefix('the ')}": [1 - v for v in vs] for k, vs in ways.items()}
         percent = {f"{k} in percent": [100 * v for v in vs] for k, vs in ways.items()}
-        return ways | {"1 - accuracy": turned["1 - batch's own"]} | percent
+        return ways | turned | percent
     ways["the sum over the batch"] = [b[-1] * s[-1] for b, s in zip(batches, sizes, strict=True)]
     return ways
 
@@ -447,6 +450,14 @@ def join_rates(trace, findings):
 # The whole
 
 
+class Told(NamedTuple):
+    """On what an answer rests."""
+
+    steps: int
+    pairs: int  # whose photos were recognised
+    worst: float  # largest relative difference of the features, with the changes in place
+
+
 class House(NamedTuple):
     """What the trainer is held against."""
 
@@ -457,7 +468,7 @@ class House(NamedTuple):
 
 
 def explain(trace, root, page=None):
-    """(findings in the order of execution, each with its steps; the steps; largest difference)."""
+    """(findings in the order of execution, each with the steps it holds in; Told)."""
     batches, start = trace["batches"], 0
     size = batches[0]["passes"][0]["input"].shape[-1]
     module, ranker, weights = choose_page(page, trace, size)
@@ -474,10 +485,11 @@ def explain(trace, root, page=None):
     steps = [u["batches"] for u in trace["updates"]]
     whole = judge_labels(seen) + judge_pairs(seen, sizes, recipe, steps)
     whole += judge_printed(trace, facts)
-    findings, moving = join_rates(trace, findings)
+    findings, moving = join_rates(trace, updates.join_scales(findings))
     whole += moving or judge_schedules(trace, recipe)
     findings += [(step, f) for f in whole for step in range(len(steps))]
-    return join(findings), len(steps), max((f["gap"] for f in facts), default=math.inf)
+    worst = max((f["gap"] for f in facts), default=math.inf)
+    return join(findings), Told(len(steps), sum(found is not None for _, found in seen), worst)
 
 
 def explain_step(trace, step, group, house, seen, facts):
@@ -494,7 +506,7 @@ def explain_step(trace, step, group, house, seen, facts):
             findings += judge_start(batch, values)
         findings += judge_batch(batch, sides, matches_, values, update, house, seen, facts)
         findings += judge_zeroed(batch, place, step, held)
-    roles = updates.trainable(trace, matches_, batch)
+    roles = updates.trainable(trace, matches_, batch, update)
     for n, weight in enumerate(trace["weights"]):
         names = (match.names.get(n) for match in matches_)
         weight["name"] = next(filter(None, names), roles.get(n, "?"))
@@ -653,7 +665,7 @@ def stem(sentence):
     return sentence.split(" (")[0]
 
 
-def print_report(findings, steps, worst):
+def print_report(findings, on):
     """The stages, the changes in the order of execution, and the answer; the exit code."""
     for stage in STAGES:
         kinds = {f.kind for f, _ in findings if f.stage == stage}
@@ -663,7 +675,8 @@ def print_report(findings, steps, worst):
             "skipped": "not judged, or in part",
         }
         word = next((text for kind, text in words.items() if kind in kinds), "equal")
-        say(f"{stage:10} {word}", sys.stdout)
+        seen = f" ({on.pairs} pairs seen)" if stage == "labels" else ""
+        say(f"{stage:10} {word}{seen}", sys.stdout)
     words = {
         "cause": "CAUSE",
         "harmless": "HARMLESS",
@@ -675,26 +688,25 @@ def print_report(findings, steps, worst):
         if f.kind in words:
             told = [f.evidence] * bool(f.evidence) + [f"to {f.gap:.0e}"] * (f.gap > 0)
             extra = f"  [{', '.join(told)}]" if told else ""
-            where = "" if len(at) == steps or f.kind != "cause" else f"  (step {at[0]})"
+            where = "" if len(at) == on.steps or f.kind != "cause" else f"  (step {at[0]})"
             say(f"{words[f.kind]} {f.stage}: {f.sentence}{extra}{where}", sys.stdout)
     causes = [f for f, _ in findings if f.kind == "cause"]
     unknown = [f for f, _ in findings if f.kind == "unknown"]
     stated = [f for f, _ in findings if f.kind == "stated"]
+    changes = "this change" if len(causes) == 1 else f"these {len(causes)} changes"
+    part = ", in all that was judged" if any(f.kind == "skipped" for f, _ in findings) else ""
     if unknown:
-        say(
-            f"Your trainer is not explained from {unknown[0].stage} on; {len(causes)} changes are.",
-            sys.stdout,
-        )
-    elif causes or stated:
-        say(
-            f"Your trainer is the reference with these {len(causes)} changes; with them it "
-            f"reproduces your first {steps} steps, each stage from your own values before it, "
-            f"to {worst:.0e}.",
-            sys.stdout,
-        )
+        stages = " and ".join(dict.fromkeys(f.stage for f in unknown))
+        text = f"Your trainer is not explained at {stages}; elsewhere it is the reference"
+        text += f" with {changes}." if causes else "."
+    elif causes:
+        text = f"Your trainer is the reference with {changes}{part}; with that it reproduces your "
+        text += f"first {on.steps} steps, each stage from your own values before it, to "
+        text += f"{on.worst:.0e}."
     else:
-        part = " in all that was judged" if any(f.kind == "skipped" for f, _ in findings) else ""
-        say(f"EQUAL in {steps} steps{part}, to {worst:.0e}", sys.stdout)
+        text = f"EQUAL in {on.steps} steps{part}, to {on.worst:.0e}"
+        text += ", but for what is stated" if stated else ""
+    say(text, sys.stdout)
     return 1 if causes or unknown or stated else 0
 
 
@@ -706,12 +718,12 @@ def main(argv=None):
     parser.add_argument("--page", choices=PAGES, help="the reference; found out if not given")
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
     args = parser.parse_args(argv)
-    findings, steps, worst = explain(read_trace(args.trace), args.data, args.page)
+    findings, told = explain(read_trace(args.trace), args.data, args.page)
     if args.json:
         rows = [f._asdict() | {"steps": at} for f, at in findings]
         say(json.dumps(rows, indent=1), sys.stdout)
         sys.exit(int(any(f.kind in ("cause", "unknown", "stated") for f, _ in findings)))
-    sys.exit(print_report(findings, steps, worst))
+    sys.exit(print_report(findings, told))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,18 @@ import torch
 from diagnose.replay import Finding, number
 
 RULE = ("momentum", "weight_decay", "dampening", "nesterov", "maximize")  # of SGD, beside the rate
+SCALED = "scaled"  # a finding that join_scales names once all steps are known
 ULPS = 8  # of an element, by which a replayed weight in double may differ
 
 
-def trainable(trace, matches, batch):
-    """{number: `backbone` or `head`} of the trainer's counterparts of the reference's weights."""
+def trainable(trace, matches, batch, update):
+    """{number: `backbone` or `head`} of the trainer's counterparts of the reference's weights.
+
+    What the reference has not, as an fc that nothing uses, counts where it has a gradient.
+    """
     roles = {n: "backbone" for match in matches for n in match.names}
-    roles |= {n: "backbone" for match in matches for n in match.extra}
+    extra = (n for match in matches for n in match.extra)
+    roles |= {n: "backbone" for n in extra if update["gradients"][n] is not None}
     roles |= {n: "head" for entry in batch["head"] for n in entry["weights"]}
     weights = trace["weights"]
     return {
@@ -305,17 +310,8 @@ def judge_step_gradients(update, last, roles, factor):
                     f"the loss is scaled by {number(factor)} and the gradients are scaled back",
                 )
             ]
-        if scale < 1:
-            return [
-                Finding(
-                    "gradients",
-                    "cause",
-                    "the gradients' norm is clipped to "
-                    f"{number(scale * (norm + 1e-6))} (or scaled by {number(scale)})",
-                )
-            ]
-        text = f"the gradients are multiplied by {number(scale)}"
-        return [Finding("gradients", "cause", text)]
+        norm = number(scale * (norm + 1e-6)) if scale < 1 else ""
+        return [Finding("gradients", "cause", SCALED, f"{norm} {number(scale)}")]
     bound = max(float(b.abs().max()) for _, b in pairs.values())
     if all(near(a.clamp(-bound, bound), b) for a, b in pairs.values()):
         return [Finding("gradients", "cause", f"each gradient is clipped to +-{number(bound)}")]
@@ -356,3 +352,26 @@ def judge_afterwards(update, roles):
             )
         ]
     return [Finding("update", "unknown", "weights change between the update and the next step")]
+
+
+def join_scales(findings):
+    """The findings with those on scaled gradients in words, after what all steps have in common.
+
+    One norm at different factors is a clipped norm, one factor at different norms is a factor;
+    from a single step the two cannot be told apart.
+    """
+    told = [f.evidence.split(" ") for _, f in findings if f.sentence == SCALED]
+    norms, factors = {norm for norm, _ in told}, {factor for _, factor in told}
+    norm, factor = next(iter(norms), ""), next(iter(factors), "")
+    clip = f"the gradients' norm is clipped to {norm}"
+    scale = f"the gradients are multiplied by {factor}"
+    if len(factors) == 1:
+        words = f"{clip} (or {scale})" if norm and len(norms) == 1 else scale
+    else:
+        words = clip if norm and len(norms) == 1 else ""
+    kind = "cause" if words else "unknown"
+    words = words or "the gradients are scaled by another factor in each step"
+    return [
+        (step, f._replace(kind=kind, sentence=words, evidence="") if f.sentence == SCALED else f)
+        for step, f in findings
+    ]

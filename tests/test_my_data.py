@@ -71,7 +71,7 @@ def test_my_predictions_are_healthy(request):
 
 def test_my_trainer_is_the_reference(request):
     trace = compare.read_trace(Path(option(request, "--recorded")))
-    findings, _, _ = compare.explain(trace, option(request, "--data"))
+    findings, _ = compare.explain(trace, option(request, "--data"))
     assert [f.sentence for f, _ in findings if f.kind in ("cause", "unknown", "stated")] == []
 
 
