@@ -28,7 +28,7 @@ def test_each_bug_is_named_and_nothing_else_is(plant):
     assert zoo.wrong_with([plant], zoo.examine([plant])) == []
 
 
-@pytest.mark.parametrize("plants", zoo.draws(8), ids="+".join)
+@pytest.mark.parametrize("plants", list(zoo.draws(8)), ids="+".join)
 def test_two_and_three_bugs_are_named_together(plants):
     assert zoo.wrong_with(plants, zoo.examine(plants)) == []
 
