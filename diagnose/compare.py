@@ -174,6 +174,7 @@ def name_inputs(slots, worst):
 
 
 def words_of(name, value, found):
+    """What a slot's value is called; a solved one in mean and deviation, as people write it."""
     if value == "solved":
         if name == "padding":
             return f"the padding is {', '.join(map(number, found['border']))} behind normalisation"
@@ -522,7 +523,7 @@ def explain_step(trace, step, group, house, seen, facts):
         for fact in facts[before:]:
             fact["loss"] /= factor
     findings += between
-    findings += updates.judge_update(update, roles, recipe, trace["weights"], step)
+    findings += updates.judge_update(update, roles, recipe, trace["weights"])
     return findings + updates.judge_afterwards(update, roles)
 
 
@@ -621,7 +622,7 @@ def judge_contribution(batch, sides, backbones, setting, matches_, single, all_f
         text = "the features carry no gradient (no_grad or detach): the backbone gets none"
         findings.append(Finding("gradients", "cause", text))
     made = replay.head_gradients(batch, 0)
-    _, worst, count, _ = replay.compare_gradients(made, added, single)
+    _, worst, count = replay.compare_gradients(made, added)
     if count and worst > replay.BACKWARD[single]:
         findings.append(
             Finding(
@@ -637,7 +638,7 @@ def judge_contribution(batch, sides, backbones, setting, matches_, single, all_f
     if setting is None or len(none) == 2:
         return findings
     made = replay.backbone_gradients(backbones, sides, setting, matches_, 0)
-    middle, worst, count, _lost = replay.compare_gradients(made, added, single)
+    middle, worst, count = replay.compare_gradients(made, added)
     if count and (middle if single else worst) > replay.BACKWARD[single]:
         findings.append(
             Finding(

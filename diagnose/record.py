@@ -153,7 +153,7 @@ class Sight(TorchFunctionMode):
             tags = [self.see_photo(photo)] if photo is not None else []
         elif any(t.dtype == torch.float64 for t in operands) and any(tag.pair for tag in tags):
             args, kwargs = self.cast(args, kwargs)
-        before = self.look_before(name, args, kwargs, weights, tags)
+        before = self.look_before(name, args, tags)
         result = function(*args, **kwargs)
         if tags:
             self.look_after(name, args, kwargs, operands, weights, tags, result, before)
@@ -187,7 +187,7 @@ class Sight(TorchFunctionMode):
         }
         return Tag({(self.passes, ""): record})
 
-    def look_before(self, name, args, kwargs, weights, tags):
+    def look_before(self, name, args, tags):
         """What an op is about to change: the running statistics, the random state of a dropout."""
         if name == "batch_norm" and tags:
             return [keep(t) for t in (*args[1:3],)]

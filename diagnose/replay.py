@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from diagnose.changes import ACTIVATIONS, LOSSES, MERGES, PASSES, cross_entropy, margin_terms
+from diagnose.changes import ACTIVATIONS, LOSSES, MERGES, PASSES, margin_terms
 from diagnose.record import Sight, is_large, places
 
 # Largest relative difference that counts as none, (double, single); measured, see docs.
@@ -545,23 +545,14 @@ def head_gradients(batch, which):
     return gradients
 
 
-def compare_gradients(made, seen, single):
-    """(median and largest relative difference, tensors compared, numbers with none)."""
+def compare_gradients(made, seen):
+    """(median and largest relative difference, tensors compared) of the weights' gradients."""
     norms = [float(v.double().norm()) for v in made.values()] or [0.0]
     small = max(norms) * 1e-9
-    gaps, lost = [], []
-    for n, value in made.items():
-        if n not in seen:
-            lost.append(n)
-        elif float(value.double().norm()) > small:
-            gaps.append(gap(value, seen[n]))
-    gaps.sort()
+    gaps = sorted(
+        gap(value, seen[n])
+        for n, value in made.items()
+        if n in seen and float(value.double().norm()) > small
+    )
     middle = gaps[len(gaps) // 2] if gaps else 0.0
-    return middle, (gaps[-1] if gaps else 0.0), len(gaps), lost
-
-
-def reference_loss(logits, label):
-    """The reference's loss and its gradient at the logits [B, 2]."""
-    z = logits.double().clone().requires_grad_()
-    loss = cross_entropy(z, label).mean()
-    return loss.detach(), torch.autograd.grad(loss, z)[0]
+    return middle, (gaps[-1] if gaps else 0.0), len(gaps)

@@ -126,7 +126,7 @@ def reference_rules(update, roles, recipe):
     return {n: ("SGD", values | {"lr": recipe[f"lr_{role}"]}) for n, role in roles.items()}
 
 
-def judge_update(update, roles, recipe, weights, step):
+def judge_update(update, roles, recipe, weights):
     """Findings on one update; weights: what is known of each, for the words."""
     own, reference = declared(update), reference_rules(update, roles, recipe)
     left = {n for n in roles if n not in own}
