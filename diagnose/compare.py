@@ -7,7 +7,6 @@ import importlib
 import itertools
 import json
 import math
-import re
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -19,6 +18,7 @@ import torch
 
 from data import find_split, photo_names, read_pairlist
 from diagnose import inputs, replay, updates
+from diagnose.printed import judge_printed
 from diagnose.replay import Finding, number
 from disk.errors import command_line, say, show_progress, stop
 from disk.tensors import load_tensors
@@ -37,6 +37,8 @@ STAGES = (
 )
 HOPELESS = 4  # inputs of a batch that nothing reproduces, before the others are not tried
 PAGES = ("train_resnet", "train_vgg")
+# What a schedule is told by, of its values.
+TELLING = ("step_size", "gamma", "T_max", "eta_min", "milestones", "total_steps", "max_lr")
 KEYS = {
     "version",
     "torch",
@@ -275,11 +277,9 @@ def judge_pairs(seen, sizes, recipe, steps):
 
 
 def judge_start(batch, values):
-    """Findings on the initial weights of a direct head."""
+    """Findings on the initial weights: whether the backbone was trained, and the head's."""
     layers = [entry for entry in batch["head"] if entry["op"] == "linear"]
-    if not layers:
-        return []
-    findings = []
+    findings = judge_untrained(batch)
     for entry in layers:
         weight = values[entry["weights"][0]].double()
         bias = values[entry["weights"][1]].double() if len(entry["weights"]) > 1 else None
@@ -319,6 +319,17 @@ def judge_start(batch, values):
     return findings
 
 
+def judge_untrained(batch):
+    """A statement where BatchNorm has not seen one photo before the first step."""
+    norms = [
+        norm["before"] for norm in batch["passes"][0]["norms"] if norm["before"][0] is not None
+    ]
+    if not norms or any(bool(mean.any()) or bool((var != 1).any()) for mean, var in norms):
+        return []
+    text = "the backbone starts untrained (running means 0, variances 1); the reference's start "
+    return [Finding("start", "stated", text + "are ImageNet's weights")]
+
+
 def uniform_name(weight, default):
     """The name of a uniform distribution that the weights fill to its bound, or None."""
     top, n = float(weight.abs().max()), weight.numel()
@@ -334,93 +345,42 @@ def uniform_name(weight, default):
     return None
 
 
-# What is printed
-
-
-def judge_printed(trace, facts):
-    """Findings on printed figures: an arithmetic that alone gives them to all digits."""
-    findings = []
-    for kind, pattern in (("accuracy", r"acc\w*"), ("loss", r"loss")):
-        shown = []
-        for batches, _, line in trace["printed"]:
-            found = re.search(rf"\b(?:train[_ ])?{pattern}[\s:=]{{1,4}}(-?\d+\.\d+)", line, re.I)
-            if found and 0 < batches <= len(facts) and not re.search("val|test", line, re.I):
-                shown.append((batches - 1, found[1]))
-        shown = list(dict(shown).items())
-        if len(shown) < 2:
-            text = f"no {kind} was printed beside two batches or more"
-            findings.append(Finding("printed", "skipped", text))
-            continue
-        ways = arithmetics(kind, facts)
-        fits = [
-            name
-            for name, values in ways.items()
-            if all(matches(text, values[place]) for place, text in shown)
-        ]
-        usual = [f for f in fits if f.startswith("the ")]
-        if fits and all(name.startswith("1 - ") for name in fits):
-            text = f"the printed {kind} is 1 - {kind} ({len(shown)} figures)"
-            findings.append(Finding("printed", "cause", text))
-        elif fits and not usual and len(fits) == 1:
-            text = f"the printed {kind} is {fits[0]} ({len(shown)} figures)"
-            findings.append(Finding("printed", "cause", text))
-        elif not fits:
-            text = f"the printed {kind} is none of {len(ways)} arithmetics ({len(shown)} figures)"
-            findings.append(Finding("printed", "skipped", text))
-    return findings
-
-
-def arithmetics(kind, facts):
-    """{name: values by batch} of the ways to arrive at a printed figure."""
-    batches = [np.array([f[kind] for f in facts[: i + 1]]) for i in range(len(facts))]
-    sizes = [np.array([f["pairs"] for f in facts[: i + 1]]) for i in range(len(facts))]
-    ways = {"the batch's own": [b[-1] for b in batches]}
-    ways["the mean over pairs so far"] = [
-        (b * s).sum() / s.sum() for b, s in zip(batches, sizes, strict=True)
-    ]
-    ways["the mean over batches so far"] = [b.mean() for b in batches]
-    if kind == "accuracy":
-        turned = {f"1 - {k.removeprefix('the ')}": [1 - v for v in vs] for k, vs in ways.items()}
-        percent = {f"{k} in percent": [100 * v for v in vs] for k, vs in ways.items()}
-        return ways | turned | percent
-    ways["the sum over the batch"] = [b[-1] * s[-1] for b, s in zip(batches, sizes, strict=True)]
-    return ways
-
-
-def matches(text, value):
-    digits = len(text.partition(".")[2])
-    return abs(float(text) - value) <= 0.5 * 10**-digits * (1 + 1e-6) + 1e-12
-
-
 # What objects declare
 
 
-def judge_schedules(trace, recipe):
+def judge_schedules(trace, recipe, seen):
     """Statements of the recorded schedules, without effect in the recorded steps."""
-    findings = []
-    updates_done = len(trace["updates"])
+    findings, ends = [], epoch_ends(trace, seen)
     for schedule in trace["schedules"]:
         values, name = schedule["values"], schedule["class"]
-        inside = [u for u in schedule["steps"] if u <= updates_done]
-        known = name == "StepLR" and (values.get("step_size"), values.get("gamma")) == (
-            recipe["lr_every"],
-            recipe["lr_factor"],
-        )
-        if len(inside) > 1 or (len(inside) == 1 and inside[0] < updates_done):
-            text = (
-                f"{name} is stepped after updates {', '.join(map(str, inside[:5]))}, within "
-                "the epoch"
-            )
+        early = [u for u in schedule["steps"] if u < len(trace["updates"])]
+        at = f"{name} is stepped after updates {', '.join(map(str, early[:5]))}"
+        if early and ends is None:
+            text = f"{at}; whether epochs end there is not known"
             findings.append(Finding("update", "stated", text))
-        if not known:
-            told = ", ".join(
-                f"{k}={v}"
-                for k, v in values.items()
-                if k
-                in ("step_size", "gamma", "T_max", "eta_min", "milestones", "total_steps", "max_lr")
-            )
+        elif set(early) - set(ends or ()):
+            findings.append(Finding("update", "stated", f"{at}, within the epoch"))
+        usual = recipe["lr_every"], recipe["lr_factor"]
+        if name != "StepLR" or (values.get("step_size"), values.get("gamma")) != usual:
+            told = ", ".join(f"{k}={v}" for k, v in values.items() if k in TELLING)
             findings.append(Finding("update", "stated", f"the schedule is {name}({told})"))
     return findings
+
+
+def epoch_ends(trace, seen):
+    """After which updates an epoch ended: where pairs come again; None where they are unknown."""
+    if any(found is None for _, found in seen) or not seen:
+        return None
+    ends, known, places = [], set(), iter([found[:2] for _, found in seen])
+    batches = iter(trace["batches"])
+    for done, update in enumerate(trace["updates"]):
+        for batch in itertools.islice(batches, update["batches"]):
+            drawn = set(itertools.islice(places, len(batch["features"][0])))
+            if drawn & known:
+                ends.append(done)
+                known = set()
+            known |= drawn
+    return ends
 
 
 def join_rates(trace, findings):
@@ -457,6 +417,7 @@ class Told(NamedTuple):
     steps: int
     pairs: int  # whose photos were recognised
     worst: float  # largest relative difference of the features, with the changes in place
+    noise: float  # what rounding explains of it
 
 
 class House(NamedTuple):
@@ -466,6 +427,7 @@ class House(NamedTuple):
     weights: list  # of its backbone, see diagnose.replay.reference_weights
     recipe: dict
     official: Official
+    known: dict  # what explained the batches before: {stage: rows, or None where nothing did}
 
 
 def explain(trace, root, page=None):
@@ -474,7 +436,7 @@ def explain(trace, root, page=None):
     size = batches[0]["passes"][0]["input"].shape[-1]
     module, ranker, weights = choose_page(page, trace, size)
     recipe = recipe_of(module)
-    house = House(ranker, weights, recipe, Official(root, trace["files"]))
+    house = House(ranker, weights, recipe, Official(root, trace["files"]), {})
     findings, seen, facts = [], [], []
     for step, update in enumerate(trace["updates"]):
         show_progress(f"replaying step {step + 1}/{len(trace['updates'])}")
@@ -485,12 +447,15 @@ def explain(trace, root, page=None):
     sizes = [len(b["features"][0]) for b in batches]
     steps = [u["batches"] for u in trace["updates"]]
     whole = judge_labels(seen) + judge_pairs(seen, sizes, recipe, steps)
-    whole += judge_printed(trace, facts)
+    whole += judge_printed(trace["printed"], facts)
     findings, moving = join_rates(trace, updates.join_scales(findings))
-    whole += moving or judge_schedules(trace, recipe)
+    whole += moving or judge_schedules(trace, recipe, seen)
     findings += [(step, f) for f in whole for step in range(len(steps))]
     worst = max((f["gap"] for f in facts), default=math.inf)
-    return join(findings), Told(len(steps), sum(found is not None for _, found in seen), worst)
+    known = sum(found is not None for _, found in seen)
+    return join(findings), Told(
+        len(steps), known, worst, max((f["noise"] for f in facts), default=0)
+    )
 
 
 def explain_step(trace, step, group, house, seen, facts):
@@ -535,7 +500,8 @@ def skip_all(why):
 
 def judge_batch(batch, sides, matches_, values, update, house, seen, facts):
     """Findings on one batch, from its photos to the gradients of its weights."""
-    single = any(values[n].dtype != torch.float64 for n in matches_[0].names)
+    kept = [values[n] for n in matches_[0].names] + sides.features
+    single = any(tensor.dtype != torch.float64 for tensor in kept if tensor.is_floating_point())
     findings, paths = judge_inputs(sides, house.official)
     labels = label_of(batch)
     pairs = [house.official.find(a, b) for a, b in paths]
@@ -543,7 +509,6 @@ def judge_batch(batch, sides, matches_, values, update, house, seen, facts):
         pairs = []
     root = labels[0].tolist() if labels else [None] * len(paths)
     seen += list(zip(root, pairs, strict=False))
-    frozen = not any(update["requires_grad"][n] for n in matches_[0].names)
     same = matches_[0].names.keys() == matches_[1].names.keys()
     backbones = [replay.load_backbone(house.ranker, match, values) for match in matches_]
     if same:
@@ -552,7 +517,10 @@ def judge_batch(batch, sides, matches_, values, update, house, seen, facts):
         text = "the two photos go through two backbones with weights of their own"
         findings.append(Finding("features", "cause", text))
     cut = matches_[0].missing
-    made, setting, worst = replay.judge_features(sides, batch, backbones, single)
+    known = house.known.get("features", [])
+    made, setting, worst, room = replay.judge_features(sides, batch, backbones, single, known)
+    row = ([f.sentence for f in made], setting)
+    house.known["features"] = None if setting is None else [row]
     if setting is not None and cut:
         parts = ", ".join(sorted({name.split(".")[0] for name in cut}))
         made.insert(0, Finding("features", "cause", f"the backbone ends before {parts}"))
@@ -561,8 +529,11 @@ def judge_batch(batch, sides, matches_, values, update, house, seen, facts):
     findings += made + replay.judge_head(sides, batch, values, single)
     if setting is None:
         backbones = None
-    loss = judge_logits(batch, labels, pairs, single, facts, worst)
-    gradients = judge_contribution(batch, sides, backbones, setting, matches_, single, frozen)
+    loss = judge_logits(batch, labels, pairs, single, facts, {"gap": worst, "noise": room})
+    names = matches_[0].names | matches_[1].names
+    gradients = judge_contribution(
+        batch, sides, backbones, setting, matches_, single, update, names
+    )
     return findings + loss + gradients
 
 
@@ -586,8 +557,8 @@ def logits_of(batch):
     return batch["head"][place]["output"], batch["gradients"].get(f"output_{place}", [])
 
 
-def judge_logits(batch, labels, pairs, single, facts, worst):
-    """Findings on the loss, from the trainer's own logits; worst: difference of the features."""
+def judge_logits(batch, labels, pairs, single, facts, about):
+    """Findings on the loss, from the trainer's own logits; adds a fact: accuracy, loss, about."""
     found = logits_of(batch)
     if found is None:
         text = "the head does not end in two logits; the loss is not judged"
@@ -603,51 +574,67 @@ def judge_logits(batch, labels, pairs, single, facts, worst):
     if any("exchanged" in f.sentence for f in findings) and replay.exchanged(batch):
         right = 1 - right
     fact = {"accuracy": right, "loss": float(loss), "pairs": len(label)}
-    facts.append(fact | {"factor": factor, "gap": worst})
+    facts.append(fact | {"factor": factor} | about)
     return findings
 
 
-def judge_contribution(batch, sides, backbones, setting, matches_, single, all_frozen):
-    """Findings on the gradient that the first backward gave to the weights."""
-    findings = []
-    if len(batch["backwards"]) > 1:
-        text = f"backward runs {len(batch['backwards'])} times on one loss, the gradients add up"
+def judge_contribution(batch, sides, backbones, setting, matches_, single, update, names):
+    """Findings on the gradient that the first backward gave to the weights.
+
+    names: of the reference's weights, by number, for what no gradient reaches.
+    """
+    findings, frozen = [], {n for n, on in enumerate(update["requires_grad"]) if not on}
+    added = [replay.contribution(backward) for backward in batch["backwards"]]
+    if len(added) > 1:
+        text = f"backward runs {len(added)} times on one loss, the gradients add up"
         findings.append(Finding("gradients", "cause", text))
-    added = replay.contribution(batch["backwards"][0])
+        if any(
+            gap_ > 1e-3 for a in added[1:] for gap_, _ in replay.compare_gradients(added[0], a)[0]
+        ):
+            text = "one backward of a loss gives another gradient than the next"
+            findings.append(Finding("gradients", "unknown", text))
     none = [i + 1 for i, g in enumerate(sides.gradients) if not g]
     if len(none) == 1:
         text = f"features_{none[0]} is detached: no gradient goes through that photo"
         findings.append(Finding("gradients", "cause", text))
-    elif len(none) == 2 and not all_frozen:
+    elif len(none) == 2 and not frozen >= matches_[0].names.keys():
         text = "the features carry no gradient (no_grad or detach): the backbone gets none"
         findings.append(Finding("gradients", "cause", text))
     made = replay.head_gradients(batch, 0)
-    _, worst, count = replay.compare_gradients(made, added)
-    if count and worst > replay.BACKWARD[single]:
-        findings.append(
-            Finding(
-                "gradients",
-                "unknown",
-                "the head's gradients are not those of its logits",
-                f"{worst:.1e}",
-            )
-        )
+    rooms = dict.fromkeys(made, replay.BACKWARD[single][1])
+    findings += name_gradients(made, added[0], rooms, "head", False, frozen, names)
     if setting is None:
         text = "those of the backbone are not judged, since its features are not reproduced"
-        findings.append(Finding("gradients", "skipped", text))
-    if setting is None or len(none) == 2:
+        return [*findings, Finding("gradients", "skipped", text)]
+    if len(none) == 2:
         return findings
-    made = replay.backbone_gradients(backbones, sides, setting, matches_, 0)
-    middle, worst, count = replay.compare_gradients(made, added)
-    if count and (middle if single else worst) > replay.BACKWARD[single]:
-        findings.append(
-            Finding(
-                "gradients",
-                "unknown",
-                "the backbone's gradients are not those of its features",
-                f"{worst:.1e} on {count} tensors",
-            )
-        )
+    both = [
+        replay.backbone_gradients(backbones, sides, setting, matches_, 0, dtype)
+        for dtype in (torch.float32, torch.float64)
+    ]
+    rooms = {n: replay.noise(v, both[1][n], single, replay.BACKWARD) for n, v in both[0].items()}
+    return findings + name_gradients(
+        both[not single], added[0], rooms, "backbone", single, frozen, names
+    )
+
+
+def name_gradients(made, added, rooms, part, by_median, frozen, names):
+    """Findings on the gradients of the head's or the backbone's weights.
+
+    by_median: whether half of the tensors must depart, as in single where one ReLU turns over.
+    """
+    rows, absent = replay.compare_gradients(made, added, rooms)
+    absent = sorted(set(absent) - frozen)
+    findings = []
+    if rows and rows[len(rows) // 2 if by_median else 0][0] > 1:
+        behind = "logits" if part == "head" else "features"
+        text = f"the {part}'s gradients are not those of its {behind}"
+        seen = f"{sum(gap_ > 1 for gap_, _ in rows)} of {len(rows)} tensors"
+        findings.append(Finding("gradients", "unknown", text, seen))
+    if absent and rows:
+        which = ", ".join(dict.fromkeys(names.get(n, "the head").split(".")[0] for n in absent))
+        text = f"no gradient reaches {which}, which no one froze (detached, or under no_grad)"
+        findings.append(Finding("gradients", "cause", text))
     return findings
 
 
@@ -703,9 +690,11 @@ def print_report(findings, on):
     elif causes:
         text = f"Your trainer is the reference with {changes}{part}; with that it reproduces your "
         text += f"first {on.steps} steps, each stage from your own values before it, to "
-        text += f"{on.worst:.0e}."
+        text += f"{on.worst:.0e} (rounding: up to {on.noise:.0e})."
     else:
-        text = f"EQUAL in {on.steps} steps{part}, to {on.worst:.0e}"
+        text = (
+            f"EQUAL in {on.steps} steps{part}, to {on.worst:.0e} (rounding: up to {on.noise:.0e})"
+        )
         text += ", but for what is stated" if stated else ""
     say(text, sys.stdout)
     return 1 if causes or unknown or stated else 0

@@ -17,11 +17,11 @@ from torch import nn
 from diagnose.changes import ACTIVATIONS, LOSSES, MERGES, PASSES, margin_terms
 from diagnose.record import Sight, is_large, places
 
-# Largest relative difference that counts as none, (double, single); measured, see docs.
+# Largest relative difference that counts as none, (double, single).
 FORMULA = (1e-9, 3e-5)  # merge, head, loss: a few operations
-FORWARD = (1e-8, 2e-2)
-BACKWARD = (1e-6, 3e-1)
-SOLVED = 1e-6  # how closely a solved value must be the same in every pair
+# A pass through the backbone is held against its own rounding, see noise; least and most of that.
+FORWARD = ((1e-13, 1e-8), (3e-6, 2e-2))
+BACKWARD = ((1e-12, 1e-6), (3e-5, 3e-1))
 
 
 class Finding(NamedTuple):
@@ -45,6 +45,18 @@ def gap(made, seen):
         else 0.0
     )
     return worst if math.isfinite(worst) else math.inf
+
+
+def noise(single, double, is_single, bounds):
+    """The relative difference that rounding explains: ten times that of the replay itself.
+
+    single, double: one replayed tensor in both precisions. In double it is single's, 29 bits
+    further down. bounds: (least, most) in double and in single, as what a hypothesis amplifies
+    without end would prove anything.
+    """
+    least, most = bounds[is_single]
+    found = 10 * gap(single, double) * (1 if is_single else 2.0**-29)
+    return min(max(found, least), most)
 
 
 def number(value):
@@ -239,24 +251,53 @@ def candidates(batch):
             yield a[0] + b[0], a[1] | b[1]
 
 
-def judge_features(sides, batch, backbones, single):
-    """(findings, setting that reproduces the features or None)."""
-    best, tried = math.inf, 0
-    for sentences, setting in candidates(batch):
-        chosen = (
-            [copy.deepcopy(b) for b in backbones]
-            if backbones[0] is not backbones[1]
-            else [copy.deepcopy(backbones[0])] * 2
-        )
+def copies(backbones):
+    """Copies of the two backbones, one and the same where they are."""
+    first = copy.deepcopy(backbones[0])
+    return [first, first if backbones[0] is backbones[1] else copy.deepcopy(backbones[1])]
+
+
+def judge_features(sides, batch, backbones, single, known=()):
+    """(findings, setting that reproduces the features or None, difference left, noise).
+
+    known: settings that held for other batches, tried first; None: that none did, so only the
+    reference is tried.
+    """
+    seen, passes, best, tried = torch.cat(sides.features), {}, math.inf, 0
+    rows = [([], {})] if known is None else [*known, *candidates(batch)]
+    for sentences, setting in rows:
+        way = {key: value for key, value in setting.items() if key != "after"}
+        key = frozenset(way.items())
         with torch.no_grad():
-            made = features(chosen, sides.inputs, setting)
-        worst = max(gap(a, b) for a, b in zip(made, sides.features, strict=True))
+            if key not in passes:
+                passes[key] = features(copies(backbones), sides.inputs, way)
+            made = torch.cat(list(map(setting.get("after", torch.clone), passes[key])))
         tried += 1
-        if worst <= FORWARD[single]:
-            return [Finding("features", "cause", s, "", worst) for s in sentences], setting, worst
+        worst = gap(made.to(seen.dtype), seen)
+        if worst <= FORWARD[single][1]:
+            room = forward_noise(sides, backbones, setting, made, single)
+            if worst <= room:
+                return (
+                    [Finding("features", "cause", s, "", worst) for s in sentences],
+                    setting,
+                    worst,
+                    room,
+                )
         best = min(best, worst)
     sentence = f"none of {tried} changes of the backbone's passes reproduces the features"
-    return [Finding("features", "unknown", sentence, f"nearest {best:.1e}")], None, best
+    if known is None:
+        sentence = "no change of the backbone's passes reproduces the features"
+    return [Finding("features", "unknown", sentence, f"nearest {best:.1e}")], None, best, 0.0
+
+
+def forward_noise(sides, backbones, setting, made, single):
+    """The noise of the features `made` under a setting."""
+    dtype = torch.float32 if made.dtype == torch.float64 else torch.float64
+    with torch.no_grad():
+        chosen = [backbone.to(dtype) for backbone in copies(backbones)]
+        other = torch.cat(features(chosen, sides.inputs, setting))
+    fine, coarse = (made, other) if made.dtype == torch.float64 else (other, made)
+    return noise(coarse, fine, single, FORWARD)
 
 
 # The head, from the trainer's own features
@@ -505,15 +546,14 @@ def contribution(backward):
     return added
 
 
-def backbone_gradients(backbones, sides, setting, matches, which):
-    """{number: values at the fixed places} from the recorded gradients at the features."""
-    chosen = (
-        [copy.deepcopy(backbones[0])] * 2
-        if backbones[0] is backbones[1]
-        else [copy.deepcopy(b) for b in backbones]
-    )
+def backbone_gradients(backbones, sides, setting, matches, which, dtype=None):
+    """{number: values at the fixed places} from the recorded gradients at the features.
+
+    dtype: of the replay; the trainer's own where None.
+    """
+    chosen = copies(backbones)
     for backbone in chosen:
-        backbone.requires_grad_(True)
+        backbone.to(dtype).requires_grad_(True)
     made = features(chosen, sides.inputs, setting)
     pairs = [
         (f, g[which].to(f.dtype))
@@ -545,14 +585,13 @@ def head_gradients(batch, which):
     return gradients
 
 
-def compare_gradients(made, seen):
-    """(median and largest relative difference, tensors compared) of the weights' gradients."""
+def compare_gradients(made, seen, rooms=None):
+    """([(difference in units of what is allowed, number)] from the largest on, numbers without).
+
+    Of the weights' gradients that are more than rounding; rooms: {number: relative difference
+    allowed}. The second are weights that should have a gradient and have none.
+    """
     norms = [float(v.double().norm()) for v in made.values()] or [0.0]
-    small = max(norms) * 1e-9
-    gaps = sorted(
-        gap(value, seen[n])
-        for n, value in made.items()
-        if n in seen and float(value.double().norm()) > small
-    )
-    middle = gaps[len(gaps) // 2] if gaps else 0.0
-    return middle, (gaps[-1] if gaps else 0.0), len(gaps)
+    large = [n for n, v in made.items() if float(v.double().norm()) > max(norms) * 1e-9]
+    rows = [(gap(made[n], seen[n]) / (rooms[n] if rooms else 1), n) for n in large if n in seen]
+    return sorted(rows, reverse=True), [n for n in large if n not in seen]

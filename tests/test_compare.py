@@ -1,10 +1,13 @@
 """record.py and diagnose.compare: every bug of the zoo is named, and nothing else is."""
 
 import contextlib
+import copy
+import functools
 import io
 import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import conftest
@@ -17,7 +20,7 @@ import zoo
 
 import train_resnet
 import train_vgg
-from diagnose import compare, record, replay, updates
+from diagnose import compare, inputs, record, replay, updates
 
 pytestmark = pytest.mark.real  # the zoo brings its own backbones
 GOLDEN = conftest.ROOT / "golden"
@@ -132,12 +135,102 @@ def test_the_pages_are_the_reference_and_give_the_golden_figures(script, tmp_pat
         assert today[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
 
 
-def test_a_bound_lies_between_what_is_seen_and_what_is_not():
-    seen = torch.randn(100, dtype=torch.float64)
-    for bound in (replay.FORMULA[0], replay.FORWARD[0], replay.BACKWARD[0]):
-        assert replay.gap(seen * (1 + 0.9 * bound), seen) < bound
-        assert replay.gap(seen * (1 + 1.1 * bound), seen) > bound
+@functools.cache
+def clean_trace(as_is):
+    """One recorded step of the plain foreign trainer with the tiny backbone."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        trace = Path(folder) / "mine.trace"
+        words = ["--data", str(zoo.dataset()[1]), "--size", "64", "--tiny"]
+        patch.setattr(sys, "argv", [str(zoo.HERE / "plain.py"), *words])
+        with contextlib.suppress(SystemExit), record.Recording(trace, 1, as_is):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        return compare.read_trace(trace)
+
+
+def stages_that_depart(trace, monkeypatch):
+    """The stages that depart in a trace, and what its answer rests on."""
+    monkeypatch.setattr(train_resnet, "resnet50", zoo.tiny)
+    findings, told = compare.explain(copy.deepcopy(trace), zoo.dataset()[1], "train_resnet")
+    return {f.stage for f, _ in findings if f.kind in ("cause", "unknown")}, told
+
+
+def shift_features(trace, told, times):
+    features = trace["batches"][0]["features"][0]
+    features[0, 0] += times * told.noise * features.abs().max()
+
+
+def shift_merged(trace, told, times):
+    merged = trace["batches"][0]["merged"]
+    merged[0, 0] += times * replay.FORMULA[0] * merged.abs().max()
+
+
+def shift_loss(trace, told, times):
+    trace["batches"][0]["backwards"][0]["loss"] *= 1 + times * 10 * replay.FORMULA[0]
+
+
+def shift_gradient(trace, told, times):
+    after, update = trace["batches"][0]["backwards"][0]["after"], trace["updates"][0]["gradients"]
+    values = after[0]["values"]  # of the first layer; the tiny backbone's own noise is below least
+    values[0] += times * replay.BACKWARD[0][0] * values.abs().max()
+    update[0]["values"] = values.clone()
+
+
+def shift_update(trace, told, times):
+    update = trace["updates"][0]
+    before, after = update["before"][0]["values"], update["after"][0]["values"]
+    room = updates.ULPS * torch.finfo(torch.float64).eps * before[0].abs()
+    after[0] += times * (room + 1e-9 * (after - before).abs().max())
+    if update["next"]:
+        update["next"][0]["values"] = after.clone()
+
+
+def shift_input(trace, told, times):
+    photo = trace["batches"][0]["passes"][0]["input"]
+    photo[0, 0, 32, 32] += times * inputs.EXACT * photo[0].std()
+
+
+SHIFTS = {"features": shift_features, "head": shift_merged, "loss": shift_loss,
+          "gradients": shift_gradient, "update": shift_update, "inputs": shift_input}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", SHIFTS)
+def test_a_departure_above_the_noise_is_seen_and_one_below_is_not(stage, monkeypatch):
+    _, told = stages_that_depart(clean_trace(False), monkeypatch)
+    for times, seen in ((0.4, False), (2.5, True)):
+        trace = copy.deepcopy(clean_trace(False))
+        SHIFTS[stage](trace, told, times)
+        assert (stage in stages_that_depart(trace, monkeypatch)[0]) is seen, times
+
+
+def test_in_single_the_noise_is_that_of_single(monkeypatch):
+    departing, told = stages_that_depart(clean_trace(True), monkeypatch)
+    assert departing == set() and 1e-6 < told.noise < 1e-3
+    for times, seen in ((0.4, False), (2.5, True)):
+        trace = copy.deepcopy(clean_trace(True))
+        shift_features(trace, told, times)
+        assert ("features" in stages_that_depart(trace, monkeypatch)[0]) is seen, times
+    trace = copy.deepcopy(clean_trace(True))
+    after = trace["updates"][0]["after"][0]["values"]
+    after[0] = torch.nextafter(after[0], torch.tensor(9.0))
+    assert "update" in stages_that_depart(trace, monkeypatch)[0]
+
+
+def test_what_is_not_finite_is_no_small_difference():
+    seen = torch.ones(3, dtype=torch.float64)
     assert replay.gap(seen * float("nan"), seen) == float("inf")
+    assert replay.gap(seen, seen * float("inf")) == float("inf")
+
+
+def test_a_trained_backbone_is_not_called_untrained(monkeypatch):
+    def said(trace):
+        monkeypatch.setattr(train_resnet, "resnet50", zoo.tiny)
+        findings, _ = compare.explain(trace, zoo.dataset()[1], "train_resnet")
+        return [f.kind for f, _ in findings if f.sentence.startswith(zoo.UNTRAINED)]
+
+    assert said(copy.deepcopy(clean_trace(False))) == ["stated"]
+    trace = copy.deepcopy(clean_trace(False))
+    trace["batches"][0]["passes"][0]["norms"][0]["before"][0][0] = 0.1
+    assert said(trace) == []
 
 
 def test_a_clipped_norm_and_a_factor_are_told_apart_by_two_steps():
@@ -175,12 +268,10 @@ def test_the_answer_on_the_command_line(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert ended.value.code == 1
     assert printed.count("\nCAUSE ") == 6
-    assert "is the reference with these 6 changes; with that it reproduces" in printed
+    assert "is the reference with these 6 changes, in all that was judged; with" in printed
 
 
 if __name__ == "__main__":  # makes golden/ anew
-    import tempfile
-
     for page in (train_resnet, train_vgg):
         with tempfile.TemporaryDirectory() as name:
             rows = digest(record_page(page, Path(name))).items()
