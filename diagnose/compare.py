@@ -470,7 +470,7 @@ def explain_step(trace, step, group, house, seen, facts):
         matches_ = [replay.match_weights(n, trace["weights"], house.weights) for n in sides.numbers]
         if step == 0 and place == 0:
             findings += judge_start(batch, values)
-        findings += judge_batch(batch, sides, matches_, values, update, house, seen, facts)
+        findings += judge_batch(trace, step, batch, sides, matches_, values, house, seen, facts)
         findings += judge_zeroed(batch, place, step, held)
     roles = updates.trainable(trace, matches_, batch, update)
     for n, weight in enumerate(trace["weights"]):
@@ -498,10 +498,11 @@ def skip_all(why):
     return [Finding(stage, "skipped", f"not judged, {why}") for stage in stages]
 
 
-def judge_batch(batch, sides, matches_, values, update, house, seen, facts):
+def judge_batch(trace, step, batch, sides, matches_, values, house, seen, facts):
     """Findings on one batch, from its photos to the gradients of its weights."""
     kept = [values[n] for n in matches_[0].names] + sides.features
-    single = any(tensor.dtype != torch.float64 for tensor in kept if tensor.is_floating_point())
+    rounding = replay.rounding_of(trace, step, kept)
+    single = rounding == 1
     findings, paths = judge_inputs(sides, house.official)
     labels = label_of(batch)
     pairs = [house.official.find(a, b) for a, b in paths]
@@ -518,7 +519,7 @@ def judge_batch(batch, sides, matches_, values, update, house, seen, facts):
         findings.append(Finding("features", "cause", text))
     cut = matches_[0].missing
     known = house.known.get("features", [])
-    made, setting, worst, room = replay.judge_features(sides, batch, backbones, single, known)
+    made, setting, worst, room = replay.judge_features(sides, batch, backbones, rounding, known)
     row = ([f.sentence for f in made], setting)
     house.known["features"] = None if setting is None else [row]
     if setting is not None and cut:
@@ -532,7 +533,7 @@ def judge_batch(batch, sides, matches_, values, update, house, seen, facts):
     loss = judge_logits(batch, labels, pairs, single, facts, {"gap": worst, "noise": room})
     names = matches_[0].names | matches_[1].names
     gradients = judge_contribution(
-        batch, sides, backbones, setting, matches_, single, update, names
+        batch, sides, backbones, setting, matches_, rounding, trace["updates"][step], names
     )
     return findings + loss + gradients
 
@@ -578,11 +579,12 @@ def judge_logits(batch, labels, pairs, single, facts, about):
     return findings
 
 
-def judge_contribution(batch, sides, backbones, setting, matches_, single, update, names):
+def judge_contribution(batch, sides, backbones, setting, matches_, rounding, update, names):
     """Findings on the gradient that the first backward gave to the weights.
 
     names: of the reference's weights, by number, for what no gradient reaches.
     """
+    single = rounding == 1
     findings, frozen = [], {n for n, on in enumerate(update["requires_grad"]) if not on}
     added = [replay.contribution(backward) for backward in batch["backwards"]]
     if len(added) > 1:
@@ -612,7 +614,7 @@ def judge_contribution(batch, sides, backbones, setting, matches_, single, updat
         replay.backbone_gradients(backbones, sides, setting, matches_, 0, dtype)
         for dtype in (torch.float32, torch.float64)
     ]
-    rooms = {n: replay.noise(v, both[1][n], single, replay.BACKWARD) for n, v in both[0].items()}
+    rooms = {n: replay.noise(v, both[1][n], rounding, replay.BACKWARD) for n, v in both[0].items()}
     return findings + name_gradients(
         both[not single], added[0], rooms, "backbone", single, frozen, names
     )

@@ -39,37 +39,10 @@ VERSION = 1
 SAMPLE = 512  # elements of a tensor that are kept of every step, at fixed places
 WEIGHTS = {"conv2d": (1, 2), "linear": (1, 2), "batch_norm": (1, 2, 3, 4)}  # places of weights
 PARTS = ("chunk", "split", "tensor_split", "unbind", "__getitem__", "narrow", "select")
-FLIPS = (
-    "rsub",
-    "__rsub__",
-    "sub",
-    "__sub__",
-    "eq",
-    "__eq__",
-    "ne",
-    "__ne__",
-    "logical_not",
-    "bitwise_xor",
-    "__xor__",
-    "bitwise_not",
-    "__invert__",
-)
-NOT_OPS = (
-    "__get__",
-    "__set__",
-    "size",
-    "dim",
-    "backward",
-    "requires_grad_",
-    "register_hook",
-    "detach_",
-    "is_floating_point",
-    "numel",
-    "__repr__",
-    "item",
-    "tolist",
-    "__len__",
-)
+FLIPS = "rsub __rsub__ sub __sub__ eq __eq__ ne __ne__ logical_not bitwise_xor __xor__ bitwise_not"
+FLIPS = (*FLIPS.split(), "__invert__")  # what may turn a label around
+NOT_OPS = "__get__ __set__ size dim backward requires_grad_ register_hook detach_ numel item tolist"
+NOT_OPS = (*NOT_OPS.split(), "__repr__", "__len__", "is_floating_point")
 
 
 def to_double(value):
@@ -153,10 +126,10 @@ class Sight(TorchFunctionMode):
             tags = [self.see_photo(photo)] if photo is not None else []
         elif any(t.dtype == torch.float64 for t in operands) and any(tag.pair for tag in tags):
             args, kwargs = self.cast(args, kwargs)
-        before = self.look_before(name, args, tags)
+        norm = [keep(t) for t in args[1:3]] if name == "batch_norm" and tags else None
         result = function(*args, **kwargs)
         if tags:
-            self.look_after(name, args, kwargs, operands, weights, tags, result, before)
+            self.look_after(name, args, kwargs, operands, weights, tags, result, norm)
         elif name in FLIPS and operands and is_label(operands[0]):
             self.tag_label(name, operands[0], result)
         return result
@@ -178,22 +151,9 @@ class Sight(TorchFunctionMode):
     def see_photo(self, photo):
         """The tag of a photo's pass, which holds the input."""
         self.passes += 1
-        record = {
-            "input": keep(photo),
-            "number": self.passes,
-            "norms": [],
-            "weights": [],
-            "ops": [],
-        }
+        record = {"input": keep(photo), "norms": [], "weights": [], "ops": []}
+        record["autocast"] = torch.is_autocast_enabled(photo.device.type)
         return Tag({(self.passes, ""): record})
-
-    def look_before(self, name, args, tags):
-        """What an op is about to change: the running statistics, the random state of a dropout."""
-        if name == "batch_norm" and tags:
-            return [keep(t) for t in (*args[1:3],)]
-        if "dropout" in name and any(tag.pair for tag in tags):
-            return torch.get_rng_state()
-        return None
 
     def look_after(self, name, args, kwargs, operands, weights, tags, result, before):
         """Tags the results of an op on what comes from photos; notes merges, head and labels."""
@@ -206,7 +166,7 @@ class Sight(TorchFunctionMode):
                 record["ops"].append(name)
                 record["weights"] += [self.numbers[id(weight)] for weight in weights]
         outputs = tensors_in(result)
-        if name == "batch_norm" and before is not None:
+        if before is not None:
             self.note_norm(args, kwargs, photos, before)
         sides = [tag for tag in tags if tag.photos]
         merged = len(photos) > 1 and all(len(tag.photos) < len(photos) for tag in sides)
@@ -214,7 +174,7 @@ class Sight(TorchFunctionMode):
         if pair is None and merged and not weights and outputs:
             pair = self.merge(name, operands, outputs[0], photos)
         elif pair is not None and outputs and outputs[0].is_floating_point():
-            self.follow(name, args, kwargs, operands, weights, pair, outputs[0], before)
+            self.follow(name, args, kwargs, operands, weights, pair, outputs[0])
         for place, output in enumerate(outputs):
             split = photos
             if pair is None and name in PARTS and len(photos) == 1:
@@ -233,16 +193,8 @@ class Sight(TorchFunctionMode):
 
     def note_norm(self, args, kwargs, photos, before):
         """What a batch_norm was told, and its running statistics before and after."""
-        values = (
-            dict(
-                zip(
-                    ("input", "mean", "var", "weight", "bias", "training", "momentum", "eps"),
-                    args,
-                    strict=False,
-                )
-            )
-            | kwargs
-        )
+        names = ("input", "mean", "var", "weight", "bias", "training", "momentum", "eps")
+        values = dict(zip(names, args, strict=False)) | kwargs
         norm = {key: plain(values.get(key)) for key in ("training", "momentum", "eps")}
         norm["weight"] = self.numbers.get(id(values.get("weight")))
         norm["before"], norm["after"] = before, [keep(t) for t in args[1:3]]
@@ -252,22 +204,11 @@ class Sight(TorchFunctionMode):
     def merge(self, name, operands, output, photos):
         """A new pair of photos: the features of both sides, and how they were merged."""
         sides = [t for t in operands if t in self.tags and self.tags[t].photos]
-        pair = {
-            "merge": name,
-            "features": [keep(t) for t in sides],
-            "merged": keep(output),
-            "keys": [sorted(self.tags[t].photos)[0] for t in sides],
-            "photos": photos,
-            "training": torch.is_grad_enabled(),
-            "gradients": {},
-            "head": [],
-            "ops": [],
-            "labels": [],
-            "backwards": [],
-        }
+        pair = {"merge": name, "merged": keep(output), "photos": photos, "gradients": {}}
+        pair |= {"features": [keep(t) for t in sides], "head": [], "ops": [], "labels": []}
+        pair |= {"keys": [min(self.tags[t].photos) for t in sides], "backwards": []}
         for place, side in enumerate(sides):
             self.hook(side, pair, f"features_{place}")
-        self.hook(output, pair, "merged")
         return pair
 
     def hook(self, tensor, pair, name):
@@ -276,7 +217,7 @@ class Sight(TorchFunctionMode):
             slots = pair["gradients"].setdefault(name, [])
             tensor.register_hook(lambda gradient: slots.append(keep(gradient)))
 
-    def follow(self, name, args, kwargs, operands, weights, pair, output, before):
+    def follow(self, name, args, kwargs, operands, weights, pair, output):
         """One op behind the merge: of the head, on the logits, or with the label."""
         pair["ops"].append(name)
         label = next((t for t in operands if self.is_new_label(t)), None)
@@ -286,25 +227,15 @@ class Sight(TorchFunctionMode):
         if pair["labels"]:
             return  # the loss has begun
         if weights or "dropout" in name:
-            numbers = [self.numbers.get(id(weight)) for weight in weights]
             options = [
                 plain(value)
                 for value in (*args[1:], *kwargs.values())
                 if not isinstance(value, torch.Tensor)
             ]
-            source = next(t for t in operands if t in self.tags)
-            place = len(pair["head"])
-            pair["head"].append(
-                {
-                    "op": name,
-                    "weights": numbers,
-                    "input": keep(source),
-                    "output": keep(output),
-                    "options": options,
-                    "random": before,
-                }
-            )
-            self.hook(source, pair, f"input_{place}")
+            source, place = next(t for t in operands if t in self.tags), len(pair["head"])
+            layer = {"op": name, "weights": [self.numbers.get(id(weight)) for weight in weights]}
+            layer |= {"input": keep(source), "output": keep(output)}
+            pair["head"].append(layer | {"options": options})
             self.hook(output, pair, f"output_{place}")
 
     def is_new_label(self, tensor):
@@ -330,7 +261,7 @@ class Recorder(Sight):
 
     def backward(self, plain_backward, tensors, *args, **options):
         """torch.autograd.backward, with the loss and every gradient before and after."""
-        roots, tags = tensors_in(tensors) or tensors_in([tensors]), []
+        roots = tensors_in(tensors) or tensors_in([tensors])
         tags = [self.tags[root] for root in roots if root in self.tags]
         pair = next((tag.pair for tag in tags if tag.pair), None)
         if pair is None or self.done or self.within or os.getpid() != self.pid:
@@ -338,9 +269,8 @@ class Recorder(Sight):
         before, self.within = self.gradients(), True  # torch calls it once more for the mode
         plain_backward(tensors, *args, **options)
         self.within = False
-        pair["backwards"].append(
-            {"loss": keep(roots[0]), "before": before, "after": self.gradients()}
-        )
+        known = {"loss": keep(roots[0]), "before": before, "after": self.gradients()}
+        pair["backwards"].append(known)
         if not any(pair is other for other in self.waiting):
             self.finish_pending()
             self.waiting.append(pair)
@@ -357,32 +287,25 @@ class Recorder(Sight):
             return
         self.updating = True
         if self.pending is None or self.waiting:
-            self.pending = {
-                "batches": len(self.waiting),
-                "optimizers": [],
-                "gradients": self.gradients(),
-                "before": self.state_of_weights(),
-                "weights": self.full_weights(),
-            }
+            self.pending = {"batches": len(self.waiting), "optimizers": []}
+            self.pending |= {"gradients": self.gradients(), "before": self.state_of_weights()}
+            self.pending["weights"] = self.full_weights()
             self.batches += self.waiting
             self.waiting = []
-        kind, groups = type(optimizer), []
+        self.pending["optimizers"].append(self.describe_optimizer(optimizer))
+
+    def describe_optimizer(self, optimizer):
+        """What an optimizer says of itself: its class, every value of every group, its state."""
+        groups, state = [], {}
         for group in optimizer.param_groups:
             members = [self.numbers.get(id(p), -1) for p in group["params"]]
             values = {key: plain(value) for key, value in group.items() if key != "params"}
-            numel = sum(p.numel() for p in group["params"])
-            groups.append({"weights": members, "numel": numel, "values": values})
-        state = {
-            self.numbers[id(p)]: {
-                key: sample(value) if isinstance(value, torch.Tensor) else plain(value)
-                for key, value in optimizer.state[p].items()
-            }
-            for group in optimizer.param_groups
-            for p in group["params"]
-            if p in optimizer.state and id(p) in self.numbers
-        }
-        facts = {"class": kind.__name__, "module": kind.__module__}
-        self.pending["optimizers"].append(facts | {"groups": groups, "state": state})
+            groups.append({"weights": members, "values": values})
+            for n, p in zip(members, group["params"], strict=True):
+                if p in optimizer.state and n >= 0:
+                    kept = optimizer.state[p].items()
+                    state[n] = {k: sample(v) if is_array(v) else plain(v) for k, v in kept}
+        return {"class": type(optimizer).__name__, "groups": groups, "state": state}
 
     def after_step(self, optimizer, args, kwargs):
         """The weights right behind an update."""
@@ -406,14 +329,15 @@ class Recorder(Sight):
     def finish_pending(self):
         """The weights at the next training step end the one before; the last one ends all."""
         if self.pending is not None:
-            requires = [bool(w["tensor"].requires_grad) for w in self.weights]
-            self.updates.append(
-                self.pending | {"next": self.state_of_weights(), "requires_grad": requires}
-            )
+            self.updates.append(self.pending | self.ending(self.state_of_weights()))
             self.pending = None
             if len(self.updates) >= self.steps:
                 self.done = True
                 sys.exit(0)
+
+    def ending(self, weights):
+        requires = [bool(w["tensor"].requires_grad) for w in self.weights]
+        return {"next": weights, "requires_grad": requires}
 
     def write(self, text):
         """Lines with numbers, and how many batches and updates had been done."""
@@ -432,24 +356,16 @@ class Recorder(Sight):
     def save(self):
         """Writes the trace, whole or not at all."""
         if self.pending is not None:
-            self.steps = 0
-            self.done = True
-            requires = [bool(w["tensor"].requires_grad) for w in self.weights]
-            self.updates.append(self.pending | {"next": None, "requires_grad": requires})
-        names = ("depth", "op", "place", "shape")
-        trace = {
-            "version": VERSION,
-            "torch": str(torch.__version__),
-            "double": self.double,
-            "weights": [
-                {k: w[k] for k in names} | {"dtype": str(w["tensor"].dtype)} for w in self.weights
-            ],
-            "batches": [clean(pair) for pair in self.batches],
-            "updates": self.updates,
-            "printed": self.printed,
-            "files": self.files[:20_000],
-            "schedules": [describe(s["object"]) | {"steps": s["steps"]} for s in self.schedules],
-        }
+            self.updates.append(self.pending | self.ending(None))
+        self.done = True
+        names, weights = ("depth", "op", "place", "shape"), []
+        for w in self.weights:
+            weights.append({k: w[k] for k in names} | {"dtype": str(w["tensor"].dtype)})
+        trace = {"version": VERSION, "torch": str(torch.__version__), "double": self.double}
+        trace |= {"weights": weights, "batches": [clean(pair) for pair in self.batches]}
+        trace |= {"updates": self.updates, "printed": self.printed, "files": self.files[:20_000]}
+        schedules = [describe(s["object"]) | {"steps": s["steps"]} for s in self.schedules]
+        trace["schedules"] = schedules
         part = Path(f"{self.out}.part")
         torch.save(trace, part)
         os.replace(part, self.out)
@@ -473,6 +389,10 @@ def first_row(arguments):
     numbers = [a.start or 0 if isinstance(a, slice) else a for a in arguments]
     numbers = [n for n in numbers if isinstance(n, int)]
     return numbers[min(1, len(numbers) - 1)] if numbers else 0
+
+
+def is_array(value):
+    return isinstance(value, torch.Tensor)
 
 
 def is_photo(tensor):
@@ -536,9 +456,14 @@ class Recording(ExitStack):
             recorder.see_schedule(schedule)
             return step(schedule, *args, **options)
 
-        self.replace(
-            torch.autograd, "backward", lambda *a, **o: recorder.backward(backward, *a, **o)
-        )
+        def overheard(file, *args, **options):
+            recorder.files.append(os.path.basename(str(file)))
+            return opened(file, *args, **options)
+
+        def watched(*args, **options):
+            return recorder.backward(backward, *args, **options)
+
+        self.replace(torch.autograd, "backward", watched)
         self.replace(torch, "compile", lambda model=None, *a, **o: model or (lambda m: m))
         self.replace(LRScheduler, "__init__", started)
         self.replace(LRScheduler, "step", stepped)
@@ -546,14 +471,7 @@ class Recording(ExitStack):
         pillow = sys.modules.get("PIL.Image")
         if pillow:
             opened = pillow.open
-            self.replace(
-                pillow,
-                "open",
-                lambda file, *a, **o: (
-                    recorder.files.append(os.path.basename(str(file))),
-                    opened(file, *a, **o),
-                )[1],
-            )
+            self.replace(pillow, "open", overheard)
         self.callback(register_optimizer_step_pre_hook(recorder.before_step).remove)
         self.callback(register_optimizer_step_post_hook(recorder.after_step).remove)
         self.callback(recorder.save)
@@ -575,11 +493,8 @@ def watch(out, steps=5, as_is=False):
 
 def main(argv=None):
     """Records after the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=shape)
     parser.add_argument("--steps", type=int, default=5, help="updates to record (%(default)s)")
     parser.add_argument("--as-is", action="store_true", help="leave the precision alone")
     parser.add_argument("--out", required=True, help="the trace to write")

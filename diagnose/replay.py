@@ -47,16 +47,32 @@ def gap(made, seen):
     return worst if math.isfinite(worst) else math.inf
 
 
-def noise(single, double, is_single, bounds):
+def rounding_of(trace, step, tensors):
+    """By what a replay in single is to be multiplied for the rounding that a record holds.
+
+    1 where one of these tensors of the record is in single itself; else 29 bits further down, or
+    what is lost of later weights, whose change since the first step is kept in single.
+    """
+    if any(t.dtype != torch.float64 for t in tensors if t.is_floating_point()):
+        return 1.0
+    first, now = (trace["updates"][i]["weights"] for i in (0, step))
+    moved = [
+        float(b.norm() / a.norm())
+        for a, b in zip(first, now, strict=False)
+        if step and is_large(a) and float(a.norm())
+    ]
+    return max(2.0**-29, *moved, 0.0)
+
+
+def noise(single, double, rounding, bounds):
     """The relative difference that rounding explains: ten times that of the replay itself.
 
-    single, double: one replayed tensor in both precisions. In double it is single's, 29 bits
-    further down. bounds: (least, most) in double and in single, as what a hypothesis amplifies
-    without end would prove anything.
+    single, double: one replayed tensor in both precisions; rounding: see rounding_of. bounds:
+    (least, most) in double and in single, as what a hypothesis amplifies without end would prove
+    anything.
     """
-    least, most = bounds[is_single]
-    found = 10 * gap(single, double) * (1 if is_single else 2.0**-29)
-    return min(max(found, least), most)
+    least, most = bounds[rounding == 1]
+    return min(max(10 * gap(single, double) * rounding, least), most)
 
 
 def number(value):
@@ -257,7 +273,7 @@ def copies(backbones):
     return [first, first if backbones[0] is backbones[1] else copy.deepcopy(backbones[1])]
 
 
-def judge_features(sides, batch, backbones, single, known=()):
+def judge_features(sides, batch, backbones, rounding, known=()):
     """(findings, setting that reproduces the features or None, difference left, noise).
 
     known: settings that held for other batches, tried first; None: that none did, so only the
@@ -274,8 +290,8 @@ def judge_features(sides, batch, backbones, single, known=()):
             made = torch.cat(list(map(setting.get("after", torch.clone), passes[key])))
         tried += 1
         worst = gap(made.to(seen.dtype), seen)
-        if worst <= FORWARD[single][1]:
-            room = forward_noise(sides, backbones, setting, made, single)
+        if worst <= FORWARD[rounding == 1][1]:
+            room = forward_noise(sides, backbones, setting, made, rounding)
             if worst <= room:
                 return (
                     [Finding("features", "cause", s, "", worst) for s in sentences],
@@ -290,14 +306,14 @@ def judge_features(sides, batch, backbones, single, known=()):
     return [Finding("features", "unknown", sentence, f"nearest {best:.1e}")], None, best, 0.0
 
 
-def forward_noise(sides, backbones, setting, made, single):
+def forward_noise(sides, backbones, setting, made, rounding):
     """The noise of the features `made` under a setting."""
     dtype = torch.float32 if made.dtype == torch.float64 else torch.float64
     with torch.no_grad():
         chosen = [backbone.to(dtype) for backbone in copies(backbones)]
         other = torch.cat(features(chosen, sides.inputs, setting))
     fine, coarse = (made, other) if made.dtype == torch.float64 else (other, made)
-    return noise(coarse, fine, single, FORWARD)
+    return noise(coarse, fine, rounding, FORWARD)
 
 
 # The head, from the trainer's own features

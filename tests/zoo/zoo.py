@@ -1,10 +1,11 @@
 """The zoo: silent bugs planted into three foreign trainers, and what each must be called.
 
-    python tests/zoo/zoo.py [--real] [--script plain] [PLANT ...]
+    python tests/zoo/zoo.py [--real] [--as-is] [--script plain] [PLANT ...]
 
 The trainers were written apart from this project and are run unchanged under record.py. Prints
 the kill matrix: planted, said. Without names: every plant alone, the clean variants over 20 seeds
-and 100 draws of two or three. --real takes the real ResNet-50 in the place of a tiny backbone.
+and 100 draws of two or three. --real takes the real ResNet-50 in the place of a tiny backbone; `real` as a PLANT stands for the
+plants of REAL.
 """
 
 import contextlib
@@ -132,6 +133,14 @@ CLEAN = ("clean_reversed_batch", "clean_double_after", "clean_float32", "clean_c
 # Bugs that no row of the tables is: the stage at which they must be found unexplained.
 OUTSIDE = {1: "labels", 2: "inputs", 3: "inputs", 4: "start", 5: "features", 6: "features",
            7: "loss", 8: "gradients", 9: "update", 10: "update"}  # fmt: skip
+# One of each kind, for the real backbone in both precisions.
+REAL = ("labels_inverted bgr hflip bicubic normalize_half half_input crop pad_topleft head_zero "
+        "bn_eval one_pass bn_momentum bn_eps max_pool features_tanh concat abs_difference "
+        "hidden_layer dropout_features no_head_bias label_invert_loss smoothing focal "
+        "class_weights softmax_then_ce sum_loss detach_second no_zero_grad zero_grad_late "
+        "backward_twice clip_norm clip_value one_lr no_weight_decay decay_weights_only adam "
+        "nesterov head_missing bn_frozen ema warmup reversed_difference bce clean_float32 "
+        "clean_channels_last").split()  # fmt: skip
 # Draws take one plant of a stage: several of one stage may be one (two losses, two optimizers).
 DRAWN = ("bgr", "hflip", "bicubic", "normalize_half", "crop", "labels_inverted", "one_pass",
          "bn_eval", "features_tanh", "hidden_layer", "concat", "dropout_features", "no_head_bias",
@@ -211,16 +220,17 @@ def draws(count, seed=0):
 def main(argv=None):
     """Prints the kill matrix and how many rows are wrong."""
     argv = sys.argv[1:] if argv is None else argv
-    real, script = "--real" in argv, "plain"
+    real, as_is, script = "--real" in argv, "--as-is" in argv, "plain"
     if "--script" in argv:
         script = argv[argv.index("--script") + 1]
     names = [word for word in argv if word in EXPECTED or word.startswith(("clean", "outside"))]
+    names += REAL if "real" in argv else []
     rows = [([name], 0) for name in names or [*EXPECTED, *HARMLESS, *CLEAN]]
     if not names:
         rows += [([], seed) for seed in range(20)] + [(plants, 0) for plants in draws(100)]
     bad = 0
     for plants, seed in rows:
-        findings = examine(plants, script, real, seed)
+        findings = examine(plants, script, real, seed, as_is=as_is)
         problems = wrong_with(plants, findings)
         bad += bool(problems)
         said = "; ".join(f.sentence for f, _ in findings if f.kind != "skipped") or "EQUAL"
