@@ -9,95 +9,25 @@ import json
 import math
 import sys
 from argparse import Namespace
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from data import find_split, photo_names, read_pairlist
-from diagnose import inputs, replay, updates
+from diagnose import replay, updates
+from diagnose.finding import Finding, cause, skipped, stated, unknown
+from diagnose.pairs import Official, judge_inputs, judge_labels, judge_pairs, label_of
 from diagnose.printed import judge_printed
-from diagnose.replay import Finding, number
+from diagnose.replay import number
+from diagnose.start import judge_start
 from disk.errors import command_line, say, show_progress, stop
 from disk.tensors import load_tensors
 
-STAGES = (
-    "pairs",
-    "labels",
-    "inputs",
-    "start",
-    "features",
-    "head",
-    "loss",
-    "gradients",
-    "update",
-    "printed",
-)
-HOPELESS = 4  # inputs of a batch that nothing reproduces, before the others are not tried
+STAGES = "pairs labels inputs start features head loss gradients update printed".split()  # noqa: SIM905
 PAGES = ("train_resnet", "train_vgg")
 # What a schedule is told by, of its values.
 TELLING = ("step_size", "gamma", "T_max", "eta_min", "milestones", "total_steps", "max_lr")
-KEYS = {
-    "version",
-    "torch",
-    "double",
-    "weights",
-    "batches",
-    "updates",
-    "printed",
-    "files",
-    "schedules",
-}
-
-
-class Official:
-    """The official pairs of a dataset, and its photos."""
-
-    def __init__(self, root, opened):
-        self.pairs, self.paths = {}, []
-        for split in ("train", "val"):
-            path, folder = find_split(root, split)
-            pairs, problems = read_pairlist(path)
-            if problems:
-                stop(__file__, problems[0])
-            names, present = photo_names(pairs, folder)
-            for place, pair in enumerate(pairs):
-                key = int(pair["series"]), int(pair["photo_1"]), int(pair["photo_2"])
-                self.pairs[key] = (split, place, pair)
-            known = [folder / name for name in sorted(set(names.ravel()) & present)]
-            self.paths += known
-        heard = set(opened)
-        some = [path for path in self.paths if path.name in heard]
-        self.paths = some or self.paths
-        if not self.paths:
-            stop(__file__, f"{root}: no photo of the pairs is there")
-        described = []
-        for number_, path in enumerate(self.paths, 1):
-            described.append(inputs.describe_photo(path))
-            show_progress(
-                f"looking at photo {number_}/{len(self.paths)}", number_ == len(self.paths)
-            )
-        self.described, self.opened, self.hints = np.stack(described), {}, []
-
-    def photo(self, row):
-        if row not in self.opened:
-            self.opened[row] = inputs.Photo(self.paths[row])
-        return self.opened[row]
-
-    def find(self, first, second):
-        """(split, place, label for this order, turned) of a pair of photo files, or None."""
-        series = {int(path.stem.split("-")[0]) for path in (first, second)}
-        a, b = (int(path.stem.split("-")[1]) for path in (first, second))
-        if len(series) != 1:
-            return None
-        key = (series.pop(), min(a, b), max(a, b))
-        if key not in self.pairs:
-            return None
-        split, place, pair = self.pairs[key]
-        label = int(pair["label"])
-        return split, place, 1 - label if a > b else label, a > b, pair
+KEYS = "version torch double weights batches updates printed files schedules"
 
 
 def read_trace(path):
@@ -105,7 +35,7 @@ def read_trace(path):
     if not path.is_file():
         stop(__file__, f"{path}: no such file")
     trace = load_tensors(path)
-    if not isinstance(trace, dict) or set(trace) != KEYS:
+    if not isinstance(trace, dict) or set(trace) != set(KEYS.split()):
         stop(__file__, f"{path}: not a trace of record.py")
     if not trace["updates"] or not trace["batches"]:
         stop(__file__, f"{path}: no update was recorded: no pair of photos met a loss")
@@ -131,220 +61,6 @@ def choose_page(name, trace, size):
     return best[1:]
 
 
-# Photos, labels, pairs
-
-
-def judge_inputs(sides, official):
-    """(findings, [B] of (path of photo_1, path of photo_2)) of a batch."""
-    xs = torch.cat([x.double() for x in sides.inputs])
-    size, hints, slots, paths, worst = xs.shape[-1], official.hints, [], [], 0.0
-    for x, rows in zip(xs, inputs.recognise(xs, official.described), strict=True):
-        if len(slots) >= HOPELESS and not any(slots):
-            slots.append(None)
-            paths.append(official.paths[rows[0]])
-            continue
-        photos = [official.photo(row) for row in rows]
-        place, found, off = inputs.solve(x, photos, size, hints)
-        if found is not None and found is not inputs.REFERENCE and found not in hints:
-            hints.append(found) if "affine" not in found else None
-        slots.append(found)
-        paths.append(official.paths[rows[place]])
-        worst = max(worst, off)
-    half = len(paths) // 2
-    return name_inputs(slots, worst), list(zip(paths[:half], paths[half:], strict=True))
-
-
-def name_inputs(slots, worst):
-    """Findings on the slots of all inputs of a batch; None where one is not reproduced."""
-    lost = sum(found is None for found in slots)
-    if lost:
-        text = f"{lost} of {len(slots)} inputs are not reproduced by any preparation of a photo"
-        return [Finding("inputs", "unknown", text)]
-    counts = Counter()
-    for found in slots:
-        for name, usual in inputs.REFERENCE.items():
-            value = found[name]
-            if value != usual and not (
-                name == "padding" and found["normalisation"] != "imagenet" and value == "mean"
-            ):
-                counts[name, words_of(name, value, found)] += 1
-    findings = []
-    for (_, words), count in counts.items():
-        share = "" if count == len(slots) else f" ({count} of {len(slots)} photos)"
-        findings.append(Finding("inputs", "cause", words + share, "", worst))
-    return findings
-
-
-def words_of(name, value, found):
-    """What a slot's value is called; a solved one in mean and deviation, as people write it."""
-    if value == "solved":
-        if name == "padding":
-            return f"the padding is {', '.join(map(number, found['border']))} behind normalisation"
-        scale, shift = found["affine"]
-        mean, std = -shift / scale, 1 / scale
-        return (
-            f"normalised with mean {', '.join(map(number, mean))} and deviation "
-            f"{', '.join(map(number, std))}"
-        )
-    return inputs.WORDS[name][value.removesuffix(" late")]
-
-
-def label_of(batch):
-    """(labels [B] as they entered the step, as the loss took them), or None."""
-    for entry in batch["labels"]:
-        both = []
-        for values in (entry["root"], entry["values"]):
-            flat = (
-                values.argmax(1)
-                if values.dim() == 2 and values.shape[1] == 2
-                else values.reshape(-1)
-            )
-            both.append(flat.long())
-        if all(int(b.min()) >= 0 and len(b) == len(batch["features"][0]) for b in both):
-            return both
-    return None
-
-
-def judge_labels(seen):
-    """Findings on labels; seen: (label, official pair or None) of every recorded pair."""
-    strange = sum(found is None for _, found in seen)
-    if strange:
-        return [Finding("pairs", "unknown", f"{strange} of {len(seen)} pairs are not official")]
-    findings = []
-    val = sum(found[0] == "val" for _, found in seen)
-    if val:
-        text = f"{val} of {len(seen)} pairs belong to the validation list"
-        findings.append(Finding("pairs", "cause", text))
-    known = [(y, *found) for y, found in seen if y is not None]
-    if not known:
-        text = "no labels were seen" if seen else "the photos are not recognised"
-        return [*findings, Finding("labels", "skipped", text)]
-    n, right = len(known), sum(y == label for y, _, _, label, _, _ in known)
-    turned = sum(t for *_, t, _ in known)
-    winner = [
-        int(pair["rank_1"] != (pair["photo_2"] if t else pair["photo_1"]))
-        for _, _, _, _, t, pair in known
-    ]
-    if right == n:
-        if turned == n:
-            findings.append(
-                Finding("labels", "harmless", "photo_2 comes first, and the labels follow")
-            )
-    elif right == 0 and turned == n:
-        findings.append(
-            Finding(
-                "labels",
-                "cause",
-                f"the photos of each pair are exchanged, the label is not ({n} pairs)",
-            )
-        )
-    elif right == 0 and n >= 4:
-        text = f"labels are inverted before the loss ({n} pairs)"
-        findings.append(Finding("labels", "cause", text))
-    elif all(y == w for (y, *_), w in zip(known, winner, strict=True)) and n - right >= 2:
-        findings.append(
-            Finding(
-                "labels",
-                "cause",
-                "ranks are read as winner ids: label 0 where "
-                f"rank_1 is photo_1's number ({n - right} of {n} wrong)",
-            )
-        )
-    else:
-        text = f"{n - right} of {n} labels are not the official ones; see diagnose.audit --labels"
-        findings.append(Finding("labels", "unknown", text))
-    return findings
-
-
-def judge_pairs(seen, sizes, recipe, steps):
-    """Findings on the size of the batches, their order, and how many make an update."""
-    findings = []
-    if sizes and max(sizes) != recipe["batch_size"]:
-        text = f"batches of {max(sizes)} pairs, not {recipe['batch_size']}"
-        findings.append(Finding("pairs", "cause", text))
-    if max(steps) > 1:
-        text = f"an update every {max(steps)} batches, not after each"
-        findings.append(Finding("pairs", "cause", text))
-    places = [found[1] for _, found in seen if found is not None]
-    if len(places) > 8 and all(b == a + 1 for a, b in itertools.pairwise(places)):
-        findings.append(
-            Finding("pairs", "cause", "pairs come in the order of the list, unshuffled")
-        )
-    return findings
-
-
-# The start
-
-
-def judge_start(batch, values):
-    """Findings on the initial weights: whether the backbone was trained, and the head's."""
-    layers = [entry for entry in batch["head"] if entry["op"] == "linear"]
-    findings = judge_untrained(batch)
-    for entry in layers:
-        weight = values[entry["weights"][0]].double()
-        bias = values[entry["weights"][1]].double() if len(entry["weights"]) > 1 else None
-        inputs_, std = weight.shape[1], float(weight.std()) if weight.numel() > 1 else 0.0
-        expected = math.sqrt(2 / inputs_)
-        top, bound = float(weight.abs().max()), 1 / math.sqrt(inputs_)
-        where = "" if len(layers) == 1 else f" of the layer of {weight.shape[0]}"
-        if top == 0:
-            findings.append(Finding("start", "cause", f"the weights{where} of the head are 0"))
-        elif name := uniform_name(weight, bound):
-            findings.append(
-                Finding(
-                    "start",
-                    "cause",
-                    f"the head{where} starts {name}, std {number(std)} for {number(expected)}",
-                )
-            )
-        elif abs(std / expected - 1) > 6 / math.sqrt(2 * weight.numel()):
-            fan_out = math.sqrt(2 / weight.shape[0])
-            name = (
-                "as Kaiming normal with fan_out"
-                if abs(std / fan_out - 1) < 0.1
-                else "with another spread"
-            )
-            kind = "cause" if "fan_out" in name else "unknown"
-            findings.append(
-                Finding(
-                    "start",
-                    kind,
-                    f"the head{where} starts {name}: std {number(std)}, not {number(expected)}",
-                )
-            )
-        if bias is not None and float(bias.abs().max()) > 0:
-            findings.append(
-                Finding("start", "cause", f"the head's biases{where} do not start at 0")
-            )
-    return findings
-
-
-def judge_untrained(batch):
-    """A statement where BatchNorm has not seen one photo before the first step."""
-    norms = [
-        norm["before"] for norm in batch["passes"][0]["norms"] if norm["before"][0] is not None
-    ]
-    if not norms or any(bool(mean.any()) or bool((var != 1).any()) for mean, var in norms):
-        return []
-    text = "the backbone starts untrained (running means 0, variances 1); the reference's start "
-    return [Finding("start", "stated", text + "are ImageNet's weights")]
-
-
-def uniform_name(weight, default):
-    """The name of a uniform distribution that the weights fill to its bound, or None."""
-    top, n = float(weight.abs().max()), weight.numel()
-    xavier = math.sqrt(6 / sum(weight.shape))
-    for name, bound in (
-        ("as PyTorch's default, uniform", default),
-        ("Xavier uniform", xavier),
-        ("Kaiming uniform", math.sqrt(6) * default),
-    ):
-        spread = float(weight.std()) / (bound / math.sqrt(3))
-        if bound * (1 - 20 / n) <= top <= bound * (1 + 1e-6) and abs(spread - 1) < 6 / math.sqrt(n):
-            return name
-    return None
-
-
 # What objects declare
 
 
@@ -357,13 +73,13 @@ def judge_schedules(trace, recipe, seen):
         at = f"{name} is stepped after updates {', '.join(map(str, early[:5]))}"
         if early and ends is None:
             text = f"{at}; whether epochs end there is not known"
-            findings.append(Finding("update", "stated", text))
+            findings.append(stated("update", text))
         elif set(early) - set(ends or ()):
-            findings.append(Finding("update", "stated", f"{at}, within the epoch"))
+            findings.append(stated("update", f"{at}, within the epoch"))
         usual = recipe["lr_every"], recipe["lr_factor"]
         if name != "StepLR" or (values.get("step_size"), values.get("gamma")) != usual:
             told = ", ".join(f"{k}={v}" for k, v in values.items() if k in TELLING)
-            findings.append(Finding("update", "stated", f"the schedule is {name}({told})"))
+            findings.append(stated("update", f"the schedule is {name}({told})"))
     return findings
 
 
@@ -405,7 +121,7 @@ def join_rates(trace, findings):
     text = f"the learning rates change from step to step: {'; '.join(dict.fromkeys(columns))}"
     text += f" ({names} is stepped after each update)" if names else ""
     kept = [(step, f) for step, f in findings if f not in about]
-    return kept, [Finding("update", "cause", text)]
+    return kept, [cause("update", text)]
 
 
 # The whole
@@ -466,7 +182,7 @@ def explain_step(trace, step, group, house, seen, facts):
         sides = replay.sides_of(batch)
         if sides is None:
             text = "the passes of this trainer are not two equal sides"
-            return [Finding("features", "unknown", text), *skip_all("since the passes are not")]
+            return [unknown("features", text), *skip_all("since the passes are not")]
         matches_ = [replay.match_weights(n, trace["weights"], house.weights) for n in sides.numbers]
         if step == 0 and place == 0:
             findings += judge_start(batch, values)
@@ -516,7 +232,7 @@ def judge_batch(trace, step, batch, sides, matches_, values, house, seen, facts)
         backbones[1] = backbones[0]
     else:
         text = "the two photos go through two backbones with weights of their own"
-        findings.append(Finding("features", "cause", text))
+        findings.append(cause("features", text))
     cut = matches_[0].missing
     known = house.known.get("features", [])
     made, setting, worst, room = replay.judge_features(sides, batch, backbones, rounding, known)
@@ -524,9 +240,12 @@ def judge_batch(trace, step, batch, sides, matches_, values, house, seen, facts)
     house.known["features"] = None if setting is None else [row]
     if setting is not None and cut:
         parts = ", ".join(sorted({name.split(".")[0] for name in cut}))
-        made.insert(0, Finding("features", "cause", f"the backbone ends before {parts}"))
+        made.insert(0, cause("features", f"the backbone ends before {parts}"))
     if setting is not None and same:
         made += replay.judge_momentum(batch, backbones, matches_[0], sides, setting)
+    if setting is None and any(record["autocast"] for record in batch["passes"]):
+        text = "the passes ran under autocast, which is not replayed; record without --as-is"
+        made = [skipped("features", text)]
     findings += made + replay.judge_head(sides, batch, values, single)
     if setting is None:
         backbones = None
@@ -545,7 +264,7 @@ def judge_zeroed(batch, place, step, held):
     """
     before = [g for n, g in enumerate(batch["backwards"][0]["before"]) if n in held]
     if place == 0 and step > 0 and any(g is not None and g["max"] > 0 for g in before):
-        return [Finding("gradients", "cause", "gradients are not zeroed between updates")]
+        return [cause("gradients", "gradients are not zeroed between updates")]
     return []
 
 
@@ -563,11 +282,11 @@ def judge_logits(batch, labels, pairs, single, facts, about):
     found = logits_of(batch)
     if found is None:
         text = "the head does not end in two logits; the loss is not judged"
-        return [Finding("loss", "unknown", text)]
+        return [unknown("loss", text)]
     logits, slopes = found
     if not slopes or (labels is None and (not pairs or None in pairs)):
         text = "no labels were seen; the loss is not judged"
-        return [Finding("loss", "unknown", text)]
+        return [unknown("loss", text)]
     label = labels[0] if labels else torch.tensor([p[2] for p in pairs])
     loss = batch["backwards"][0]["loss"]
     findings, factor = replay.judge_loss(batch, logits, label, loss, slopes[0].double(), single)
@@ -589,25 +308,25 @@ def judge_contribution(batch, sides, backbones, setting, matches_, rounding, upd
     added = [replay.contribution(backward) for backward in batch["backwards"]]
     if len(added) > 1:
         text = f"backward runs {len(added)} times on one loss, the gradients add up"
-        findings.append(Finding("gradients", "cause", text))
+        findings.append(cause("gradients", text))
         if any(
             gap_ > 1e-3 for a in added[1:] for gap_, _ in replay.compare_gradients(added[0], a)[0]
         ):
             text = "one backward of a loss gives another gradient than the next"
-            findings.append(Finding("gradients", "unknown", text))
+            findings.append(unknown("gradients", text))
     none = [i + 1 for i, g in enumerate(sides.gradients) if not g]
     if len(none) == 1:
         text = f"features_{none[0]} is detached: no gradient goes through that photo"
-        findings.append(Finding("gradients", "cause", text))
+        findings.append(cause("gradients", text))
     elif len(none) == 2 and not frozen >= matches_[0].names.keys():
         text = "the features carry no gradient (no_grad or detach): the backbone gets none"
-        findings.append(Finding("gradients", "cause", text))
+        findings.append(cause("gradients", text))
     made = replay.head_gradients(batch, 0)
     rooms = dict.fromkeys(made, replay.BACKWARD[single][1])
     findings += name_gradients(made, added[0], rooms, "head", False, frozen, names)
     if setting is None:
         text = "those of the backbone are not judged, since its features are not reproduced"
-        return [*findings, Finding("gradients", "skipped", text)]
+        return [*findings, skipped("gradients", text)]
     if len(none) == 2:
         return findings
     both = [
@@ -632,11 +351,11 @@ def name_gradients(made, added, rooms, part, by_median, frozen, names):
         behind = "logits" if part == "head" else "features"
         text = f"the {part}'s gradients are not those of its {behind}"
         seen = f"{sum(gap_ > 1 for gap_, _ in rows)} of {len(rows)} tensors"
-        findings.append(Finding("gradients", "unknown", text, seen))
+        findings.append(unknown("gradients", text, seen))
     if absent and rows:
         which = ", ".join(dict.fromkeys(names.get(n, "the head").split(".")[0] for n in absent))
         text = f"no gradient reaches {which}, which no one froze (detached, or under no_grad)"
-        findings.append(Finding("gradients", "cause", text))
+        findings.append(cause("gradients", text))
     return findings
 
 

@@ -3,7 +3,7 @@
 import itertools
 import re
 
-from diagnose.replay import Finding
+from diagnose.finding import cause, skipped
 
 FIGURES = {"accuracy": r"acc\w*", "loss": r"loss"}  # how each is called in a line
 
@@ -19,11 +19,11 @@ def judge_printed(printed, facts):
         judged = [found for rows in series for found in explain_figures(kind, rows, facts)]
         if not series:
             text = f"no {kind} was printed beside two batches or more"
-            judged = [Finding("printed", "skipped", text)]
+            judged = [skipped("printed", text)]
         findings += judged
     if any(re.search("val|test", line, re.I) for _, _, line in printed):
         text = "figures of the validation are not judged; see diagnose.judge --predictions"
-        findings.append(Finding("printed", "skipped", text))
+        findings.append(skipped("printed", text))
     return findings
 
 
@@ -51,12 +51,12 @@ def explain_figures(kind, rows, facts):
         return []
     fits, count = fitting(other), f"({len(rows)} figures)"
     if fits and all(name.startswith("1 - ") for name in fits):
-        return [Finding("printed", "cause", f"the printed {kind} is 1 - {kind} {count}")]
+        return [cause("printed", f"the printed {kind} is 1 - {kind} {count}")]
     if len(fits) == 1:
-        return [Finding("printed", "cause", f"the printed {kind} is {fits[0]} {count}")]
+        return [cause("printed", f"the printed {kind} is {fits[0]} {count}")]
     text = f"none of {len(usual) + len(other)} arithmetics"
     text = f"one of: {', '.join(fits)}" if fits else text
-    return [Finding("printed", "skipped", f"the printed {kind} is {text} {count}")]
+    return [skipped("printed", f"the printed {kind} is {text} {count}")]
 
 
 def arithmetics(kind, rows, facts):

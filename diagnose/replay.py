@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from diagnose.changes import ACTIVATIONS, LOSSES, MERGES, PASSES, margin_terms
+from diagnose.finding import Finding, cause, unknown
 from diagnose.record import Sight, is_large, places
 
 # Largest relative difference that counts as none, (double, single).
@@ -22,16 +23,6 @@ FORMULA = (1e-9, 3e-5)  # merge, head, loss: a few operations
 # A pass through the backbone is held against its own rounding, see noise; least and most of that.
 FORWARD = ((1e-13, 1e-8), (3e-6, 2e-2))
 BACKWARD = ((1e-12, 1e-6), (3e-5, 3e-1))
-
-
-class Finding(NamedTuple):
-    """What a stage came to: kind is cause, harmless, stated, unknown or skipped."""
-
-    stage: str
-    kind: str
-    sentence: str
-    evidence: str = ""
-    gap: float = 0.0  # largest relative difference with the change in place
 
 
 def gap(made, seen):
@@ -231,11 +222,9 @@ def judge_momentum(batch, backbones, match, sides, setting):
     if wrong[0] > 1e-3 and min(wrong) <= 1e-5:
         value = [0.1, *sorted(told - {0.1})][wrong.index(min(wrong))]
         return [
-            Finding(
+            cause(
                 "features",
-                "cause",
                 f"BatchNorm's momentum is {number(value)}, not 0.1, which evaluation alone feels",
-                "",
                 min(wrong),
             )
         ]
@@ -294,7 +283,7 @@ def judge_features(sides, batch, backbones, rounding, known=()):
             room = forward_noise(sides, backbones, setting, made, rounding)
             if worst <= room:
                 return (
-                    [Finding("features", "cause", s, "", worst) for s in sentences],
+                    [cause("features", s, worst) for s in sentences],
                     setting,
                     worst,
                     room,
@@ -303,7 +292,7 @@ def judge_features(sides, batch, backbones, rounding, known=()):
     sentence = f"none of {tried} changes of the backbone's passes reproduces the features"
     if known is None:
         sentence = "no change of the backbone's passes reproduces the features"
-    return [Finding("features", "unknown", sentence, f"nearest {best:.1e}")], None, best, 0.0
+    return [unknown("features", sentence, f"nearest {best:.1e}")], None, best, 0.0
 
 
 def forward_noise(sides, backbones, setting, made, rounding):
@@ -330,25 +319,23 @@ def judge_head(sides, batch, values, single):
     )
     if name is None:
         return [
-            Finding(
+            unknown(
                 "head",
-                "unknown",
                 f"none of {len(MERGES)} merges of the features "
                 f"reproduces what {batch['merge']} gave",
             )
         ]
     if name != "difference":
         kind = "harmless" if name == "reversed" else "cause"
-        found.append(Finding("head", kind, MERGES[name][0], "", gap(MERGES[name][1](a, b), merged)))
+        found.append(Finding("head", kind, MERGES[name][0], gap(MERGES[name][1](a, b), merged)))
     current, layers = merged, []
     for entry in batch["head"]:
         link = between(current, entry["input"], tolerance)
         if link is None:
             return [
                 *found,
-                Finding(
+                unknown(
                     "head",
-                    "unknown",
                     f"what stands before {entry['op']} in the head is not reproduced",
                 ),
             ]
@@ -357,17 +344,17 @@ def judge_head(sides, batch, values, single):
             rate = dropout_rate(entry, tolerance)
             layers += [f"dropout {rate}"] if rate else []
             if rate is None:
-                return [*found, Finding("head", "unknown", "a dropout is not reproduced")]
+                return [*found, unknown("head", "a dropout is not reproduced")]
         elif entry["op"] == "linear":
             weights = [values[n].to(entry["input"].dtype) for n in entry["weights"]]
             made = nn.functional.linear(entry["input"], *weights)
             if gap(made, entry["output"]) > tolerance:
-                return [*found, Finding("head", "unknown", "a linear layer is not reproduced")]
+                return [*found, unknown("head", "a linear layer is not reproduced")]
             layers.append(
                 f"linear {weights[0].shape[0]}" + (" without bias" if len(weights) == 1 else "")
             )
         else:
-            return [*found, Finding("head", "unknown", f"{entry['op']} stands in the head")]
+            return [*found, unknown("head", f"{entry['op']} stands in the head")]
         current = entry["output"]
     return found + name_layers(layers)
 
@@ -403,19 +390,17 @@ def name_layers(layers):
     """Findings on the layers of a head; the reference has one linear layer and nothing else."""
     found, linears = [], [layer for layer in layers if layer.startswith("linear")]
     if linears and linears[-1].endswith("without bias"):
-        found.append(Finding("head", "cause", "the last layer has no bias"))
+        found.append(cause("head", "the last layer has no bias"))
     for rate in dict.fromkeys(layer for layer in layers if layer.startswith("dropout")):
         place = "before the only layer" if len(linears) == 1 else "in the head"
-        found.append(Finding("head", "cause", f"{rate} {place}"))
+        found.append(cause("head", f"{rate} {place}"))
     if len(linears) > 1:
         widths = ", ".join(layer.split()[1] for layer in linears[:-1])
         functions = ", ".join(x for x in layers if x in ACTIVATIONS) or "nothing between"
-        found.append(
-            Finding("head", "cause", f"the head has hidden layers: {widths} ({functions})")
-        )
+        found.append(cause("head", f"the head has hidden layers: {widths} ({functions})"))
     elif any(x in ACTIVATIONS for x in layers):
         name = next(x for x in layers if x in ACTIVATIONS)
-        found.append(Finding("head", "cause", f"{name} stands between the merge and the head"))
+        found.append(cause("head", f"{name} stands between the merge and the head"))
     return found
 
 
@@ -444,9 +429,8 @@ def judge_loss(batch, logits, label, loss, gradient, single):
             break
     if not fits:
         return [
-            Finding(
+            unknown(
                 "loss",
-                "unknown",
                 f"none of {2 * len(LOSSES)} losses gives the loss and its gradient at the logits",
             )
         ], None
@@ -531,13 +515,13 @@ def name_loss(fits, pairs, batch):
     unlike = {tuple(words) for words in sentences}
     if len(unlike) > 1:
         words = "one of: " + "; ".join(" and ".join(w) or "the reference" for w in sorted(unlike))
-        found = [Finding("loss", "cause", words, "", worst)]
+        found = [cause("loss", words, worst)]
     else:
-        found = [Finding("loss", "cause", word, "", worst) for word in sentences[0]]
+        found = [cause("loss", word, worst) for word in sentences[0]]
     if abs(factor - 1) > 1e-4:
         known = {pairs: "the sum over the pairs, not the mean (or the mean times the batch size)"}
         text = known.get(round(factor, 4), f"the loss is multiplied by {number(factor)}")
-        found.append(Finding("loss", "cause", text, "", worst))
+        found.append(cause("loss", text, worst))
     return found, factor
 
 

@@ -5,7 +5,8 @@ import math
 
 import torch
 
-from diagnose.replay import Finding, number
+from diagnose.finding import Finding, cause, harmless, unknown
+from diagnose.replay import number
 
 RULE = ("momentum", "weight_decay", "dampening", "nesterov", "maximize")  # of SGD, beside the rate
 SCALED = "scaled"  # a finding that join_scales names once all steps are known
@@ -139,13 +140,13 @@ def judge_update(update, roles, recipe, weights):
     strange = [name for name in classes if not hasattr(torch.optim, name)]
     if strange:
         text = f"the update is made by {strange[0]}, which is not one of torch.optim"
-        return [*found, Finding("update", "unknown", text)]
+        return [*found, unknown("update", text)]
     mine = {n: own[n] for n in moved}
     off = misses(replay(update, mine), update)
     if max(off.values()) > 1:
         text = f"what {', '.join(sorted(classes))} gives with its own values is not the update"
         lost = sum(v > 1 for v in off.values())
-        return [*found, Finding("update", "unknown", text, f"{lost} of {len(off)} tensors")]
+        return [*found, unknown("update", text, f"{lost} of {len(off)} tensors")]
     return found + name_rules(update, mine, reference, roles, weights)
 
 
@@ -161,7 +162,7 @@ def judge_absent(update, roles, own, weights):
                 if words == "frozen"
                 else f"{describe(numbers, roles, weights)}: {words}"
             )
-            found.append(Finding("update", "cause", text))
+            found.append(cause("update", text))
     return found
 
 
@@ -214,9 +215,8 @@ def name_rules(update, mine, reference, roles, weights):
     if classes != {"SGD"}:
         rates = ", ".join(sorted({number(values["lr"]) for _, values in mine.values()}))
         return [
-            Finding(
+            cause(
                 "update",
-                "cause",
                 f"{', '.join(sorted(classes))} (rate {rates}) in the place of SGD with momentum",
             )
         ]
@@ -237,7 +237,7 @@ def name_rules(update, mine, reference, roles, weights):
         words = {"nesterov": "Nesterov momentum", "maximize": "the loss is maximised"}.get(
             key, f"{key.replace('_', ' ')} {values}, not {number(usual)}"
         )
-        found.append(Finding("update", "cause", f"{words}{where}"))
+        found.append(cause("update", f"{words}{where}"))
     return found
 
 
@@ -268,7 +268,7 @@ def name_rates(update, mine, reference, roles, weights):
         ]
         expected = ", ".join(f"{role} {number(lr)}" for role, lr in usual.items())
         text = f"other learning rates: {'; '.join(parts)} (the reference: {expected})"
-    return [Finding("update", "cause", text)]
+    return [cause("update", text)]
 
 
 # Between backward and the update, and behind it
@@ -291,9 +291,8 @@ def judge_step_gradients(update, last, roles, factor):
         return []
     if all(not b.any() for _, b in pairs.values()):
         return [
-            Finding(
+            cause(
                 "gradients",
-                "cause",
                 "gradients are zeroed between backward and the "
                 "update, so only the weight decay acts",
             )
@@ -304,9 +303,8 @@ def judge_step_gradients(update, last, roles, factor):
         norm = math.sqrt(sum(last[n]["l2"] ** 2 for n in pairs))
         if factor and abs(scale * factor - 1) < 1e-6:
             return [
-                Finding(
+                harmless(
                     "gradients",
-                    "harmless",
                     f"the loss is scaled by {number(factor)} and the gradients are scaled back",
                 )
             ]
@@ -314,8 +312,8 @@ def judge_step_gradients(update, last, roles, factor):
         return [Finding("gradients", "cause", SCALED, f"{norm} {number(scale)}")]
     bound = max(float(b.abs().max()) for _, b in pairs.values())
     if all(near(a.clamp(-bound, bound), b) for a, b in pairs.values()):
-        return [Finding("gradients", "cause", f"each gradient is clipped to +-{number(bound)}")]
-    return [Finding("gradients", "unknown", "gradients change between backward and the update")]
+        return [cause("gradients", f"each gradient is clipped to +-{number(bound)}")]
+    return [unknown("gradients", "gradients change between backward and the update")]
 
 
 def near(a, b):
@@ -336,22 +334,17 @@ def judge_afterwards(update, roles):
     before, after, later = (torch.cat([row[i].double() for row in rows]) for i in range(3))
     factor = float((after * later).sum() / (after**2).sum())
     if near(after * factor, later):
-        return [
-            Finding(
-                "update", "cause", f"weights are multiplied by {number(factor)} behind the update"
-            )
-        ]
+        return [cause("update", f"weights are multiplied by {number(factor)} behind the update")]
     moved = after - before
     share = float(((later - before) * moved).sum() / (moved**2).sum().clamp(min=1e-300))
     if near(before + share * moved, later):
         return [
-            Finding(
+            cause(
                 "update",
-                "cause",
                 f"weights are replaced by their moving average, decay {number(1 - share)}",
             )
         ]
-    return [Finding("update", "unknown", "weights change between the update and the next step")]
+    return [unknown("update", "weights change between the update and the next step")]
 
 
 def join_scales(findings):

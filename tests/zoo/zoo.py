@@ -4,8 +4,8 @@
 
 The trainers were written apart from this project and are run unchanged under record.py. Prints
 the kill matrix: planted, said. Without names: every plant alone, the clean variants over 20 seeds
-and 100 draws of two or three. --real takes the real ResNet-50 in the place of a tiny backbone; `real` as a PLANT stands for the
-plants of REAL.
+and 100 draws of two or three. --real takes the real ResNet-50 in the place of a tiny backbone;
+`real` as a PLANT stands for the plants of REAL.
 """
 
 import contextlib
@@ -134,13 +134,14 @@ CLEAN = ("clean_reversed_batch", "clean_double_after", "clean_float32", "clean_c
 OUTSIDE = {1: "labels", 2: "inputs", 3: "inputs", 4: "start", 5: "features", 6: "features",
            7: "loss", 8: "gradients", 9: "update", 10: "update"}  # fmt: skip
 # One of each kind, for the real backbone in both precisions.
-REAL = ("labels_inverted bgr hflip bicubic normalize_half half_input crop pad_topleft head_zero "
-        "bn_eval one_pass bn_momentum bn_eps max_pool features_tanh concat abs_difference "
-        "hidden_layer dropout_features no_head_bias label_invert_loss smoothing focal "
-        "class_weights softmax_then_ce sum_loss detach_second no_zero_grad zero_grad_late "
-        "backward_twice clip_norm clip_value one_lr no_weight_decay decay_weights_only adam "
-        "nesterov head_missing bn_frozen ema warmup reversed_difference bce clean_float32 "
-        "clean_channels_last").split()  # fmt: skip
+REAL = """
+    labels_inverted bgr hflip bicubic normalize_half half_input crop pad_topleft head_zero
+    bn_eval one_pass bn_momentum bn_eps max_pool features_tanh concat abs_difference
+    hidden_layer dropout_features no_head_bias label_invert_loss smoothing focal class_weights
+    softmax_then_ce sum_loss detach_second no_zero_grad zero_grad_late backward_twice clip_norm
+    clip_value one_lr no_weight_decay decay_weights_only adam nesterov head_missing bn_frozen
+    ema warmup reversed_difference bce clean_float32 clean_channels_last
+"""
 # Draws take one plant of a stage: several of one stage may be one (two losses, two optimizers).
 DRAWN = ("bgr", "hflip", "bicubic", "normalize_half", "crop", "labels_inverted", "one_pass",
          "bn_eval", "features_tanh", "hidden_layer", "concat", "dropout_features", "no_head_bias",
@@ -224,7 +225,7 @@ def main(argv=None):
     if "--script" in argv:
         script = argv[argv.index("--script") + 1]
     names = [word for word in argv if word in EXPECTED or word.startswith(("clean", "outside"))]
-    names += REAL if "real" in argv else []
+    names += REAL.split() if "real" in argv else []
     rows = [([name], 0) for name in names or [*EXPECTED, *HARMLESS, *CLEAN]]
     if not names:
         rows += [([], seed) for seed in range(20)] + [(plants, 0) for plants in draws(100)]

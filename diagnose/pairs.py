@@ -1,0 +1,196 @@
+"""Which pairs a trainer took, from which photos and with which labels, by the official lists."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import torch
+
+from data import find_split, photo_names, read_pairlist
+from diagnose import inputs
+from diagnose.finding import cause, harmless, skipped, unknown
+from diagnose.replay import number
+from disk.errors import show_progress, stop
+
+HOPELESS = 4  # inputs of a batch that nothing reproduces, before the others are not tried
+
+
+class Official:
+    """The official pairs of a dataset, and its photos."""
+
+    def __init__(self, root, opened):
+        self.pairs, self.paths = {}, []
+        for split in ("train", "val"):
+            path, folder = find_split(root, split)
+            pairs, problems = read_pairlist(path)
+            if problems:
+                stop(__file__, problems[0])
+            names, present = photo_names(pairs, folder)
+            for place, pair in enumerate(pairs):
+                key = int(pair["series"]), int(pair["photo_1"]), int(pair["photo_2"])
+                self.pairs[key] = (split, place, pair)
+            known = [folder / name for name in sorted(set(names.ravel()) & present)]
+            self.paths += known
+        heard = set(opened)
+        some = [path for path in self.paths if path.name in heard]
+        self.paths = some or self.paths
+        if not self.paths:
+            stop(__file__, f"{root}: no photo of the pairs is there")
+        described = []
+        for number_, path in enumerate(self.paths, 1):
+            described.append(inputs.describe_photo(path))
+            show_progress(
+                f"looking at photo {number_}/{len(self.paths)}", number_ == len(self.paths)
+            )
+        self.described, self.opened, self.hints = np.stack(described), {}, []
+
+    def photo(self, row):
+        if row not in self.opened:
+            self.opened[row] = inputs.Photo(self.paths[row])
+        return self.opened[row]
+
+    def find(self, first, second):
+        """(split, place, label for this order, turned) of a pair of photo files, or None."""
+        series = {int(path.stem.split("-")[0]) for path in (first, second)}
+        a, b = (int(path.stem.split("-")[1]) for path in (first, second))
+        if len(series) != 1:
+            return None
+        key = (series.pop(), min(a, b), max(a, b))
+        if key not in self.pairs:
+            return None
+        split, place, pair = self.pairs[key]
+        label = int(pair["label"])
+        return split, place, 1 - label if a > b else label, a > b, pair
+
+
+def judge_inputs(sides, official):
+    """(findings, [B] of (path of photo_1, path of photo_2)) of a batch."""
+    xs = torch.cat([x.double() for x in sides.inputs])
+    size, hints, slots, paths, worst = xs.shape[-1], official.hints, [], [], 0.0
+    for x, rows in zip(xs, inputs.recognise(xs, official.described), strict=True):
+        if len(slots) >= HOPELESS and not any(slots):
+            slots.append(None)
+            paths.append(official.paths[rows[0]])
+            continue
+        photos = [official.photo(row) for row in rows]
+        place, found, off = inputs.solve(x, photos, size, hints)
+        if found is not None and found is not inputs.REFERENCE and found not in hints:
+            hints.append(found) if "affine" not in found else None
+        slots.append(found)
+        paths.append(official.paths[rows[place]])
+        worst = max(worst, off)
+    half = len(paths) // 2
+    return name_inputs(slots, worst), list(zip(paths[:half], paths[half:], strict=True))
+
+
+def name_inputs(slots, worst):
+    """Findings on the slots of all inputs of a batch; None where one is not reproduced."""
+    lost = sum(found is None for found in slots)
+    if lost:
+        text = f"{lost} of {len(slots)} inputs are not reproduced by any preparation of a photo"
+        return [unknown("inputs", text)]
+    counts = Counter()
+    for found in slots:
+        for name, usual in inputs.REFERENCE.items():
+            value = found[name]
+            if value != usual and not (
+                name == "padding" and found["normalisation"] != "imagenet" and value == "mean"
+            ):
+                counts[name, words_of(name, value, found)] += 1
+    findings = []
+    for (_, words), count in counts.items():
+        share = "" if count == len(slots) else f" ({count} of {len(slots)} photos)"
+        findings.append(cause("inputs", words + share, worst))
+    return findings
+
+
+def words_of(name, value, found):
+    """What a slot's value is called; a solved one in mean and deviation, as people write it."""
+    if value == "solved":
+        if name == "padding":
+            return f"the padding is {', '.join(map(number, found['border']))} behind normalisation"
+        scale, shift = found["affine"]
+        mean, std = -shift / scale, 1 / scale
+        return (
+            f"normalised with mean {', '.join(map(number, mean))} and deviation "
+            f"{', '.join(map(number, std))}"
+        )
+    return inputs.WORDS[name][value.removesuffix(" late")]
+
+
+def label_of(batch):
+    """(labels [B] as they entered the step, as the loss took them), or None."""
+    for entry in batch["labels"]:
+        both = []
+        for values in (entry["root"], entry["values"]):
+            flat = (
+                values.argmax(1)
+                if values.dim() == 2 and values.shape[1] == 2
+                else values.reshape(-1)
+            )
+            both.append(flat.long())
+        if all(int(b.min()) >= 0 and len(b) == len(batch["features"][0]) for b in both):
+            return both
+    return None
+
+
+def judge_labels(seen):
+    """Findings on labels; seen: (label, official pair or None) of every recorded pair."""
+    strange = sum(found is None for _, found in seen)
+    if strange:
+        return [unknown("pairs", f"{strange} of {len(seen)} pairs are not official")]
+    findings = []
+    val = sum(found[0] == "val" for _, found in seen)
+    if val:
+        text = f"{val} of {len(seen)} pairs belong to the validation list"
+        findings.append(cause("pairs", text))
+    known = [(y, *found) for y, found in seen if y is not None]
+    if not known:
+        text = "no labels were seen" if seen else "the photos are not recognised"
+        return [*findings, skipped("labels", text)]
+    n, right = len(known), sum(y == label for y, _, _, label, _, _ in known)
+    turned = sum(t for *_, t, _ in known)
+    winner = [
+        int(pair["rank_1"] != (pair["photo_2"] if t else pair["photo_1"]))
+        for _, _, _, _, t, pair in known
+    ]
+    if right == n:
+        if turned == n:
+            findings.append(harmless("labels", "photo_2 comes first, and the labels follow"))
+    elif right == 0 and turned == n:
+        findings.append(
+            cause(
+                "labels",
+                f"the photos of each pair are exchanged, the label is not ({n} pairs)",
+            )
+        )
+    elif right == 0 and n >= 4:
+        text = f"labels are inverted before the loss ({n} pairs)"
+        findings.append(cause("labels", text))
+    elif all(y == w for (y, *_), w in zip(known, winner, strict=True)) and n - right >= 2:
+        findings.append(
+            cause(
+                "labels",
+                "ranks are read as winner ids: label 0 where "
+                f"rank_1 is photo_1's number ({n - right} of {n} wrong)",
+            )
+        )
+    else:
+        text = f"{n - right} of {n} labels are not the official ones; see diagnose.audit --labels"
+        findings.append(unknown("labels", text))
+    return findings
+
+
+def judge_pairs(seen, sizes, recipe, steps):
+    """Findings on the size of the batches, their order, and how many make an update."""
+    findings = []
+    if sizes and max(sizes) != recipe["batch_size"]:
+        text = f"batches of {max(sizes)} pairs, not {recipe['batch_size']}"
+        findings.append(cause("pairs", text))
+    if max(steps) > 1:
+        text = f"an update every {max(steps)} batches, not after each"
+        findings.append(cause("pairs", text))
+    places = [found[1] for _, found in seen if found is not None]
+    if len(places) > 8 and all(b == a + 1 for a, b in itertools.pairwise(places)):
+        findings.append(cause("pairs", "pairs come in the order of the list, unshuffled"))
+    return findings
