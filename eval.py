@@ -25,7 +25,7 @@ from run import sheet
 from run.arithmetic import set_arithmetic, shape_model
 from run.flags import ROUNDING_FLAGS, RUN_FLAGS, resolve_device
 from run.folder import pairs_checksum, read_settings, write_predictions
-from run.scores import give_verdict, judge
+from run.scores import give_verdict, judge, quality
 
 PAGES = ("train_resnet", "train_vgg")  # whose runs can be scored; a new page adds its name
 
@@ -86,6 +86,8 @@ def score_run(args, device):
         return "cannot judge: no labels to score against", 2, [head, *lines]
     scores = torch.log_softmax(logits.double(), 1).numpy()
     verdict, code, evidence = judge(split.pairs, scores)
+    if verdict.startswith("below"):
+        verdict += ": its labels were inverted, or those of the lists are now"
     evidence = [head, *evidence, *lines, "not checked: the training labels (see diagnose.audit)"]
     if args.sheet:
         names = np.array(split.files, dtype=object)[split.rows]
@@ -120,7 +122,7 @@ def probe(ranker, split, features, logits, batch_size):
 
 
 def rank_photos(args, device):
-    """Lines that rank a person's own photos, best first."""
+    """Lines that rank a person's own photos, best first, below how good the model is."""
     recipe = load_run(args.run)
     ranker = load_ranker(args.run, recipe, device)
     paths = [Path(name) for name in args.photos]
@@ -143,11 +145,13 @@ def rank_photos(args, device):
     chance = (chance + 1 - chance.T) / 2  # either order of the two photos
     order = np.argsort(-chance.mean(1), kind="stable")
     beats = [chance[a, b] for a, b in pairwise(order)]
+    title, better = quality(Path(args.run) / "predictions.tsv")
+    words = [f"beats the next with {beat:.2f}" if better else "" for beat in beats] + [""]
     if args.sheet:
-        sheet.draw_ranking(args.sheet, [paths[i] for i in order], beats)
-    return [
-        f"{place}. {paths[i]}" + (f"  (beats the next with {beat:.2f})" if beat >= 0 else "")
-        for place, (i, beat) in enumerate(zip(order, [*beats, -1], strict=True), 1)
+        sheet.draw_ranking(args.sheet, [paths[i] for i in order], words, title)
+    return [title] + [
+        f"{place}. {paths[i]}" + f"  ({word})" * bool(word)
+        for place, (i, word) in enumerate(zip(order, words, strict=True), 1)
     ]
 
 

@@ -23,7 +23,8 @@ from diagnose.start import judge_start
 from disk.errors import command_line, say, show_progress, stop
 from disk.tensors import load_tensors
 
-STAGES = "pairs labels inputs start features head loss gradients update printed".split()  # noqa: SIM905
+STAGES = ("pairs", "labels", "inputs", "start", "features", "head", "loss", "gradients")
+STAGES += ("update", "printed")
 PAGES = ("train_resnet", "train_vgg")
 # What a schedule is told by, of its values.
 TELLING = ("step_size", "gamma", "T_max", "eta_min", "milestones", "total_steps", "max_lr")

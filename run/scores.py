@@ -75,9 +75,7 @@ def judge(pairs, scores, with_loss=True):
     evidence = list(describe(pairs, scores, with_loss))
     above, below = against_chance(pairs["label"], correct)
     if below < BELOW_CHANCE:
-        evidence.append("the labels are right and the logits mean the opposite: logits[:, 1] must")
-        evidence.append("score photo_2, and the loss must take the label, not 1 - label")
-        return f"output index swapped: accuracy {correct.mean():.4f}, p = {below:.1e}", 1, evidence
+        return f"below chance (accuracy {correct.mean():.4f}, p = {below:.1e})", 1, evidence
     if above < ABOVE_CONSTANT:
         return "healthy", 0, evidence
     if len(pairs) < ENOUGH:
@@ -149,6 +147,20 @@ def rank_series(pairs, scores):
             mine = np.argsort(np.argsort([-strength[photo] for photo in photos]))
             correlations.append(np.corrcoef(mine, np.arange(len(photos)))[0, 1])
     return top, len(groups), float(np.mean(correlations or [0])), len(correlations)
+
+
+def quality(path):
+    """(how good the model of a predictions.tsv is, beside chance; whether it is any better)."""
+    if not path.is_file():
+        return "how good this model is is not known: no predictions.tsv", False
+    header, *rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    places = [header.index(name) for name in ("label", "logit_1", "logit_2")]
+    label, *logits = np.array([[float(row[i]) for i in places] for row in rows]).T
+    correct = (logits[1] > logits[0]) == label
+    better = against_chance(label, correct)[0] < ABOVE_CONSTANT
+    text = f"this model is right on {correct.mean():.4f} of {len(label)} validation pairs"
+    text += f", {constant_accuracy(label):.4f} by chance"
+    return text + ("" if better else ": no better than chance, so the order means nothing"), better
 
 
 def give_verdict(verdict, code, evidence, as_json):

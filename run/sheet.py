@@ -45,17 +45,18 @@ def draw_errors(path, pairs, names, folder, scores):
     save(image, path)
 
 
-def draw_ranking(path, photos, beats):
-    """Draws photos (paths) best first, with the chance that each beats the next."""
+def draw_ranking(path, photos, words, title):
+    """Draws photos (paths) best first, words under each; the title says how good the model is."""
     cell = (WIDTH - 5 * GAP) // 4
     height = cell + 3 * TEXT + 2 * GAP
-    image = blank(-(-len(photos) // 4) * height + GAP)
+    head = GAP + TEXT
+    image = blank(head + -(-len(photos) // 4) * height + GAP)
+    write(image, [title], GAP, GAP // 2)
     for place, photo in enumerate(photos):
-        corner = GAP + place % 4 * (cell + GAP), GAP + place // 4 * height
+        corner = GAP + place % 4 * (cell + GAP), head + GAP + place // 4 * height
         put_photo(image, photo, corner, cell, GREEN if place == 0 else INK)
-        chance = f"beats the next with {beats[place]:.2f}" if place < len(beats) else ""
         name = photo.name if len(photo.name) <= 26 else photo.name[:23] + "..."
-        write(image, (f"{place + 1}. {name}", chance), corner[0], corner[1] + cell + GAP // 2)
+        write(image, (f"{place + 1}. {name}", words[place]), corner[0], corner[1] + cell + GAP // 2)
     save(image, path)
 
 

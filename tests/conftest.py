@@ -18,7 +18,7 @@ import tiny  # noqa: E402
 import data  # noqa: E402
 import make_demo  # noqa: E402
 import train_resnet  # noqa: E402
-from diagnose import audit  # noqa: E402
+from diagnose import align  # noqa: E402
 
 SMALL = ["--weights", "none", "--size", "64", "--epochs", "2"]
 SMALL += ["--lr-backbone", "1e-2", "--lr-head", "1e-2"]
@@ -131,7 +131,10 @@ def write_dataset(root, train, val, shade):
 
 
 def made_up(count=60, seed=0):
-    """Official pairs of series of 2 to 4 photos with preferences from votes, and the votes."""
+    """Official pairs of series of 2 to 4 photos, with preferences from votes, and the votes.
+
+    The last two are a tie of .5 after three votes to three, and a preference of exactly .7.
+    """
     rng = np.random.default_rng(seed)
     rows, votes = [], {}
     for series in range(1, count + 1):
@@ -142,11 +145,15 @@ def made_up(count=60, seed=0):
             for b in range(a + 1, photos):
                 wins[a, b] = rng.binomial(9, 1 / (1 + np.exp(strength[b] - strength[a])))
                 wins[b, a] = 9 - wins[a, b]
-        fitted = audit.fit_strengths(wins[None])[0]
+        fitted = align.fit_strengths(wins[None])[0]
         ranks = np.argsort(np.argsort(-fitted, kind="stable")) + 1
         for a in range(photos):
             for b in range(a + 1, photos):
                 preference = round(1 / (1 + np.exp(fitted[b] - fitted[a])), 3)
                 rows.append((series, a + 1, b + 1, preference, ranks[a], ranks[b]))
                 votes[series, a + 1, b + 1] = int(wins[a, b]), int(wins[b, a])
+    for preference, ranks, won in ((0.5, (2, 1), (3, 3)), (0.7, (1, 2), (7, 3))):  # at the edges
+        series += 1
+        rows.append((series, 1, 2, preference, *ranks))
+        votes[series, 1, 2] = won
     return rows, votes

@@ -57,8 +57,16 @@ def test_own_photos_are_ranked_best_first(tmp_path, train, capsys, refused):
     for value in (40, 210, 120):
         Image.new("RGB", (90, 60), (value,) * 3).save(folder / f"shade {value}.jpg")
     capsys.readouterr()
-    scoring.main(["--run", str(run), "--photos", str(folder), "--sheet", str(tmp_path / "s.png")])
-    printed = capsys.readouterr().out.splitlines()
+    flags = ["--run", str(run), "--photos", str(folder)]
+    scoring.main([*flags, "--sheet", str(tmp_path / "s.png")])
+    title, *printed = capsys.readouterr().out.splitlines()
+    assert "no better than chance, so the order means nothing" in title  # two validation pairs
+    assert not any("beats" in line for line in printed)
+    names, values = "label\tlogit_1\tlogit_2", ["0\t1\t0\n", "1\t0\t1\n"] * 20 + ["0\t0\t1\n"]
+    (run / "predictions.tsv").write_text(f"{names}\n{''.join(values)}")
+    scoring.main(flags)
+    title, *printed = capsys.readouterr().out.splitlines()
+    assert title == "this model is right on 0.9756 of 41 validation pairs, 0.5122 by chance"
     assert [line.split("shade ")[1][:3].strip(".") for line in printed] == ["210", "120", "40"]
     chance = [float(line.split("with ")[1][:4]) for line in printed[:2]]
     assert min(chance) > 0.5 and "beats" not in printed[2]

@@ -35,17 +35,21 @@ def val(tmp_path_factory):
 
 
 def write_predictions(path, pairs, share, seed=0, labels=None, predicted=None):
-    """A predictions file with this share of right predictions, to the pair; logits to fit."""
+    """A predictions file with this share of right predictions, to the pair; logits to fit.
+
+    labels: those of its label column, the official ones if None; () leaves the column out.
+    """
     rng = np.random.default_rng(seed)
     right = rng.permutation(len(pairs)) < round(share * len(pairs))
     if predicted is None:
         predicted = np.where(right, pairs["label"], 1 - pairs["label"])
     margin = np.abs(rng.normal(0, 1.5, len(pairs))) * (2 * predicted - 1)
     labels = pairs["label"] if labels is None else labels
-    lines = ["series\tphoto_1\tphoto_2\tlabel\tlogit_1\tlogit_2"]
-    for pair, label, m in zip(pairs, labels, margin.tolist(), strict=True):
+    lines = ["photo_1\tphoto_2\tlogit_1\tlogit_2" + ("\tlabel" if len(labels) else "")]
+    for i, (pair, m) in enumerate(zip(pairs, margin.tolist(), strict=True)):
         names = [f"{pair['series']:06d}-{pair[side]:02d}.JPG" for side in ("photo_1", "photo_2")]
-        lines.append(f"{pair['series']}\t{names[0]}\t{names[1]}\t{label}\t{-m / 2!r}\t{m / 2!r}")
+        lines.append(f"{names[0]}\t{names[1]}\t{-m / 2!r}\t{m / 2!r}")
+        lines[-1] += f"\t{labels[i]}" if len(labels) else ""
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -55,39 +59,107 @@ def test_each_inversion_gets_its_verdict(val, tmp_path, judge):
     label, majority = pairs["label"], int(pairs["label"].mean() > 0.5)
     misread = np.where(pairs["rank_1"] == pairs["photo_1"], 0, 1)
     flipped = np.where(np.random.default_rng(1).random(COUNT) < 0.1, 1 - label, label)
-    path = tmp_path / "p.tsv"
+    path, both = tmp_path / "p.tsv", "trained on inverted labels, or the two outputs are exchanged"
+    right = "the file's labels are right, so the loss inverts them, or the outputs are exchanged"
+    mine = "its own figure is 1 minus that: the metric is inverted"
     for verdict, code, reported, share, changes in [
-        ("healthy", 0, ".7", 0.7, {}),
+        ("healthy", 0, ".70", 0.7, {}),
         ("healthy", 0, None, 0.6, {}),
-        ("labels inverted", 1, ".7", 0.3, {"labels": 1 - label}),
-        ("labels inverted", 1, None, 0.3, {"labels": 1 - label}),
-        ("ranks read as winner ids", 1, None, 0.6, {"labels": misread}),
-        ("labels partly wrong", 1, None, 0.7, {"labels": flipped}),
-        ("metric inverted", 1, ".30", 0.7, {}),
-        ("loss and metric both inverted", 1, ".70", 0.3, {}),
-        ("output index swapped", 1, ".3", 0.3, {}),
-        ("output index swapped", 1, None, 0.3, {}),
+        ("the file's labels: labels are inverted", 1, ".30", 0.3, {"labels": 1 - label}),
+        ("the file's labels: labels are inverted", 1, None, 0.3, {"labels": 1 - label}),
+        ("the file's labels: ranks are read as winner", 1, None, 0.6, {"labels": misread}),
+        (f"{(flipped != label).sum()} of 483", 1, None, 0.7, {"labels": flipped}),
+        ("metric inverted: the reported .30 is 1 - accuracy", 1, ".30", 0.7, {}),
+        (f"{right}; {mine}", 1, ".70", 0.3, {}),
+        (f"{both}; a label column (the label that your loss used) would tell; {mine}", 1, ".70",
+         0.3, {"labels": ()}),
+        (right, 1, ".30", 0.3, {}),
+        (right, 1, None, 0.3, {}),
+        (f"{both}; a label column (the label that", 1, None, 0.3, {"labels": ()}),
         ("no better than the constant predictor (p = ", 1, None, 0.5, {}),
         ("no better than the constant", 1, None, 0, {"predicted": np.full(COUNT, majority)}),
-        ("reported accuracy .85 is not that of these", 1, ".85", 0.7, {}),
-    ]:
+        ("not established: the reported .85 is not the accuracy", 1, ".85", 0.7, {}),
+        ("not established: the reported .30 is not the accuracy of these predictions (0.75", 1,
+         ".30", 0.76, {}),
+    ]:  # fmt: skip
         write_predictions(path, pairs, share, **changes)
         told = ["--reported-accuracy", reported] if reported else []
         found = judge(judging.main, "--predictions", path, "--data", root, *told)
-        assert found[0] == code and found[1].startswith(verdict), (verdict, found[2])
+        assert found[0] == code and verdict in found[1], (verdict, found[2])
 
 
-def test_no_wrong_verdict_on_200_healthy_predictions(val, tmp_path):
+def test_which_pairs_are_scored_comes_first(val, tmp_path, judge):
+    root, pairs = val
+    train, _ = data.read_pairlist(root / "train_val" / "train_pairlist.txt")
+    strong = np.maximum(pairs["preference"], 1 - pairs["preference"]) >= 0.7 - 1e-9
+    for rows, words in [
+        (train, f"training pairs ({len(train)}): they say nothing of other photos; healthy"),
+        (pairs[strong], "not all of val: only pairs of a subset: agreement of at least 0.7; "),
+        (pairs[:100], "not all of val: only pairs of a subset: the first 100 rows of a list; "),
+        (np.concatenate([pairs, train]), f"{len(train)} of {COUNT + len(train)} ("),
+    ]:
+        path = write_predictions(tmp_path / "p.tsv", rows, 0.8)
+        code, verdict, printed = judge(judging.main, "--predictions", path, "--data", root)
+        assert code == 1 and verdict.startswith(words), printed
+
+
+def test_a_reported_figure_is_named_where_one_arithmetic_alone_gives_it(val, tmp_path, judge):
+    root, pairs = val
+    rng, label = np.random.default_rng(3), pairs["label"]
+    correct = rng.random(COUNT) < np.where(label == 1, 0.8, 0.66)
+    predicted = np.where(correct, label, 1 - label)
+    groups = [correct[i : i + 32].mean() for i in range(0, COUNT, 32)]
+    path = write_predictions(tmp_path / "p.tsv", pairs, 0, predicted=predicted)
+    strong = np.maximum(pairs["preference"], 1 - pairs["preference"]) >= 0.7 - 1e-9
+    for value, words in [
+        (correct[label == 1].mean(), "is the recall of label 1, not the accuracy"),
+        (correct[-(COUNT % 64) :].mean(), "is that of the last batch of 64"),
+        (np.mean(groups), "is the mean over batches of 32, not the accuracy"),
+        (correct[strong].mean(), "is that of the pairs with at least .7 agreement"),
+        (0.1234, "not established: the reported .1234 is not the accuracy"),
+    ]:
+        reported = f"{value:.4f}".removeprefix("0")
+        flags = ["--data", root, "--reported-accuracy", reported]
+        code, verdict, printed = judge(judging.main, "--predictions", path, *flags)
+        assert code == 1 and words in verdict, printed
+        found = judge(judging.main, "--predictions", path, *flags[:-1], reported[:3])
+        assert "the reported" not in found[1] or "not established" in found[1], found[2]
+    history = [".5000", f"{correct.mean():.4f}"[1:]]
+    flags = ["--data", root, "--reported-accuracy", ".9123", *history]
+    assert "last checkpoint saved" in judge(judging.main, "--predictions", path, *flags)[1]
+
+
+def test_winners_and_other_names_of_columns(val, tmp_path, judge):
+    root, pairs = val
+    right = np.random.default_rng(0).random(COUNT) < 0.7
+    better = np.where(right, pairs["label"], 1 - pairs["label"])
+    expected = f"accuracy {right.mean():.4f}"
+    path = tmp_path / "p.csv"
+    for header, best in (("s,left,right,best", True), ("s,left,right,predicted", False)):
+        lines = [header]
+        for pair, y in zip(pairs, better.tolist(), strict=True):
+            photos = [int(pair["photo_1"]), int(pair["photo_2"])]
+            lines.append(f"{pair['series']},{photos[0]},{photos[1]},{photos[y] if best else y}")
+        path.write_text("\n".join(lines) + "\n")
+        names = ["series=s", "photo_1=left", "photo_2=right"] + ["winner=best"] * best
+        flags = ["--data", root, "--columns", *names]
+        code, verdict, printed = judge(judging.main, "--predictions", path, *flags)
+        assert (code, verdict) == (0, "healthy") and expected in printed, printed
+
+
+def test_no_wrong_verdict_on_200_healthy_or_random_predictions(val):
     _, pairs = val
-    wrong = []
+    wrong, own = [], np.full(COUNT, -1)
     for seed in range(200):
-        share = 0.6 + 0.2 * np.random.default_rng(seed).random()
-        path = write_predictions(tmp_path / "p.tsv", pairs, share, seed)
-        table, scores, _ = judging.read_predictions(path)
-        own, scores, _ = judging.put_in_order(table, scores)
-        accuracy = f"{(scores.argmax(1) == pairs['label']).mean():.2f}"
-        verdict, code, _ = judging.judge(pairs, scores, own, [accuracy] if seed % 2 else [])
-        wrong += [(seed, verdict)] if (verdict, code) != ("healthy", 0) else []
+        rng = np.random.default_rng(seed)
+        share = 0.6 + 0.2 * rng.random() if seed < 150 else 0.5
+        right = rng.permutation(COUNT) < round(share * COUNT)
+        margin = np.where(right, 1, -1) * np.where(pairs["label"] == 0, 1, -1) * rng.random(COUNT)
+        scores = np.stack([margin, -margin], 1)
+        reported = [f"{right.mean():.2f}"] if seed % 2 else []
+        found = judging.judge(pairs, scores, own, np.arange(COUNT), reported, False)[:2]
+        usual = found == ("healthy", 0) if seed < 150 else found[0].startswith(("no better", "he"))
+        wrong += [] if usual else [(seed, found)]
     assert wrong == []
 
 
@@ -95,7 +167,7 @@ def test_kinds_of_scores_mean_the_same(val, tmp_path, judge):
     root, pairs = val
     path = write_predictions(tmp_path / "p.tsv", pairs, 0.7)
     rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
-    logits = torch.tensor([[float(row[4]), float(row[5])] for row in rows], dtype=torch.float64)
+    logits = torch.tensor([[float(row[2]), float(row[3])] for row in rows], dtype=torch.float64)
     prob = torch.softmax(logits, 1)
     kinds = {
         "logprob_1,logprob_2": torch.log(prob), "prob_1,prob_2": prob, "prob_1": prob[:, :1],
@@ -105,7 +177,7 @@ def test_kinds_of_scores_mean_the_same(val, tmp_path, judge):
     for header, values in kinds.items():
         lines = [f"photo_2,photo_1,{swap_sides(header)}"]  # photo_1 of the file is our photo_2
         for row, numbers in zip(rows, values.tolist(), strict=True):
-            lines.append(",".join([row[2], row[1], *map(repr, numbers)]))
+            lines.append(",".join([row[1], row[0], *map(repr, numbers)]))
         lines[0] = lines[0].replace("photo_2,photo_1", "photo_1,photo_2")
         path.write_text("\n".join(lines) + "\n")
         found = judge(judging.main, "--predictions", path, "--data", root)[2].splitlines()
@@ -132,7 +204,7 @@ def test_the_figures_are_right(val, tmp_path, judge):
     strong = int((agreement >= 0.9).sum())
     assert f".9-1 0.{printed.split('.9-1 0.')[1][:3]} ({strong})" in printed
     assert f"of {series} (" in printed.split("best photo of the series: ")[1][:20]
-    logits = torch.tensor([[float(x) for x in line.split("\t")[4:]]
+    logits = torch.tensor([[float(x) for x in line.split("\t")[2:4]]
                            for line in rng_path.read_text().splitlines()[1:]])  # fmt: skip
     loss = torch.nn.functional.cross_entropy(logits.double(), torch.from_numpy(pairs["label"]))
     assert f"loss     {loss:.4f}" in printed
@@ -148,19 +220,20 @@ def test_bad_predictions_end_with_one_line(val, tmp_path, refused):
     root, _ = val
     path, head = tmp_path / "p.csv", "series,photo_1,photo_2,"
     for text, word in [
-        (f"{head}output\n1,1,2,.3\n", "what are they?"),
+        (f"{head}output\n1,1,2,.3\n", "name ours with --columns"),
         (f"{head}prob_1,prob_2\n1,1,2,.3,.9\n", "p.csv:2: .3 .9 are no probabilities"),
         (f"{head}prob_2\n1,1,2,1.3\n", "p.csv:2: 1.3 are no probabilities"),
         (f"{head}logprob_1,logprob_2\n1,1,2,3,1\n", "p.csv:2: 3 1 are no log-probabilities"),
         (f"{head}logit_1,logit_2\n1,1,2,nan,1\n", "p.csv:2: nan 1 is not finite"),
-        (f"{head}logit_1,logit_2\n1,1,2,x,1\n", "p.csv:2: ValueError"),
+        (f"{head}logit_1,logit_2\n1,1,2,x,1\n", "p.csv:2: x 1"),
         (f"{head}label,score_1\n1,1,2,7,1\n", "p.csv:2: label '7'"),
     ]:
         path.write_text(text)
         refused(judging.main, ["--predictions", path, "--data", root], word)
     refused(judging.main, ["--data", root], "--predictions")
     flags = ["--predictions", path, "--data", root, "--reported-accuracy"]
-    refused(judging.main, [*flags, "70"], "a fraction from 0 to 1")
+    for reported in ("70", "1", "9e-1", ".7"):
+        refused(judging.main, [*flags, reported], "a fraction from 0 to 1 with all its digits")
 
 
 def test_interval_follows_the_series():

@@ -17,7 +17,7 @@ import data
 import eval as scoring
 import model
 import train_resnet
-from diagnose import audit, compare, judge
+from diagnose import audit, compare, judge, tables
 
 
 def option(request, name):
@@ -63,7 +63,8 @@ def test_my_labels_are_the_official_ones(request):
 
 
 def test_my_predictions_are_healthy(request):
-    args = {"reported_accuracy": [], "sheet": None}
+    args = dict.fromkeys(("sheet", "repeated", "rebatched")) | {"reported_accuracy": []}
+    args["columns"] = []
     args |= {name: option(request, f"--{name}") for name in ("predictions", "data")}
     verdict, code, evidence = judge.score_predictions(Namespace(**args))
     assert code == 0, "\n".join([verdict, *evidence])
@@ -100,14 +101,14 @@ def test_the_run_used_these_pairs(dataset, request):
     pairs = dataset["val"][0]
     kept = data.choose_pairs(pairs, recipe.min_agreement, recipe.quick_experiment, recipe.seed)
     path = Path(option(request, "--run")) / "predictions.tsv"
-    table, _, _ = judge.read_predictions(path)
-    assert np.array_equal(audit.pair_keys(table), audit.pair_keys(pairs[kept]))
+    table, _, _ = judge.read_predictions(path, {})
+    assert np.array_equal(tables.pair_keys(table), tables.pair_keys(pairs[kept]))
     assert np.array_equal(table["label"], pairs["label"][kept])
 
 
 def test_the_predictions_give_the_accuracy_of_the_log(request):
     run = Path(option(request, "--run"))
-    table, scores, _ = judge.read_predictions(run / "predictions.tsv")
+    table, scores, _ = judge.read_predictions(run / "predictions.tsv", {})
     best = (run / "train.log").read_text(encoding="ascii").split("val acc=")[-1][:6]
     assert f"{(scores.argmax(1) == table['label']).mean():.4f}" == best
 

@@ -1,0 +1,260 @@
+"""The shortest chain of changes to the official lists that reproduces the labels of a file.
+
+Every change that people make is tried, alone and in chains of up to three. The shortest is the one
+with the fewest bits: its own, and those that list the rows it does not reproduce. So an exact chain
+beats noise, and noise beats a far-fetched chain.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from diagnose.tables import UNDECIDED, pair_keys
+from disk.errors import show_progress
+
+NOISE = 0.15  # share of rows that no explanation may leave over
+SURE = 20  # bits that a chain must save against chance
+KEPT = 40  # chains with the fewest bits, of which the best and the next best are told
+FROM_0 = "photo numbers count from 0"
+NAMES = ("rank_1", "rank_2", "photo_1", "photo_2")
+
+
+class Chain(NamedTuple):
+    """Changes to the official lists; what they make of the file's rows."""
+
+    bits: float
+    words: tuple  # of the changes, in the order of execution
+    predicted: np.ndarray  # [R] labels, UNDECIDED where a row is not judged
+    wrong: np.ndarray  # [R] whether the row is judged and not reproduced
+    places: np.ndarray  # [R] of each row's pair in the official lists, -1 where there is none
+
+    @property
+    def judged(self):
+        return int((self.predicted != UNDECIDED).sum())
+
+
+def choose(count, some):
+    """The bits that name `some` rows out of `count`."""
+    logs = [math.lgamma(n + 1) for n in (count, some, count - some)]
+    return (logs[0] - logs[1] - logs[2]) / math.log(2)
+
+
+def numberings():
+    """(words, bits, series shift, photo(number, photos of the series)) from a file's numbers."""
+    yield (), 0, 0, lambda p, n: p
+    yield (FROM_0,), 2, 0, lambda p, n: p + 1
+    yield ("photo numbers are one too high",), 2, 0, lambda p, n: p - 1
+    for word, base in (((), 0), ((FROM_0,), 1)):
+        yield (
+            (*word, "photo numbers run backwards in each series"),
+            4 + 2 * base,
+            0,
+            (lambda p, n, base=base: n + 1 - p - base),
+        )
+        for by in (1, -1, 2, -2):
+            way = f"photo numbers are rotated by {by:+d} in each series"
+            yield (*word, way), 4 + 2 * base, 0, lambda p, n, k=by - base: (p - 1 - k) % n + 1
+    for by in (1, -1):
+        yield (f"series numbers are shifted by {by:+d}",), 4, -by, lambda p, n: p
+
+
+def find_places(table, official, shift, photo):
+    """(places [R] of the rows in the official lists or -1, [R] whether the row is turned)."""
+    series, counts = table["series"] + shift, np.zeros(official["series"].max() + 3, int)
+    np.maximum.at(counts, official["series"], official["photo_2"])
+    photos = counts[np.clip(series, 0, len(counts) - 1)]
+    photos = np.where(photos > 0, photos, 1)
+    pair = np.stack([photo(table[side], photos) for side in ("photo_1", "photo_2")])
+    keys, order = pair_keys(official), np.argsort(pair_keys(official))
+    wanted = (series * 1000 + pair.min(0)) * 1000 + pair.max(0)
+    found = order[np.clip(np.searchsorted(keys[order], wanted), 0, len(keys) - 1)]
+    return np.where(keys[found] == wanted, found, -1), pair[0] > pair[1]
+
+
+def find_plain(table, official):
+    """The places of the rows where their numbers are official ones, or these from 0 on."""
+    lowest = min(table["photo_1"].min(), table["photo_2"].min())
+    return find_places(table, official, 0, lambda p, n: p + int(lowest == 0))[0]
+
+
+def rules(official):
+    """(words, bits, labels [P]) of every misreading of the six columns."""
+    truth, preference = official["label"], official["preference"]
+    yield (), 0, truth
+    for rank, photo in itertools.product(NAMES[:2], NAMES[2:]):
+        same = official[rank] == official[photo]
+        for value in (0, 1):
+            words = f"ranks are read as winner ids: label {value} where {rank} is {photo}'s number"
+            yield (words,), 5, np.where(same, value, 1 - value)
+    for rank, value in itertools.product(NAMES[:2], (0, 1)):
+        best = official[rank] == 1
+        yield (f"label {value} where {rank} is 1",), 5, np.where(best, value, 1 - value)
+    for value in (0, 1):
+        yield (f"ties of .5 have label {value}",), 4, np.where(preference == 0.5, value, truth)
+        yield (f"all labels are {value}",), 5, np.full(len(truth), value)
+
+
+def solve_threshold(label, preference):
+    """(words, bits, threshold) of the best rule `label 0 where the preference is above`."""
+    order = np.argsort(preference, kind="stable")
+    values, ones = preference[order], label[order] == 1
+    below = np.r_[0, np.cumsum(~ones)]  # label 0 where the rule says 1
+    above = ones.sum() - np.r_[0, np.cumsum(ones)]
+    cuts = np.flatnonzero(np.r_[False, np.diff(values) > 0, False])
+    if not len(cuts):
+        return None
+    cut = cuts[np.argmin((below + above)[cuts])]
+    low, high = float(values[cut - 1]), float(values[cut])
+    for digits in range(1, 7):
+        nice = math.floor(high * 10**digits + 1e-9) / 10**digits
+        if low <= nice < high:
+            return f"label 0 where the preference is above {nice:g}", low
+        if abs(nice - high) < 1e-9:
+            return f"label 0 where the preference is at least {nice:g}", low
+    return f"label 0 where the preference is above {low:g}", low
+
+
+def scopes(pairs, turned, split_of):
+    """(words, bits, mask [R]) of the rows that a change may be limited to."""
+    yield "", 0, None
+    strong = np.maximum(pairs["preference"], 1 - pairs["preference"]) >= 0.7 - 1e-9
+    _, place, count = np.unique(pairs["series"], return_inverse=True, return_counts=True)
+    masks = {
+        "in the training pairs": split_of == 0,
+        "in the validation pairs": split_of == 1,
+        "in rows with photo_1 > photo_2": turned,
+        "in rows with photo_1 < photo_2": ~turned,
+        "in pairs with at least .7 agreement": strong,
+        "in pairs with less than .7 agreement": ~strong,
+        "in series of two photos": count[place] == 1,
+        "in series of more than two photos": count[place] > 1,
+    }
+    for words, mask in masks.items():
+        if mask.any() and not mask.all():
+            yield words, 4, mask
+
+
+class Search:
+    """All chains tried on one file; those with the fewest bits and single changes are kept."""
+
+    def __init__(self, label):
+        self.label, self.places = label.astype(np.int8), None
+        self.best, self.simple, self.tried = [], [], 0
+
+    def offer(self, bits, words, made, judged):
+        """Takes a chain where its bits and those of its wrong rows are among the fewest."""
+        self.tried += 1
+        wrong = (made != self.label) & judged
+        bits += choose(np.count_nonzero(judged), np.count_nonzero(wrong))
+        if len(words) > 1 and len(self.best) == KEPT and bits >= self.best[-1].bits:
+            return
+        chain = Chain(bits, words, np.where(judged, made, UNDECIDED), wrong, self.places)
+        self.simple += [chain] if len(words) < 2 else []
+        self.best = sorted([*self.best, chain], key=lambda c: (c.bits, c.words))[:KEPT]
+
+
+def explain(table, official, split_of, with_votes=False):
+    """(best Chain or None, words that cannot be told from its, next single change, how many tried).
+
+    The next differs from the best in one row of a hundred or more.
+
+    table: rows [R] of TABLE in the file's order; official: the labelled pairs [P]; split_of [P]:
+    0 for train, 1 for val; with_votes: whether labels are majorities, which do not decide a tie.
+    """
+    search, label = Search(table["label"]), table["label"]
+    tie = official["preference"] == 0.5 if with_votes else np.zeros(len(official), bool)
+    from_0 = min(table["photo_1"].min(), table["photo_2"].min()) == 0
+    for words, bits, shift, photo in numberings():
+        if (FROM_0 in words) != from_0 and not shift:
+            continue
+        show_progress(f"trying {', '.join(words) or 'the numbers as they are'}")
+        places, turned = find_places(table, official, shift, photo)
+        lost = int((places < 0).sum())
+        if lost * 2 < len(table):
+            bits += choose(len(table), lost) + 6 * lost
+            search.places = places
+            judged = (places >= 0) & (label != UNDECIDED) & ~tie[places]
+            try_labels(search, (words, bits), turned, official, split_of, judged)
+    show_progress("", True)
+    found = [c for c in search.best if c.wrong.sum() <= NOISE * c.judged]
+    if not found or found[0].bits > found[0].judged - SURE:
+        return None, [], min(search.simple, key=missed, default=None), search.tried
+    best, alike = found[0], set()
+    for chain in search.best:
+        own = [any(word.startswith(known) for known in best.words) for word in chain.words]
+        if len(own) == len(best.words) and not all(own):
+            alike |= {chain.words} if np.array_equal(chain.predicted, best.predicted) else set()
+    others = [c for c in search.simple if (c.predicted != best.predicted).sum() > best.judged / 100]
+    return best, sorted(alike), min(others, key=missed, default=None), search.tried
+
+
+def missed(chain):
+    """The share of the rows that a chain does not reproduce."""
+    return float(chain.wrong.sum()) / max(chain.judged, 1)
+
+
+def try_labels(search, numbered, turned, official, split_of, judged):
+    """Offers every chain of rules, turned photos, inversions and shifted rows for one numbering."""
+    words, bits = numbered
+    places = search.places
+    limits = list(scopes(official[places], turned, split_of[places]))
+    ways = [((), 0, turned)]
+    if turned.any():
+        ways.append((("photos are turned and the label is kept",), 2, np.zeros_like(turned)))
+    for rule, cost, made, limited in ruled(search.label, turned, official[places], judged, limits):
+        for turn, turn_bits, follows in ways:
+            chain, total = words + rule + turn, bits + cost + turn_bits
+            if len(chain) > 3:
+                continue
+            scoped = limits[:1] if limited else limits
+            for by in (0, 1, -1):
+                offer_shifted(search, total, chain, made ^ follows, judged, scoped, by)
+
+
+def ruled(label, turned, pairs, judged, limits):
+    """(words, bits, labels [R], whether limited) of the rules, everywhere and within each scope."""
+    options = [(w, b, made.astype(np.int8)) for w, b, made in rules(pairs)]
+    own = np.where(turned, 1 - label, label)
+    solved = solve_threshold(own[judged], pairs["preference"][judged]) if judged.any() else None
+    if solved:
+        made = (pairs["preference"] <= solved[1]).astype(np.int8)
+        options.append(((solved[0],), 12, made))
+    truth = options[0][2]
+    yield (), 0, truth, False
+    for (words, bits, made), (limit, more, mask) in itertools.product(options[1:], limits):
+        within = made if mask is None else np.where(mask, made, truth)
+        yield (f"{words[0]} {limit}".strip(),), bits + more, within, bool(limit)
+
+
+def offer_shifted(search, bits, chain, made, judged, limits, by):
+    """Offers a chain with its labels shifted by so many rows, and inverted before or after it."""
+    rows = ()
+    if by:
+        rows, bits = (f"labels are shifted by {by:+d} rows",), bits + 3
+        judged = judged & np.roll(search.places >= 0, by)
+        judged[0 if by > 0 else -1] = False
+    shifted = np.roll(made, by)
+    search.offer(bits, chain + rows, shifted, judged)
+    if len(chain + rows) == 3:
+        return
+    for limit, more, mask in limits:
+        words = (f"labels are inverted {limit}".strip(),)
+        inverted = 1 - made if mask is None else made ^ mask
+        search.offer(bits + 2 + more, chain + words + rows, np.roll(inverted, by), judged)
+        if by and mask is not None:
+            search.offer(bits + 2 + more, chain + rows + words, shifted ^ mask, judged)
+    if len(chain + rows) < 2:
+        offer_blocks(search, bits, chain + rows, shifted, judged)
+
+
+def offer_blocks(search, bits, chain, made, judged):
+    """Offers a chain inverted up to the row, or from the row on, where that helps most."""
+    gain = np.cumsum(np.where(judged, np.where(made != search.label, 1, -1), 0))
+    for sign, word in ((1, "in the first"), (-1, "behind the first")):
+        first = int(np.argmax(sign * gain)) + 1
+        if first < len(made):
+            block = (np.arange(len(made)) < first) == (sign == 1)
+            words = (*chain, f"labels are inverted {word} {first:,} rows")
+            search.offer(bits + 2 + math.log2(len(made)), words, made ^ block, judged)

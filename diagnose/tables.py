@@ -1,0 +1,176 @@
+"""Reads the labels and predictions that people bring: TSV, CSV or a pairlist, named columns."""
+
+import csv
+import re
+
+import numpy as np
+
+from disk.errors import stop, stop_on
+from disk.pairlist import LARGEST_PHOTO, LARGEST_SERIES
+
+COLUMNS = {
+    "series": ("series", "series_id"),
+    "photo_1": ("photo_1", "compareID1"),
+    "photo_2": ("photo_2", "compareID2"),
+    "label": ("label",),
+    "winner": ("winner",),
+    "preference": ("preference",),
+    "rank_1": ("rank_1",),
+    "rank_2": ("rank_2",),
+    "votes_1": ("votes_1", "LEFT"),
+    "votes_2": ("votes_2", "RIGHT"),
+    "split": ("split",),
+}
+PAIRLIST = ("series", "photo_1", "photo_2", "preference", "rank_1", "rank_2")
+KINDS = [("label",), ("winner",), ("rank_1", "rank_2"), ("preference",), ("votes_1", "votes_2")]
+FIELDS = (("series", "i8"), ("photo_1", "i8"), ("photo_2", "i8"), ("label", "i8"))
+FIELDS += (("wins_1", "f8"), ("wins_2", "f8"), ("strange_winner", "?"), ("split", "U16"))
+TABLE = np.dtype([*FIELDS, ("line", "i8")])
+UNDECIDED = -1  # label of a pair with as many votes for one as for the other
+LONGEST = 60  # characters of a field that are quoted
+
+
+def read_rows(path):
+    """(header, rows, line of the first row) of a TSV, CSV or pairlist; rows are lists of texts.
+
+    Ends the program where it is no such file, naming the line.
+    """
+    if not path.is_file():
+        stop(__file__, f"{path}: no such file")
+    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    with stop_on(__file__, path, UnicodeDecodeError):
+        lines = raw.decode("utf-8").splitlines()
+    if not lines:
+        stop(__file__, f"{path}: the file is empty")
+    delimiter = next((d for d in "\t,;" if d in lines[0]), " ")
+    with stop_on(__file__, path, csv.Error):
+        rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    header, first = rows[0], 2
+    if delimiter == " " and re.fullmatch(r"[0-9. ]+", lines[0]):
+        header, first = list(PAIRLIST[: len(rows[0])]), 1
+    if len(rows) < first:
+        stop(__file__, f"{path}: a header and no rows")
+    for number, row in enumerate(rows[first - 1 :], first):
+        if len(row) != len(header):
+            stop(__file__, f"{path}:{number}: {len(row)} columns instead of {len(header)}")
+    return header, rows[first - 1 :], first
+
+
+def find_column(path, header, ours, names):
+    """The position of one of our columns in the header, or None; names: {ours: the file's}."""
+    if ours in names and names[ours] not in header:
+        stop(__file__, f"--columns {ours}={names[ours]}: {path} has {', '.join(header)}")
+    known = (names[ours],) if ours in names else COLUMNS.get(ours, (ours,))
+    return next((header.index(name) for name in known if name in header), None)
+
+
+def named_columns(words, known):
+    """{ours: the file's} of --columns OURS=THEIRS; ends the program where ours is unknown."""
+    names = dict(word.partition("=")[::2] for word in words)
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        stop(__file__, f"--columns {wrong[0]}: not among {', '.join(known)}")
+    return names
+
+
+def read_photo(text, where):
+    """(series or None, number) of a photo given by number or by file name."""
+    found = re.fullmatch(r"(?:.*?([0-9]{1,9})-)?([0-9]{1,9})(?:\.[A-Za-z]\w*)?", text)
+    if not found:
+        stop(__file__, f"{where}: {text[:LONGEST]!r} is neither a photo number nor a file name")
+    if int(found[2]) > LARGEST_PHOTO or int(found[1] or 0) > LARGEST_SERIES:
+        stop(
+            __file__, f"{where}: {text!r}: photos go to {LARGEST_PHOTO}, series to {LARGEST_SERIES}"
+        )
+    return found[1] and int(found[1]), int(found[2])
+
+
+def read_pair(values, where):
+    """(series, photo_1, photo_2) from the texts of a line."""
+    series, photo_1 = read_photo(values["photo_1"], where)
+    _, photo_2 = read_photo(values["photo_2"], where)
+    if "series" in values:
+        if not re.fullmatch(r"[0-9]{1,6}", values["series"]):
+            stop(__file__, f"{where}: series {values['series'][:LONGEST]!r} is no whole number")
+        series = int(values["series"])
+    if series is None:
+        stop(__file__, f"{where}: no series, neither as a column nor in the file names")
+    if photo_1 == photo_2:
+        stop(__file__, f"{where}: photo {photo_1} stands against itself")
+    return series, photo_1, photo_2
+
+
+def read_table(path, names):
+    """The rows of a labels file, [R] of TABLE, and the kind of column that they rest on.
+
+    names maps our column names to the file's, where the file's are not among COLUMNS. A pairlist
+    needs no header. Ends the program with file and line, or the column, that is wrong.
+    """
+    header, rows, first = read_rows(path)
+    place = {ours: find_column(path, header, ours, names) for ours in COLUMNS}
+    place = {ours: column for ours, column in place.items() if column is not None}
+    kind = next((kind for kind in KINDS if set(kind) <= set(place)), None)
+    if kind is None or not {"photo_1", "photo_2"} <= set(place):
+        words = ", ".join(header)[:200]
+        stop(__file__, f"{path}: columns {words}: name ours with --columns; see --help")
+    table = []
+    for line, row in enumerate(rows, first):
+        values = {ours: row[column].strip() for ours, column in place.items()}
+        where = f"{path}:{line}"
+        *wins, strange = read_wins(values, kind, where)
+        label = UNDECIDED if wins[0] == wins[1] else int(wins[0] < wins[1])
+        pair = read_pair(values, where)
+        table.append((*pair, label, *wins, strange, values.get("split", ""), line))
+    return np.array(table, dtype=TABLE), kind[0]
+
+
+def read_wins(values, kind, where):
+    """(for photo_1, for photo_2, whether the winner is neither photo) of a line."""
+    if kind == ("winner",):
+        winner, *photos = (
+            read_photo(values[k], where)[1] for k in ("winner", "photo_1", "photo_2")
+        )
+        return float(winner == photos[0]), float(winner != photos[0]), winner not in photos
+    texts = [values[name] for name in kind]
+    if kind == ("label",):
+        if texts[0] not in ("0", "1", ""):
+            text = f"label {texts[0][:LONGEST]!r} is neither 0, 1 nor empty"
+            stop(__file__, f"{where}: {text}")
+        return float(texts[0] == "0"), float(texts[0] == "1"), False
+    form = (
+        r"[1-9][0-9]{0,8}" if kind[0] == "rank_1" else r"[0-9]{0,9}\.?[0-9]{1,20}(e-?[0-9]{1,2})?"
+    )
+    if not all(re.fullmatch(form, text) for text in texts):
+        stop(__file__, f"{where}: {' '.join(texts)[:LONGEST]} are no {' and '.join(kind)}")
+    numbers = [float(text) for text in texts]
+    if kind == ("preference",):
+        if numbers[0] > 1:
+            stop(__file__, f"{where}: preference {texts[0]} is not a number from 0 to 1")
+        return numbers[0], 1 - numbers[0], False
+    first, second = numbers[::-1] if kind[0] == "rank_1" else numbers  # rank 1 is best
+    return first, second, False
+
+
+def merge_votes(table):
+    """The table with one row a pair, photo_1 < photo_2, the votes of its rows added.
+
+    Also how many pairs had several rows.
+    """
+    table = table.copy()
+    turned = table["photo_1"] > table["photo_2"]
+    for a, b in (("photo_1", "photo_2"), ("wins_1", "wins_2")):
+        table[a][turned], table[b][turned] = table[b][turned], table[a][turned].copy()
+    _, first, index, counts = np.unique(
+        pair_keys(table), return_index=True, return_inverse=True, return_counts=True
+    )
+    merged = table[first]
+    for side in ("wins_1", "wins_2"):
+        merged[side] = np.bincount(index, weights=table[side], minlength=len(first))
+    merged["label"] = np.where(merged["wins_1"] > merged["wins_2"], 0, 1)
+    merged["label"][merged["wins_1"] == merged["wins_2"]] = UNDECIDED
+    return merged, int((counts > 1).sum())
+
+
+def pair_keys(pairs):
+    """One whole number per pair (series, photo_1, photo_2)."""
+    return (pairs["series"] * 1000 + pairs["photo_1"]) * 1000 + pairs["photo_2"]
