@@ -111,14 +111,18 @@ def turns_of(cells):
 
 
 def describe_photo(path):
-    """Coarse pictures of a whole photo and of its centre, [2, CELLS * CELLS]."""
+    """Coarse pictures of a photo, [4, CELLS * CELLS]: mean of its channels, whole and its centre,
+    and its luminance, whole and its centre.
+    """
     with Image.open(path) as photo:
-        photo.draft("L", (64, 64))
-        gray = np.asarray(photo.convert("L"), dtype=np.float32)
-    height, width = gray.shape
+        photo.draft("RGB", (64, 64))
+        colored = photo.convert("RGB")
+    grays = np.asarray(colored, np.float32).mean(2), np.asarray(colored.convert("L"), np.float32)
+    height, width = grays[0].shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return np.stack([coarse(gray), coarse(gray[top : top + side, left : left + side])])
+    parts = (slice(None), slice(None)), (slice(top, top + side), slice(left, left + side))
+    return np.stack([coarse(gray[part]) for gray in grays for part in parts])
 
 
 def inner_box(x):
@@ -148,14 +152,14 @@ def boxes_of(x):
 
 
 def recognise(inputs, described, few=20):
-    """[N] lists of the few photos (rows of described [P, 2, C * C]) most like each input."""
+    """[N] lists of the few photos (rows of described [P, 4, C * C]) most like each input."""
     mine = np.zeros((4, len(inputs), CELLS * CELLS))
     for i, x in enumerate(inputs):
         gray = x.mean(0).numpy()
         for k, (left, top, right, bottom) in enumerate(boxes_of(x)):
             mine[k, i] = coarse(gray[top:bottom, left:right])
-    alike = [(turns_of(m) @ described[:, 0].T).max(0) for m in mine]
-    alike.append((turns_of(mine[1]) @ described[:, 1].T).max(0))
+    alike = [(turns_of(m) @ described[:, whole].T).max(0) for m in mine for whole in (0, 2)]
+    alike += [(turns_of(mine[1]) @ described[:, centre].T).max(0) for centre in (1, 3)]
     return np.argsort(-np.max(alike, axis=0), axis=1)[:, :few].tolist()
 
 

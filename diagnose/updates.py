@@ -325,26 +325,32 @@ def judge_afterwards(update, roles):
     """Findings on weights that change between an update and the next step."""
     if update["next"] is None:
         return []
-    rows = [
-        (update["before"][n]["values"], update["after"][n]["values"], update["next"][n]["values"])
-        for n in roles
-    ]
-    if all(torch.equal(after, later) for _, after, later in rows):
+    moments = [[update[m][n]["values"] for n in roles] for m in ("before", "after", "next")]
+    if all(map(torch.equal, *moments[1:])):
         return []
-    before, after, later = (torch.cat([row[i].double() for row in rows]) for i in range(3))
+    single = any(values.dtype != torch.float64 for values in moments[0])
+    before, after, later = (torch.cat([v.double() for v in values]) for values in moments)
     factor = float((after * later).sum() / (after**2).sum())
-    if near(after * factor, later):
+    if reached(after * factor, after, later, single):
         return [cause("update", f"weights are multiplied by {number(factor)} behind the update")]
     moved = after - before
     share = float(((later - before) * moved).sum() / (moved**2).sum().clamp(min=1e-300))
-    if near(before + share * moved, later):
-        return [
-            cause(
-                "update",
-                f"weights are replaced by their moving average, decay {number(1 - share)}",
-            )
-        ]
+    for kept in [round(1 - share, digits) for digits in (1, 2, 3, 4)] if single else [1 - share]:
+        if reached(kept * before + (1 - kept) * after, after, later, single):
+            text = f"weights are replaced by their moving average, decay {number(kept)}"
+            return [cause("update", text)]
     return [unknown("update", "weights change between the update and the next step")]
+
+
+def reached(made, after, later, single):
+    """Whether weights that were moved from `after` to `later` are those made.
+
+    In single to a few units in the last place, where a hundred elements moved by far more.
+    """
+    if not single:
+        return near(made, later)
+    room = 4 * torch.finfo(torch.float32).eps * after.abs().maximum(later.abs())
+    return bool(((made - later).abs() <= room).all() and ((later - after).abs() > room).sum() > 100)
 
 
 def join_scales(findings):

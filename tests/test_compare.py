@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import conftest
+import numpy as np
 import pytest
 import torch
 
@@ -219,6 +220,22 @@ def test_what_is_not_finite_is_no_small_difference():
     seen = torch.ones(3, dtype=torch.float64)
     assert replay.gap(seen * float("nan"), seen) == float("inf")
     assert replay.gap(seen, seen * float("inf")) == float("inf")
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["demo", "photographs"])
+def test_every_photo_is_recognised(real, tmp_path):
+    folder = conftest.SHARED / "kodak_series" / "train_val" / "train_val_imgs"
+    if real and not folder.is_dir():
+        pytest.skip(f"no photographs in {folder}")
+    if not real:
+        with contextlib.redirect_stdout(io.StringIO()):
+            zoo.make_demo.main(["--out", str(tmp_path / "data"), "--series", "30", "--seed", "1"])
+        folder = tmp_path / "data" / "train_val" / "train_val_imgs"
+    paths = sorted(folder.iterdir())
+    described = np.stack([inputs.describe_photo(path) for path in paths])
+    made = [inputs.apply(inputs.Photo(path), inputs.REFERENCE, 64) for path in paths[::3]]
+    found = inputs.recognise(made, described, few=5)
+    assert len(made) > 15 and [3 * i in rows for i, rows in enumerate(found)] == [True] * len(made)
 
 
 def test_a_trained_backbone_is_not_called_untrained(monkeypatch):
