@@ -383,6 +383,7 @@ def print_report(findings, on):
             "unknown": "not explained",
             "cause": "departs",
             "skipped": "not judged, or in part",
+            "stated": "stated below",
         }
         word = next((text for kind, text in words.items() if kind in kinds), "equal")
         seen = f" ({on.pairs} pairs seen)" if stage == "labels" else ""
