@@ -17,17 +17,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import model
 from data import Split, decode, decode_photo, parse_color, read_splits
 from disk.errors import command_line, stop, stop_on
 from disk.tensors import load_checkpoint, load_state
-from model import embed, score_features
+from model import score_features
 from run import sheet
 from run.arithmetic import set_arithmetic, shape_model
 from run.flags import ROUNDING_FLAGS, RUN_FLAGS, resolve_device
 from run.folder import pairs_checksum, read_settings, write_predictions
 from run.scores import give_verdict, judge, quality
 
-PAGES = ("train_resnet", "train_vgg")  # whose runs can be scored; a new page adds its name
+# Whose runs can be scored; a new page adds its name.
+PAGES = ("train_resnet", "train_vgg", "variants.train_frozen", "variants.train_finetune")
 
 
 def load_run(run):
@@ -59,6 +61,12 @@ def load_ranker(run, recipe, device):
     return ranker.eval().to(device)
 
 
+def embed(ranker, split, recipe, batch_size):
+    """Features of the photos of a split, by the page's own way where it has one."""
+    page = importlib.import_module(recipe.recipe)
+    return getattr(page, "embed", model.embed)(ranker, split, batch_size)
+
+
 def without_weights(recipe):
     """The recipe with random weights in the place of those that it began with."""
     return argparse.Namespace(**(vars(recipe) | {"weights": "none"}))
@@ -71,14 +79,14 @@ def score_run(args, device):
     recipe.data, recipe.store, recipe.device = args.data, args.store, str(device)
     (split,) = read_splits(recipe, (args.split,))
     decode(split, recipe)
-    features = embed(ranker, split, recipe.batch_size)
+    features = embed(ranker, split, recipe, recipe.batch_size)
     logits = score_features(ranker, features, split.rows)
     own = pairs_checksum(split)
     trained = getattr(recipe, f"{split.name}_pairs_crc32", own)
     name = args.split if trained == own else f"{args.split}_{own}"
     path = Path(args.run) / f"predictions_{name}.tsv"
     write_predictions(path, split, logits)
-    defects, lines = probe(ranker, split, features, logits, recipe.batch_size)
+    defects, lines = probe(ranker, split, features, logits, recipe)
     lines += [f"wrote {path}"]
     lines += ["these are not the pairs that the run was trained with"] * (trained != own)
     head = f"{split.name}: {len(split.pairs)} pairs, {len(np.unique(split.pairs['series']))} series"
@@ -95,13 +103,14 @@ def score_run(args, device):
     return (defects[0], 1, evidence) if defects and code != 2 else (verdict, code, evidence)
 
 
-def probe(ranker, split, features, logits, batch_size):
+def probe(ranker, split, features, logits, recipe):
     """(defects, evidence) of what only the model at hand can show."""
     swapped = score_features(ranker, features, split.rows[:, ::-1].copy())
     alone = score_features(ranker, features, np.arange(len(features)).repeat(2).reshape(-1, 2))
-    count = batch_size * -(-32 // batch_size)  # whole batches: other sizes round differently
+    size = recipe.batch_size
+    count = size * -(-32 // size)  # whole batches: other sizes round differently
     few = dataclasses.replace(split, files=split.files[:count])
-    again, one_by_one = (embed(ranker, few, size) for size in (batch_size, 1))
+    again, one_by_one = (embed(ranker, few, recipe, at_once) for at_once in (size, 1))
     turned = (swapped.argmax(1) == 1 - logits.argmax(1)).double().mean().item()
     spread = (alone.amax(0) - alone.amin(0)).max().item()
     scale = features[: len(again)].abs().max().item()
@@ -138,7 +147,7 @@ def rank_photos(args, device):
     photos, boxes = map(np.array, zip(*decoded, strict=True))
     color, count = parse_color(recipe.pad_color), len(paths)
     split = Split("photos", None, None, paths, None, color, photos, boxes)
-    features = embed(ranker, split, recipe.batch_size)
+    features = embed(ranker, split, recipe, recipe.batch_size)
     rows = np.array([(i, j) for i in range(count) for j in range(count)])
     chance = torch.softmax(score_features(ranker, features, rows).double(), 1)[:, 0]
     chance = chance.reshape(count, count).numpy()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from diagnose import replay, updates
-from diagnose.finding import Finding, cause, skipped, stated, unknown
+from diagnose.finding import Finding, cause, harmless, skipped, stated, unknown
 from diagnose.pairs import Official, judge_inputs, judge_labels, judge_pairs, label_of
 from diagnose.printed import judge_printed
 from diagnose.replay import number
@@ -28,6 +28,7 @@ STAGES += ("update", "printed")
 PAGES = ("train_resnet", "train_vgg")
 # What a schedule is told by, of its values.
 TELLING = ("step_size", "gamma", "T_max", "eta_min", "milestones", "total_steps", "max_lr")
+TELLING += ("factor", "start_factor", "total_iters", "warmup", "power")
 KEYS = "version torch double weights batches updates printed files schedules"
 
 
@@ -70,7 +71,7 @@ def judge_schedules(trace, recipe, seen):
     findings, ends = [], epoch_ends(trace, seen)
     for schedule in trace["schedules"]:
         values, name = schedule["values"], schedule["class"]
-        early = [u for u in schedule["steps"] if u < len(trace["updates"])]
+        early = [u for u in schedule["steps"] if 0 < u < len(trace["updates"])]
         at = f"{name} is stepped after updates {', '.join(map(str, early[:5]))}"
         if early and ends is None:
             text = f"{at}; whether epochs end there is not known"
@@ -150,7 +151,8 @@ class House(NamedTuple):
 def explain(trace, root, page=None):
     """(findings in the order of execution, each with the steps it holds in; Told)."""
     batches, start = trace["batches"], 0
-    size = batches[0]["passes"][0]["input"].shape[-1]
+    photo = batches[0]["passes"][0]["input"]
+    size = 64 if photo is None else photo.shape[-1]
     module, ranker, weights = choose_page(page, trace, size)
     recipe = recipe_of(module)
     house = House(ranker, weights, recipe, Official(root, trace["files"]), {})
@@ -198,6 +200,12 @@ def explain_step(trace, step, group, house, seen, facts):
         trace["updates"][:step], recipe["momentum"], recipe["weight_decay"]
     )
     factor = facts[-1]["factor"] if len(facts) > before else None
+    if len(group) > 1 and factor and abs(factor * len(group) - 1) < 1e-4:
+        text = f"the loss is divided by the {len(group)} batches of an update"
+        findings = [
+            harmless("loss", text) if f.sentence.startswith("the loss is multiplied") else f
+            for f in findings
+        ]
     last = group[-1]["backwards"][-1]["after"]
     between = updates.judge_step_gradients(update, last, roles, factor)
     if any(f.kind == "harmless" for f in between):
@@ -218,15 +226,40 @@ def skip_all(why):
 def judge_batch(trace, step, batch, sides, matches_, values, house, seen, facts):
     """Findings on one batch, from its photos to the gradients of its weights."""
     kept = [values[n] for n in matches_[0].names] + sides.features
-    rounding = replay.rounding_of(trace, step, kept)
-    single = rounding == 1
+    rounding, labels = replay.rounding_of(trace, step, kept), label_of(batch)
+    single, about = rounding == 1, {"gap": 0.0, "noise": 0.0}
+    if sides.inputs is None:
+        text = "features were given: no photo met a weight"
+        findings, pairs, backbones, setting = [skipped("inputs", text)], [], None, None
+        findings.append(skipped("features", text))
+    else:
+        findings, pairs = judge_photos(sides, labels, house, seen)
+        found, backbones, setting, about = judge_passes(
+            batch, sides, matches_, values, house, rounding
+        )
+        findings += found
+    findings += replay.judge_head(sides, batch, values, rounding)
+    findings += judge_logits(batch, labels, pairs, single, facts, about)
+    names, update = matches_[0].names | matches_[1].names, trace["updates"][step]
+    return findings + judge_contribution(
+        batch, sides, backbones, setting, matches_, rounding, update, names
+    )
+
+
+def judge_photos(sides, labels, house, seen):
+    """(findings on the inputs, official pairs of the batch); adds to the pairs seen."""
     findings, paths = judge_inputs(sides, house.official)
-    labels = label_of(batch)
     pairs = [house.official.find(a, b) for a, b in paths]
     if any(f.kind == "unknown" for f in findings) and None in pairs:
         pairs = []
     root = labels[0].tolist() if labels else [None] * len(paths)
     seen += list(zip(root, pairs, strict=False))
+    return findings, pairs
+
+
+def judge_passes(batch, sides, matches_, values, house, rounding):
+    """(findings on the features, the two backbones, setting that reproduces them, how closely)."""
+    findings, known = [], house.known.get("features", [])
     same = matches_[0].names.keys() == matches_[1].names.keys()
     backbones = [replay.load_backbone(house.ranker, match, values) for match in matches_]
     if same:
@@ -234,28 +267,21 @@ def judge_batch(trace, step, batch, sides, matches_, values, house, seen, facts)
     else:
         text = "the two photos go through two backbones with weights of their own"
         findings.append(cause("features", text))
-    cut = matches_[0].missing
-    known = house.known.get("features", [])
+    if known is not None:
+        known = [*known, *replay.still_rows(batch, matches_[0])]
     made, setting, worst, room = replay.judge_features(sides, batch, backbones, rounding, known)
     row = ([f.sentence for f in made], setting)
     house.known["features"] = None if setting is None else [row]
-    if setting is not None and cut:
-        parts = ", ".join(sorted({name.split(".")[0] for name in cut}))
-        made.insert(0, cause("features", f"the backbone ends before {parts}"))
-    if setting is not None and same:
-        made += replay.judge_momentum(batch, backbones, matches_[0], sides, setting)
     if setting is None and any(record["autocast"] for record in batch["passes"]):
         text = "the passes ran under autocast, which is not replayed; record without --as-is"
         made = [skipped("features", text)]
-    findings += made + replay.judge_head(sides, batch, values, single)
-    if setting is None:
-        backbones = None
-    loss = judge_logits(batch, labels, pairs, single, facts, {"gap": worst, "noise": room})
-    names = matches_[0].names | matches_[1].names
-    gradients = judge_contribution(
-        batch, sides, backbones, setting, matches_, rounding, trace["updates"][step], names
-    )
-    return findings + loss + gradients
+    if setting is not None and matches_[0].missing:
+        parts = ", ".join(sorted({name.split(".")[0] for name in matches_[0].missing}))
+        findings.append(cause("features", f"the backbone ends before {parts}"))
+    findings += made
+    if setting is not None and same:
+        findings += replay.judge_momentum(batch, backbones, matches_[0], sides, setting)
+    return findings, backbones, setting, {"gap": worst, "noise": room}
 
 
 def judge_zeroed(batch, place, step, held):
@@ -315,7 +341,7 @@ def judge_contribution(batch, sides, backbones, setting, matches_, rounding, upd
         ):
             text = "one backward of a loss gives another gradient than the next"
             findings.append(unknown("gradients", text))
-    none = [i + 1 for i, g in enumerate(sides.gradients) if not g]
+    none = [i + 1 for i, g in enumerate(sides.gradients) if not g and sides.inputs is not None]
     if len(none) == 1:
         text = f"features_{none[0]} is detached: no gradient goes through that photo"
         findings.append(cause("gradients", text))
@@ -325,6 +351,8 @@ def judge_contribution(batch, sides, backbones, setting, matches_, rounding, upd
     made = replay.head_gradients(batch, 0)
     rooms = dict.fromkeys(made, replay.BACKWARD[single][1])
     findings += name_gradients(made, added[0], rooms, "head", False, frozen, names)
+    if sides.inputs is None:
+        return findings
     if setting is None:
         text = "those of the backbone are not judged, since its features are not reproduced"
         return [*findings, skipped("gradients", text)]

@@ -31,18 +31,21 @@ class Official:
                 self.pairs[key] = (split, place, pair)
             known = [folder / name for name in sorted(set(names.ravel()) & present)]
             self.paths += known
-        heard = set(opened)
-        some = [path for path in self.paths if path.name in heard]
-        self.paths = some or self.paths
+        self.heard, self.described = set(opened), None
+        self.opened, self.hints = {}, []
+
+    def look(self):
+        """Describes the photos once: those that the trainer opened, or all."""
+        if self.described is not None:
+            return
+        self.paths = [path for path in self.paths if path.name in self.heard] or self.paths
         if not self.paths:
-            stop(__file__, f"{root}: no photo of the pairs is there")
+            stop(__file__, "no photo of the pairs is there")
         described = []
-        for number_, path in enumerate(self.paths, 1):
+        for count, path in enumerate(self.paths, 1):
             described.append(inputs.describe_photo(path))
-            show_progress(
-                f"looking at photo {number_}/{len(self.paths)}", number_ == len(self.paths)
-            )
-        self.described, self.opened, self.hints = np.stack(described), {}, []
+            show_progress(f"looking at photo {count}/{len(self.paths)}", count == len(self.paths))
+        self.described = np.stack(described)
 
     def photo(self, row):
         if row not in self.opened:
@@ -65,6 +68,7 @@ class Official:
 
 def judge_inputs(sides, official):
     """(findings, [B] of (path of photo_1, path of photo_2)) of a batch."""
+    official.look()
     xs = torch.cat([x.double() for x in sides.inputs])
     size, hints, slots, paths, worst = xs.shape[-1], official.hints, [], [], 0.0
     for x, rows in zip(xs, inputs.recognise(xs, official.described), strict=True):

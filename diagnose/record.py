@@ -38,6 +38,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 VERSION = 1
 SAMPLE = 512  # elements of a tensor that are kept of every step, at fixed places
 WEIGHTS = {"conv2d": (1, 2), "linear": (1, 2), "batch_norm": (1, 2, 3, 4)}  # places of weights
+MERGES = ("sub", "__sub__", "rsub", "subtract", "cat", "concat", "mul", "__mul__")
 PARTS = ("chunk", "split", "tensor_split", "unbind", "__getitem__", "narrow", "select")
 FLIPS = "rsub __rsub__ sub __sub__ eq __eq__ ne __ne__ logical_not bitwise_xor __xor__ bitwise_not"
 FLIPS = (*FLIPS.split(), "__invert__")  # what may turn a label around
@@ -106,7 +107,7 @@ class Sight(TorchFunctionMode):
 
     def __init__(self, double=True):
         super().__init__()
-        self.double, self.pid, self.passes = double, os.getpid(), 0
+        self.double, self.pid, self.passes, self.number_of_pass = double, os.getpid(), 0, 0
         self.tags, self.weights, self.numbers = WeakTensorKeyDictionary(), [], {}
         self.updating, self.done = False, False
 
@@ -124,6 +125,8 @@ class Sight(TorchFunctionMode):
             others = [t for t in operands if all(t is not weight for weight in weights)]
             photo = next((t for t in others if is_photo(t)), None)
             tags = [self.see_photo(photo)] if photo is not None else []
+        elif not tags and name in MERGES and not self.passes:
+            tags = self.see_features(operands)
         elif any(t.dtype == torch.float64 for t in operands) and any(tag.pair for tag in tags):
             args, kwargs = self.cast(args, kwargs)
         norm = [keep(t) for t in args[1:3]] if name == "batch_norm" and tags else None
@@ -150,15 +153,28 @@ class Sight(TorchFunctionMode):
 
     def see_photo(self, photo):
         """The tag of a photo's pass, which holds the input."""
-        self.passes += 1
+        self.passes += torch.is_grad_enabled()
+        self.number_of_pass += 1
         record = {"input": keep(photo), "norms": [], "weights": [], "ops": []}
         record["autocast"] = torch.is_autocast_enabled(photo.device.type)
-        return Tag({(self.passes, ""): record})
+        return Tag({(self.number_of_pass, ""): record})
+
+    def see_features(self, operands):
+        """Tags of two features [B, F] that were given, where no photo met a weight in training."""
+        alike = [t for t in operands if is_feature(t)]
+        if len(alike) != 2 or len(operands) != 2 or alike[0].shape != alike[1].shape:
+            return []
+        for number, tensor in enumerate(alike):
+            record = {"input": None, "norms": [], "weights": [], "ops": [], "autocast": False}
+            self.tags[tensor] = Tag({(number, ""): record})
+        return [self.tags[tensor] for tensor in alike]
 
     def look_after(self, name, args, kwargs, operands, weights, tags, result, before):
         """Tags the results of an op on what comes from photos; notes merges, head and labels."""
         photos = {key: record for tag in tags for key, record in tag.photos.items()}
         pair = next((tag.pair for tag in tags if tag.pair), None)
+        if pair is None and len(photos) > 2 and not torch.is_grad_enabled():
+            return  # features of many photos, put by for later: no pair of them
         depth = max(tag.depth for tag in tags) + bool(weights)
         self.number(name, weights, depth)
         if pair is None:
@@ -399,6 +415,11 @@ def is_photo(tensor):
     return tensor.dim() == 4 and tensor.shape[1] == 3 and tensor.is_floating_point()
 
 
+def is_feature(tensor):
+    """Whether a tensor can be features that were made elsewhere: [B, F], and nothing to learn."""
+    return tensor.dim() == 2 and tensor.is_floating_point() and not tensor.requires_grad
+
+
 def is_label(tensor):
     """Whether a tensor can be labels: one value, or one of two, for every pair of a batch."""
     small = 0 < tensor.numel() <= 8192 and tensor.dim() <= 2 and not tensor.requires_grad
@@ -498,19 +519,26 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=5, help="updates to record (%(default)s)")
     parser.add_argument("--as-is", action="store_true", help="leave the precision alone")
     parser.add_argument("--out", required=True, help="the trace to write")
-    parser.add_argument("script", help="the trainer")
+    parser.add_argument("script", help="the trainer: a file, or a module as `python -m` takes it")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the trainer's own")
     args = parser.parse_args(argv)
-    if not Path(args.script).is_file():
+    is_module = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", args.script)
+    is_module = is_module and not args.script.endswith(".py")
+    if not is_module and not Path(args.script).is_file():
         parser.error(f"{args.script}: no such file")
     if Path(args.out).exists():
         parser.error(f"--out {args.out}: exists already")
     if importlib.util.find_spec("PIL"):  # so that its open is overheard
         importlib.import_module("PIL.Image")
     sys.argv = [args.script, *args.arguments]
-    sys.path.insert(0, str(Path(args.script).resolve().parent))
+    sys.path.insert(0, os.getcwd() if is_module else str(Path(args.script).resolve().parent))
+    if is_module and importlib.util.find_spec(args.script) is None:
+        parser.error(f"{args.script}: no such module")
     with Recording(args.out, args.steps, args.as_is):
-        runpy.run_path(args.script, run_name="__main__")
+        if is_module:
+            runpy.run_module(args.script, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(args.script, run_name="__main__")
 
 
 if __name__ == "__main__":

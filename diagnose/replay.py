@@ -147,7 +147,7 @@ def load_backbone(ranker, match, values):
 class Sides(NamedTuple):
     """The two sides of a recorded batch: inputs, features, their gradients (None: detached)."""
 
-    inputs: list
+    inputs: list  # None where features were given
     features: list
     gradients: list
     numbers: list  # of the weights that each side met
@@ -159,6 +159,8 @@ def sides_of(batch):
     if len(order) != 2 or len(batch["passes"]) > 2:
         return None
     features = [batch["features"][i] for i in order]
+    if all(record["input"] is None for record in batch["passes"]):
+        return Sides(None, features, [None, None], [[], []])
     gradients = [batch["gradients"].get(f"features_{i}") for i in order]
     passes = batch["passes"]
     inputs = [p["input"] for p in passes]
@@ -175,9 +177,10 @@ def features(backbones, inputs, setting):
     """Features [B, F] of both sides under a setting: rows of PASSES joined, and eps."""
     made = []
     for backbone in dict.fromkeys(backbones):
+        still = [backbone.get_submodule(name) for name in setting.get("still", ())]
         for module in backbone.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.train(not setting.get("evaluation"))
+                module.train(not (setting.get("evaluation") or module in still))
                 module.eps = setting.get("eps", 1e-5)
         if setting.get("max_pool"):
             replace_pooling(backbone)
@@ -262,6 +265,17 @@ def copies(backbones):
     return [first, first if backbones[0] is backbones[1] else copy.deepcopy(backbones[1])]
 
 
+def still_rows(batch, match):
+    """[(sentences, setting)] where the record says that a part of BatchNorm is in evaluation."""
+    norms = [norm for record in batch["passes"] for norm in record["norms"]]
+    modes = {match.names.get(n["weight"], "").rpartition(".")[0]: n["training"] for n in norms}
+    still = tuple(sorted(name for name, training in modes.items() if name and not training))
+    if not still or len(still) == len(modes):
+        return []
+    parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in still))
+    return [([f"BatchNorm of {parts} is in evaluation mode while training"], {"still": still})]
+
+
 def judge_features(sides, batch, backbones, rounding, known=()):
     """(findings, setting that reproduces the features or None, difference left, noise).
 
@@ -308,9 +322,10 @@ def forward_noise(sides, backbones, setting, made, rounding):
 # The head, from the trainer's own features
 
 
-def judge_head(sides, batch, values, single):
+def judge_head(sides, batch, values, rounding):
     """Findings on the way from the features to the logits, link by link."""
-    found, tolerance = [], FORMULA[single]
+    found, tolerance = [], FORMULA[rounding == 1]
+    kept = max(tolerance, 10 * rounding * 2.0**-24 * (rounding < 1))  # of later weights
     a, b = sides.features
     merged = batch["merged"]
     name = next(
@@ -348,7 +363,7 @@ def judge_head(sides, batch, values, single):
         elif entry["op"] == "linear":
             weights = [values[n].to(entry["input"].dtype) for n in entry["weights"]]
             made = nn.functional.linear(entry["input"], *weights)
-            if gap(made, entry["output"]) > tolerance:
+            if gap(made, entry["output"]) > kept:
                 return [*found, unknown("head", "a linear layer is not reproduced")]
             layers.append(
                 f"linear {weights[0].shape[0]}" + (" without bias" if len(weights) == 1 else "")

@@ -190,7 +190,7 @@ def describe(numbers, roles, weights):
     if name:
         return name
     tops = {child_of(weights[n]) for n in numbers}
-    if chosen == {n for n in roles if child_of(weights[n]) in tops} and len(tops) < 4:
+    if chosen == {n for n in roles if child_of(weights[n]) in tops} and len(tops) < 6:
         return " and ".join(sorted(tops))
     for kind, role in itertools.product(
         ("all biases", "all weights but biases and BatchNorm's"), ("backbone", "head")
@@ -214,6 +214,8 @@ def name_rules(update, mine, reference, roles, weights):
     classes = {name for name, _ in mine.values()}
     if classes != {"SGD"}:
         rates = ", ".join(sorted({number(values["lr"]) for _, values in mine.values()}))
+        decays = {values.get("weight_decay") for _, values in mine.values()} - {None, 0}
+        rates += "".join(f", weight decay {number(decay)}" for decay in sorted(decays))
         return [
             cause(
                 "update",

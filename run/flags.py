@@ -56,12 +56,12 @@ def arguments(script, doc, recipe, argv=None):
 
 
 def add_flag(parser, key, default, allowed, explanation):
-    """Adds one flag; a list takes several whole numbers, a switch none."""
+    """Adds one flag; a list takes several values (numbers where it is empty), a switch none."""
     options = {"default": default, "help": f"{explanation} (default: {default})".replace("%", "%%")}
     if default is False:
         options["action"] = "store_true"
     elif isinstance(default, list):
-        options |= {"nargs": "*", "type": int}
+        options |= {"nargs": "*", "type": type(default[0]) if default else int}
     else:
         words = allowed if allowed and isinstance(allowed[0], str) else None
         options |= {"type": type(default), "choices": words}

@@ -120,8 +120,9 @@ def checksum(content):
 def source_checksums(recipe):
     """{path: checksum} of the page and of every file that it stands on, line ends aside."""
     page = f"{recipe.replace('.', '/')}.py"
-    below = (path for room in ("disk", "run") for path in sorted((ROOT / room).glob("*.py")))
-    paths = [ROOT / page, ROOT / "model.py", ROOT / "data.py", *below]
+    rooms = ["disk", "run"] + [page.rpartition("/")[0]] * ("/" in page)
+    below = (path for room in rooms for path in sorted((ROOT / room).glob("*.py")))
+    paths = dict.fromkeys([ROOT / page, ROOT / "model.py", ROOT / "data.py", *below])
     return {
         path.relative_to(ROOT).as_posix(): checksum(path.read_bytes().replace(b"\r\n", b"\n"))
         for path in paths

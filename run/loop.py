@@ -39,10 +39,13 @@ class Run:
 
     position is all that a resumed run must know: epoch (from 1 on), steps done in it, the sums of
     the loss and of right predictions over its pairs so far, a row of run.folder.HISTORY for every
-    epoch done, and the text of the log.
+    epoch done, and the text of the log. load(split, args) fills in a split's photos,
+    take(split, positions, device, dtype) gives a batch of it.
     """
 
-    def __init__(self, args, ranker, criterion, optimizer, schedule, train, val):
+    def __init__(self, args, ranker, criterion, optimizer, schedule, train, val,
+                 load=decode, take=take_batch):  # fmt: skip
+        self.load, self.take = load, take
         self.args, self.out, self.device = args, Path(args.out), torch.device(args.device)
         self.ranker, self.optimizer, self.schedule = ranker, optimizer, schedule
         self.criterion, self.train, self.val = criterion, train, val
@@ -61,7 +64,7 @@ class Run:
         check_model(args, self.ranker, len(self.train.pairs))
         check_room(self.out, self.ranker)
         for split in splits:  # nothing was decoded before this line
-            decode(split, args)
+            self.load(split, args)
         with ExitStack() as stack:
             self.evidence = stack.enter_context(open_folder(self.out, args.step_log))
             describe_run(args, own_settings(args) | data_checksums(splits))
@@ -109,7 +112,7 @@ class Run:
             self.step, self.passes, self.batch = step, 0, batches[step - 1]
             self.mark("loading the photos")
             with whole_step(self.args):
-                yield take_batch(self.train, self.batch, self.device, dtype)
+                yield self.take(self.train, self.batch, self.device, dtype)
             self.show_pace(clock, step, len(batches))
             last = step == len(batches)
             if last or step % self.args.save_every == 0 or self.received:
