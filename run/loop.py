@@ -43,9 +43,10 @@ class Run:
     take(split, positions, device, dtype) gives a batch of it.
     """
 
-    def __init__(self, args, ranker, criterion, optimizer, schedule, train, val,
-                 load=decode, take=take_batch):  # fmt: skip
-        self.load, self.take = load, take
+    def __init__(
+        self, args, ranker, criterion, optimizer, schedule, train, val, load=None, take=None
+    ):
+        self.load, self.take = load or decode, take or take_batch
         self.args, self.out, self.device = args, Path(args.out), torch.device(args.device)
         self.ranker, self.optimizer, self.schedule = ranker, optimizer, schedule
         self.criterion, self.train, self.val = criterion, train, val

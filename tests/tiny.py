@@ -18,6 +18,7 @@ from torch import nn
 
 import train_resnet
 import train_vgg
+from variants import features, train_finetune
 
 
 def backbone(features, norm):
@@ -28,9 +29,11 @@ def backbone(features, norm):
 
 
 def install(setattr=setattr):
-    """Puts the tiny backbones into both recipes."""
+    """Puts the tiny backbones into all recipes."""
     setattr(train_resnet, "resnet50", lambda weights: backbone(2048, norm=True))
     setattr(train_vgg, "vgg16", lambda weights, size, dropout: backbone(4096, norm=False))
+    for module in (features, train_finetune):
+        setattr(module, "resnet50", lambda weights: backbone(2048, norm=True))
 
 
 def die(target, count, when, how):

@@ -1,0 +1,243 @@
+"""The two variants: frozen features, fine-tuning; each a run like any other."""
+
+import contextlib
+import io
+import signal
+
+import conftest
+import numpy as np
+import pytest
+import tiny
+import torch
+from test_run import COMPARED, same
+from torch import nn
+from torch.optim import lr_scheduler
+
+import eval as scoring
+from diagnose import compare, record
+from model import embed
+from variants import features, train_finetune, train_frozen
+
+SMALL = ["--weights", "none", "--size", "64", "--epochs", "3", "--batch-size", "4"]
+FINE = [*SMALL, "--freeze", "0", "1", "--warmup", "2", "--cycle", "6"]
+
+
+@pytest.fixture
+def run_page(demo, tmp_path):
+    """run_page(page, name, *flags): a run of a variant in this process; its folder."""
+
+    def run(page, name, *flags, data=demo):
+        small = FINE if page is train_finetune else SMALL
+        places = ["--data", data, "--out", tmp_path / name, "--store", tmp_path / "stores"]
+        page.main([str(word) for word in (*small, *places, *flags)])
+        return tmp_path / name
+
+    return run
+
+
+def tensors(run, name="best.pt"):
+    return torch.load(run / name, weights_only=True)["model"]
+
+
+def kept(tmp_path):
+    return sorted((tmp_path / "stores").glob("*.features"))
+
+
+def test_frozen_features_are_those_of_the_backbone_to_the_bit(run_page, demo, tmp_path):
+    run = run_page(train_frozen, "run", "--features", "resnet50", "iqa")
+    recipe = scoring.load_run(run)
+    ranker = scoring.load_ranker(run, recipe, "cpu")
+    split = conftest.decoded(recipe, demo, tmp_path / "stores", "train")
+    plain = nn.Module()
+    plain.backbone = ranker.extractors["resnet50"]
+    plain.weight = nn.Parameter(torch.zeros(1))
+    expected = embed(plain, split, recipe.batch_size)
+    found = [torch.load(path, weights_only=True) for path in kept(tmp_path)]
+    assert any(f.shape == expected.shape and torch.equal(f, expected) for f in found)
+    figures = features.iqa(torch.tensor(split.photos[:3]), torch.from_numpy(split.boxes[:3]))
+    left, top, right, bottom = split.boxes[0]
+    pixels = split.photos[0][:, top:bottom, left:right].astype(float) / 255
+    gray = np.tensordot([0.299, 0.587, 0.114], pixels, 1)
+    edges = (
+        gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * gray[1:-1, 1:-1]
+    )
+    expected = [edges.var(), gray.mean(), gray.std(), pixels.var(0).mean()]
+    assert figures[0].tolist() == pytest.approx(expected, rel=1e-9)
+    both = torch.cat([f for f in found if len(f) == len(split.files)][::-1], 1)
+    mean, deviation = (tensors(run)[f"backbone.{name}"] for name in ("mean", "deviation"))
+    columns = {round(float(v), 4) for v in both.mean(0)}
+    assert {round(float(v), 4) for v in mean} == columns and bool((deviation > 0).all())
+
+
+def test_a_cached_run_equals_an_uncached_one_and_a_stale_cache_is_not_used(run_page, tmp_path):
+    first = run_page(train_frozen, "first")
+    before = {path: path.stat().st_mtime_ns for path in kept(tmp_path)}
+    again = run_page(train_frozen, "again")
+    assert {path: path.stat().st_mtime_ns for path in kept(tmp_path)} == before
+    assert same(first, again) == []
+    assert all(torch.equal(t, tensors(again)[name]) for name, t in tensors(first).items())
+    for flags in (["--pad-color", "1,2,3"], ["--seed", 7], ["--size", 96]):  # other photos, weights
+        count = len(kept(tmp_path))
+        run_page(train_frozen, "other" + flags[0], *flags)
+        assert len(kept(tmp_path)) > count
+
+
+@pytest.mark.parametrize("page", [train_frozen, train_finetune])
+def test_eval_scores_a_variant_like_any_run(page, run_page, demo, tmp_path, judge):
+    run = run_page(page, "run")
+    judge(scoring.main, "--run", run, "--data", demo, "--store", tmp_path / "stores")
+    assert (run / "predictions_val.tsv").read_bytes() == (run / "predictions.tsv").read_bytes()
+
+
+def test_nothing_frozen_moves(run_page):
+    run = run_page(train_frozen, "frozen")
+    torch.manual_seed(42)
+    start = train_frozen.build(scoring.load_run(run)).state_dict()
+    moved = {name for name, t in tensors(run, "last.pt").items() if not torch.equal(t, start[name])}
+    assert {name.split(".")[0] for name in moved} == {"backbone", "head"}  # mean and deviation
+    run = run_page(train_finetune, "fine")
+    torch.manual_seed(42)
+    start = train_finetune.build(scoring.load_run(run)).state_dict()
+    moved = {name for name, t in tensors(run, "last.pt").items() if not torch.equal(t, start[name])}
+    assert moved and not [name for name in moved if name.startswith(("backbone.0", "backbone.1"))]
+
+
+KILLS = ["run.loop:Run.count:3:after", "os.replace@last.pt:2:before"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("name", ["variants.train_frozen", "variants.train_finetune"])
+def test_killed_and_resumed_a_variant_ends_with_the_same_bytes(name, demo, tmp_path):
+    small = [*(FINE if name.endswith("tune") else SMALL), "--save-every", "1", "--data", demo]
+
+    def finish(folder, die=""):
+        places = ["--out", tmp_path / folder, "--store", tmp_path / "stores"]
+        resume = ["--resume"] * (tmp_path / folder).exists()
+        process = conftest.script(name, *small, *places, *resume, die=die)
+        return process.communicate(timeout=100)[1], process.returncode
+
+    for point in KILLS:  # the first of the fine-tuning lies between two passes of an update
+        errors, code = finish("run", f"{point}:SIGKILL")
+        assert code == -signal.SIGKILL, errors
+    assert finish("run")[1] == 0 and finish("whole")[1] == 0
+    assert same(tmp_path / "run", tmp_path / "whole", COMPARED) == []
+    whole = tensors(tmp_path / "whole", "last.pt")
+    assert all(torch.equal(t, whole[n]) for n, t in tensors(tmp_path / "run", "last.pt").items())
+
+
+def rates(run):
+    rows = [line.split("\t") for line in (run / "history.tsv").read_text().splitlines()[1:]]
+    return [tuple(map(float, row[1:3])) for row in rows]
+
+
+def test_the_rates_are_those_of_torchs_own_schedules(run_page):
+    run = run_page(train_finetune, "cosine", "--epochs", 6, "--patience", 9)
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (5e-5, 5e-4)]
+    optimizer, expected = torch.optim.SGD(groups), []
+    for epoch in range(6):
+        warm = [0.02 + 0.98 * epoch / 2] * 2
+        if epoch >= 2:
+            turn = (1 + np.cos(np.pi * (epoch - 2) / 4)) / 2
+            warm = [(1e-6 + (lr - 1e-6) * turn) / lr for lr in (5e-5, 5e-4)]
+        expected.append((5e-5 * warm[0], 5e-4 * warm[1]))
+    assert np.allclose(rates(run), expected, rtol=1e-9)
+
+    run = run_page(train_finetune, "onecycle", "--schedule", "onecycle", "--epochs", 6,
+                   "--patience", 9)  # fmt: skip
+    cycle = lr_scheduler.OneCycleLR(optimizer, [5e-5, 5e-4], 6 * 4, pct_start=0.1)
+    expected = []
+    for step in range(24):  # four updates an epoch: 29 pairs by eights
+        optimizer.step()
+        if step < 23:
+            cycle.step()
+        if step % 4 == 3:
+            expected.append(tuple(group["lr"] for group in optimizer.param_groups))
+    assert np.allclose(rates(run)[:5], expected[:5], rtol=1e-9)
+
+
+def test_two_batches_of_four_are_one_of_eight(run_page, monkeypatch):
+    monkeypatch.setattr(train_finetune, "resnet50", lambda w: tiny.backbone(2048, norm=False))
+    parts = ["--batch-size", 4, "--accumulate", 2], ["--batch-size", 8, "--accumulate", 1]
+    runs = [run_page(train_finetune, f"by {p[1]}", "--freeze", *p) for p in parts]
+    logged = [(run / "history.tsv").read_text().split() for run in runs]
+    figures = [[float(word) for word in words if "." in word] for words in logged]
+    assert len(figures[0]) > 15 and np.allclose(*figures, rtol=1e-4)
+    first, second = (tensors(run, "last.pt") for run in runs)
+    assert max(float((second[n] - t).abs().max()) for n, t in first.items()) < 1e-6
+
+
+def test_features_of_another_extractor(run_page, demo, tmp_path, refused):
+    photos = demo / "train_val" / "train_val_imgs"
+    names = np.array(sorted(path.name for path in photos.iterdir()))
+    values = np.random.default_rng(0).normal(size=(len(names), 5)).astype(np.float32)
+    path = tmp_path / "mine.npz"
+    np.savez(path, names=names, features=values)
+    run = run_page(train_frozen, "npz", "--features", path, "iqa")
+    assert tensors(run)["backbone.mean"].shape == (9,)
+    torch.save({"names": names.tolist(), "features": torch.from_numpy(values)}, tmp_path / "m.pt")
+    other = run_page(train_frozen, "pt", "--features", tmp_path / "m.pt", "iqa")
+    assert same(run, other, ["history.tsv", "predictions.tsv"]) == []
+    broken = values.copy()
+    broken[3, 2] = np.nan
+    for kept_names, held, word in [
+        (names[1:], values[1:], f"are missing, first {names[0][:-4]}"),
+        (names, values[:-1], "names, but features of shape"),
+        (names, broken, f"{names[3]} are not"),
+        (np.append(names[:-1], names[0]), values, "a photo stands in it twice"),
+    ]:  # fmt: skip
+        np.savez(path, names=kept_names, features=held)
+        flags = [*SMALL, "--data", demo, "--store", tmp_path / "s", "--out", tmp_path / "no"]
+        refused(train_frozen.main, [*flags, "--features", path], word)
+    path.write_bytes(b"PK nothing")
+    refused(train_frozen.main, [*flags, "--features", path], "not an .npz of plain arrays")
+    refused(train_frozen.main, [*flags, "--features", "clip"], "not among resnet50")
+    flags = [*FINE, *flags[len(SMALL) :]]
+    refused(train_finetune.main, [*flags, "--freeze", "layer9"], "layer9: not among 0, 1, 2")
+    refused(train_finetune.main, [*flags, "--epochs", "7"], "the schedule ends after --cycle 6")
+
+
+def test_pairs_with_few_votes_are_left_out(run_page, demo, tmp_path, refused):
+    rows = [line.split() for line in open(demo / "train_val" / "train_pairlist.txt")]
+    rows += [line.split() for line in open(demo / "train_val" / "val_pairlist.txt")]
+    votes = tmp_path / "votes.tsv"
+    lines = [f"{s}\t{a}\t{b}\t{1 + i % 3}\t0" for i, (s, a, b, *_) in enumerate(rows)]
+    votes.write_text("\n".join(["series\tphoto_1\tphoto_2\tvotes_1\tvotes_2", *lines]) + "\n")
+    run = run_page(train_frozen, "some", "--votes", votes, "--min-agreement", 0)
+    count = sum(i % 3 > 0 for i in range(29))
+    assert f"train: {count} pairs" in (run / "train.log").read_text()
+    flags = ["--data", demo, "--votes", votes, "--min-reviewers", 9, "--out", tmp_path / "no"]
+    refused(train_frozen.main, [*SMALL, *flags], "no pair of train has 9 votes")
+
+
+def explained(page, words, tmp_path, demo):
+    """The causes, in words, that compare finds on a recorded variant."""
+    trace = tmp_path / "page.trace"
+    places = ["--data", demo, "--out", tmp_path / "recorded", "--store", tmp_path / "stores"]
+    quiet = contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO())
+    with quiet[0], quiet[1], record.Recording(trace, 2):
+        page.main([str(word) for word in (*words, *places)])
+    findings, _ = compare.explain(compare.read_trace(trace), demo, "train_resnet")
+    return [(f.kind, f.sentence) for f, _ in findings if f.kind in ("cause", "unknown", "stated")]
+
+
+def test_compare_says_what_the_variants_change(tmp_path, demo):
+    frozen = explained(train_frozen, SMALL, tmp_path, demo)
+    assert frozen == [
+        ("cause", "batches of 4 pairs, not 8"),
+        ("cause", "dropout 0.5 in the head"),
+        ("cause", "the head has hidden layers: 512, 256 (ReLU, ReLU)"),
+        ("cause", "AdamW (rate 0.001, weight decay 0.01) in the place of SGD with momentum"),
+        ("stated", "the schedule is ConstantLR(factor=1.0, total_iters=5)"),
+    ]
+    fine = explained(train_finetune, FINE, tmp_path / "fine", demo)
+    untrained = fine.pop(2)
+    assert untrained[1].startswith("the backbone starts untrained")
+    assert fine == [
+        ("cause", "batches of 4 pairs, not 8"),
+        ("cause", "an update every 2 batches, not after each"),
+        ("cause", "BatchNorm is in evaluation mode while training"),  # the tiny one has one
+        ("cause", "0 and 1: frozen (requires_grad False)"),
+        ("cause", "AdamW (rate 1e-05, 1e-06, weight decay 0.01) in the place of SGD with momentum"),
+        ("stated", "the schedule is CosineAnnealingLR(T_max=4, eta_min=1e-06)"),
+        ("stated", "the schedule is LinearLR(start_factor=0.02, total_iters=2)"),
+    ]
