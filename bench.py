@@ -31,7 +31,7 @@ from torchvision import transforms
 
 import data
 import train_resnet
-from disk.errors import command_line, show_progress, stop
+from disk.errors import command_line, one_door, show_progress, stop
 from disk.store import build_store, take_photos
 from make_demo import invent_dataset, pairlist_lines, write_dataset
 from model import score_pairs
@@ -39,6 +39,7 @@ from run.arithmetic import set_arithmetic, whole_step
 from run.evidence import peak_memory
 from run.flags import resolve_device
 from run.loop import Run
+from variants.features import extract
 
 # Series of the official lists by their number of photos; every pair of a series is in the list.
 TRAIN_SHAPE = {2: 2791, 3: 1043, 4: 464, 5: 155, 6: 78, 7: 23, 8: 6}  # 12,075 pairs
@@ -291,6 +292,25 @@ def measure_evaluation(run, rounds):
     yield "b", text, ratio(plain, once), ">= 1.85"
 
 
+def measure_extraction(run, rounds):
+    """(h) frozen features of the validation photos against bare forward passes of as many."""
+    split, size, backbone = run.val, run.args.batch_size, run.ranker.backbone.eval()
+    weight, count = next(backbone.parameters()), len(run.val.files)
+    batch = data.take_inputs(split, np.arange(min(size, count)), weight.device)
+
+    @torch.no_grad()
+    def bare():
+        for first in range(0, count, size):
+            backbone(batch[: count - first])
+
+    def ours():
+        extract("resnet50", backbone, split, size, weight.device, weight.dtype)
+
+    passes, extraction = in_turn(max(1, rounds - 1), bare, ours, warm=False)
+    text = f"bare forward passes / extraction of frozen features, {count} photos"
+    yield "h", text, ratio(passes, extraction), ">= 0.9"
+
+
 def measure_store(folder, photos, size, rounds):
     """(d) building the store against one core of Pillow times the cores."""
     cores, few = os.cpu_count(), photos[:: os.cpu_count()]
@@ -455,8 +475,10 @@ def measure(folder, device, size, rounds):
         yield from with_run(places, lambda run: list(measure_growth(run)))
     yield from measure_start(places, folder, device)
     yield from with_run(places, lambda run: list(measure_evaluation(run, rounds)))
+    yield from with_run(places, lambda run: list(measure_extraction(run, rounds)))
 
 
+@one_door
 def main(argv=None):
     """Prints the table."""
     parser = command_line(__file__, __doc__)

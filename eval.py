@@ -9,8 +9,8 @@ equals the training run's predictions.tsv. Predictions of any other origin: diag
 """
 
 import argparse
-import dataclasses
 import importlib
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,13 +19,14 @@ import torch
 
 import model
 from data import Split, decode, decode_photo, parse_color, read_splits
-from disk.errors import command_line, stop, stop_on
+from disk.errors import command_line, one_door, stop, stop_on
 from disk.tensors import load_checkpoint, load_state
 from model import score_features
 from run import sheet
 from run.arithmetic import set_arithmetic, shape_model
 from run.flags import ROUNDING_FLAGS, RUN_FLAGS, resolve_device
 from run.folder import pairs_checksum, read_settings, write_predictions
+from run.probe import probe
 from run.scores import give_verdict, judge, quality
 
 # Whose runs can be scored; a new page adds its name.
@@ -61,7 +62,7 @@ def load_ranker(run, recipe, device):
     return ranker.eval().to(device)
 
 
-def embed(ranker, split, recipe, batch_size):
+def embed(recipe, ranker, split, batch_size):
     """Features of the photos of a split, by the page's own way where it has one."""
     page = importlib.import_module(recipe.recipe)
     return getattr(page, "embed", model.embed)(ranker, split, batch_size)
@@ -79,14 +80,16 @@ def score_run(args, device):
     recipe.data, recipe.store, recipe.device = args.data, args.store, str(device)
     (split,) = read_splits(recipe, (args.split,))
     decode(split, recipe)
-    features = embed(ranker, split, recipe, recipe.batch_size)
+    features = embed(recipe, ranker, split, recipe.batch_size)
     logits = score_features(ranker, features, split.rows)
     own = pairs_checksum(split)
     trained = getattr(recipe, f"{split.name}_pairs_crc32", own)
     name = args.split if trained == own else f"{args.split}_{own}"
     path = Path(args.run) / f"predictions_{name}.tsv"
     write_predictions(path, split, logits)
-    defects, lines = probe(ranker, split, features, logits, recipe)
+    defects, lines = probe(
+        ranker, split, features, logits, partial(embed, recipe), recipe.batch_size
+    )
     lines += [f"wrote {path}"]
     lines += ["these are not the pairs that the run was trained with"] * (trained != own)
     head = f"{split.name}: {len(split.pairs)} pairs, {len(np.unique(split.pairs['series']))} series"
@@ -101,33 +104,6 @@ def score_run(args, device):
         names = np.array(split.files, dtype=object)[split.rows]
         sheet.draw_errors(args.sheet, split.pairs, names, split.folder, scores)
     return (defects[0], 1, evidence) if defects and code != 2 else (verdict, code, evidence)
-
-
-def probe(ranker, split, features, logits, recipe):
-    """(defects, evidence) of what only the model at hand can show."""
-    swapped = score_features(ranker, features, split.rows[:, ::-1].copy())
-    alone = score_features(ranker, features, np.arange(len(features)).repeat(2).reshape(-1, 2))
-    size = recipe.batch_size
-    count = size * -(-32 // size)  # whole batches: other sizes round differently
-    few = dataclasses.replace(split, files=split.files[:count])
-    again, one_by_one = (embed(ranker, few, recipe, at_once) for at_once in (size, 1))
-    turned = (swapped.argmax(1) == 1 - logits.argmax(1)).double().mean().item()
-    spread = (alone.amax(0) - alone.amin(0)).max().item()
-    scale = features[: len(again)].abs().max().item()
-    change = (one_by_one - features[: len(again)]).abs().max().item() / max(scale, 1e-30)
-    defects = []
-    if spread > 1e-4:
-        defects.append("the two photos do not go through the same backbone")
-    if not torch.equal(again, features[: len(again)]):
-        defects.append("two evaluations differ: dropout, or something random, is active")
-    if change > 1e-3:
-        defects.append("scores change with batching: BatchNorm is in training mode")
-    return defects, [
-        f"swapped pairs: the other photo is predicted in {turned:.4f} of them",
-        f"self pairs: logits {alone[0, 0]:.4f} {alone[0, 1]:.4f}, spread {spread:.1e}",
-        f"evaluated twice: {'equal' if torch.equal(again, features[: len(again)]) else 'differs'}"
-        f"; one photo at a time: largest relative change {change:.1e}",
-    ]
 
 
 def rank_photos(args, device):
@@ -147,7 +123,7 @@ def rank_photos(args, device):
     photos, boxes = map(np.array, zip(*decoded, strict=True))
     color, count = parse_color(recipe.pad_color), len(paths)
     split = Split("photos", None, None, paths, None, color, photos, boxes)
-    features = embed(ranker, split, recipe, recipe.batch_size)
+    features = embed(recipe, ranker, split, recipe.batch_size)
     rows = np.array([(i, j) for i in range(count) for j in range(count)])
     chance = torch.softmax(score_features(ranker, features, rows).double(), 1)[:, 0]
     chance = chance.reshape(count, count).numpy()
@@ -164,6 +140,7 @@ def rank_photos(args, device):
     ]
 
 
+@one_door
 def main(argv=None):
     """Scores or ranks after the command line."""
     parser = command_line(__file__, __doc__)

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from data import read_pairlist
-from disk.errors import command_line, show_progress, stop, stop_on
+from disk.errors import command_line, one_door, show_progress, stop, stop_on
 
 SIDES = (480, 640, 800)  # longer side, pixels; the official photos fit in 800 x 800
 STRENGTH = 6.0  # of a full amount of defect, in units of the logit of a preference
@@ -170,6 +170,7 @@ def write_dataset(out, lists, shots, seed):
     return sum(len(amounts) for split in shots.values() for amounts in split.values())
 
 
+@one_door
 def main(argv=None):
     """Writes the dataset to a folder of its own and renames it: it is whole, or absent."""
     parser = command_line(__file__, __doc__)

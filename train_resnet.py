@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from data import epoch_batches, read_splits
+from disk.errors import one_door
 from model import ACTIVATIONS, SiameseRanker, build_head, resnet50, score_pairs
 from run.flags import arguments
 from run.loop import Run
@@ -47,6 +48,7 @@ def build(args):
     return SiameseRanker(backbone, build_head(2048, args.hidden, args.activation, args.dropout))
 
 
+@one_door
 def main(argv=None):
     """Trains after the command line and leaves a run folder."""
     args = arguments(__file__, __doc__, RECIPE, argv)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from data import epoch_batches, read_splits
+from disk.errors import one_door
 from model import ACTIVATIONS, SiameseRanker, build_head, score_pairs, vgg16
 from run.flags import arguments
 from run.loop import Run
@@ -54,6 +55,7 @@ def build(args):
     return SiameseRanker(backbone, build_head(4096, args.hidden, args.activation, args.dropout))
 
 
+@one_door
 def main(argv=None):
     """Trains after the command line and leaves a run folder."""
     args = arguments(__file__, __doc__, RECIPE, argv)

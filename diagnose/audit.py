@@ -25,10 +25,11 @@ from data import find_split, photo_names, read_pairlist
 from diagnose import labels
 from diagnose.align import write_alignment
 from diagnose.tables import COLUMNS, UNDECIDED, merge_votes, named_columns, read_table
-from disk.errors import command_line, stop, stop_on
+from disk.errors import command_line, one_door, stop, stop_on
 from run.scores import ENOUGH, chance_levels, give_verdict, percent
 
 SPLITS = ("train", "val")
+SPLIT_WORDS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1}
 
 
 # The dataset itself
@@ -149,6 +150,8 @@ def audit_labels(root, path, names, base):
     table, kind = read_table(path, names)
     with_votes = kind in ("votes_1", "preference")
     rows, repeated = merge_votes(table) if with_votes else (table, 0)
+    if not repeated:
+        rows = table.copy()  # in the file's own order
     if base == 0:
         rows["photo_1"] += 1
         rows["photo_2"] += 1
@@ -159,7 +162,7 @@ def audit_labels(root, path, names, base):
     if repeated:
         evidence.append(f"{repeated:,} pairs stand in several rows; their votes were added")
     if code != 2:
-        sets = judge_sets(rows, places, split_of, official)
+        sets = judge_sets(rows, places, split_of, official, with_votes)
         convention = best and best.words == (labels.FROM_0,) and base is None
         if sets and (verdict == "equal" or convention):
             verdict, code = "the labels are the official ones", 0
@@ -195,11 +198,13 @@ def name_labels(search, rows, places, official, with_votes):
         share = percent(following.judged - int(following.wrong.sum()), following.judged)
         evidence.append(f"next best, {' and '.join(following.words) or 'no change'}: {share}")
     evidence += [f"not to be told apart from: {' and '.join(words)}" for words in alike]
-    noise = "differ from the majority of the votes" if with_votes else "are wrong by no rule"
+    noise = "are wrong by none of the rules tried"
+    if with_votes:
+        noise = "differ from what the file's votes or preferences say"
     noise = f"{percent(wrong, best.judged)} labels {noise}" if wrong else ""
     if wrong:
         lines = ", ".join(map(str, rows["line"][best.wrong][:10]))
-        evidence.append(f"wrong by no rule: lines {lines}" + ", ..." * (wrong > 10))
+        evidence.append(f"these are in lines {lines}" + ", ..." * (wrong > 10))
     if not best.words:
         return (noise, 1, evidence) if wrong else ("equal", 0, evidence)
     count = f"{len(best.words)} change{'s' * (len(best.words) > 1)}"
@@ -236,21 +241,28 @@ def name_unexplained(label, truth, following, rows, places, official, evidence):
             evidence.append("--align OUT recovers the numbering from the preferences")
             return f"photo numbers permuted within series: {agreement}", 1, evidence
     if abs(2 * agree / count - 1) < 0.2:
-        return f"not established: labels and official pairs are unrelated, {agreement}", 1, evidence
+        words = "no chain of changes reproduces the labels, which agree as unrelated ones would"
+        return f"not established: {words}: {agreement}", 1, evidence
     return f"not established: no chain of changes reproduces the labels; {agreement}", 1, evidence
 
 
 # Which pairs
 
 
-def judge_sets(rows, places, split_of, official):
+def judge_sets(rows, places, split_of, official, with_votes):
     """[(words, exit code)] on pairs that are missing, too many, or in the wrong split."""
     found, joined = [], places >= 0
     if not joined.all():
         line = rows["line"][~joined][0]
         count = percent(int((~joined).sum()), len(rows))
         found.append((f"{count} rows are no official pairs, first line {line}", 1))
-    split = np.array([SPLITS.index(s) if s in SPLITS else -1 for s in rows["split"].tolist()])
+    split = np.array([SPLIT_WORDS.get(word.lower(), -1) for word in rows["split"].tolist()])
+    strange = sorted({w for w in rows["split"].tolist() if w and w.lower() not in SPLIT_WORDS})
+    if strange:
+        found.append((f"the split column is not checked: {', '.join(strange[:3])}", 1))
+    empty = int((rows["label"] == UNDECIDED).sum())
+    if empty and not with_votes:
+        found.append((f"{percent(empty, len(rows))} rows have no label", 1))
     marked = joined & (split >= 0)
     twice = [np.unique(places[marked & (split == s)]) for s in (0, 1)]
     both = np.intersect1d(*twice)
@@ -301,7 +313,7 @@ def name_missing(present, split_of, official):
             where = f" ({SPLITS[none.index(False)]} alone)" if any(none) else ""
             text = words.format(low=low, high=int(-low), count=int(1 - low))
             return f"only pairs of a subset{where}: {text}; {counts(present, split_of)}", 1
-    return f"{counts(present, split_of)}, by no rule", 1
+    return f"{counts(present, split_of)}, by none of the rules tried", 1
 
 
 def between(below, low):
@@ -323,6 +335,7 @@ def counts(present, split_of):
     return " and ".join(words)
 
 
+@one_door
 def main(argv=None):
     """Gives the verdict after the command line."""
     parser = command_line(__file__, __doc__)
@@ -338,6 +351,8 @@ def main(argv=None):
         give_verdict(*audit_dataset(args.data), args.json)
     if args.align and args.align.exists():
         stop(__file__, f"--align {args.align}: exists already")
+    if args.align and read_table(args.labels, names)[1] not in ("votes_1", "preference"):
+        stop(__file__, "--align: labels alone fit many numberings; it takes votes or preferences")
     found = audit_labels(args.data, args.labels, names, args.base)
     verdict, code, evidence, mine, official = found
     if args.align:

@@ -20,7 +20,7 @@ from diagnose.pairs import Official, judge_inputs, judge_labels, judge_pairs, la
 from diagnose.printed import judge_printed
 from diagnose.replay import number
 from diagnose.start import judge_start
-from disk.errors import command_line, say, show_progress, stop
+from disk.errors import command_line, one_door, say, show_progress, stop
 from disk.tensors import load_tensors
 
 STAGES = ("pairs", "labels", "inputs", "start", "features", "head", "loss", "gradients")
@@ -451,6 +451,7 @@ def print_report(findings, on):
     return 1 if causes or unknown or stated else 0
 
 
+@one_door
 def main(argv=None):
     """Explains after the command line."""
     parser = command_line(__file__, __doc__)

@@ -31,7 +31,7 @@ from diagnose.tables import (
     read_photo,
     read_rows,
 )
-from disk.errors import command_line, stop, stop_on
+from disk.errors import command_line, one_door, stop, stop_on
 from run import scores as figures
 from run import sheet
 from run.scores import ENOUGH, give_verdict, percent
@@ -42,7 +42,7 @@ KINDS += [(f"{kind}_{side}",) for kind in ("prob", "score") for side in (1, 2)]
 KINDS += [("predicted",), ("winner",)]
 COLUMNS = ("series", "photo_1", "photo_2", "label", *dict.fromkeys(n for k in KINDS for n in k))
 BATCHES = (4, 8, 16, 32, 64, 128, 256)
-NAMED, INVERTED = 4, 2  # digits from which on a figure names its arithmetic, or 1 - accuracy
+NAMED = 4  # digits from which on a figure names its arithmetic
 
 
 def read_predictions(path, names):
@@ -106,7 +106,8 @@ def read_scores(texts, kind, pair, where):
 
 def orient(table, scores, official):
     """(places in the official lists or -1, scores and labels as if photo_1 < photo_2) of rows."""
-    places, turned = labels.find_places(table, official, 0, lambda photo, photos: photo)
+    base = int(min(table["photo_1"].min(), table["photo_2"].min()) == 0)  # numbers from 0 on
+    places, turned = labels.find_places(table, official, 0, lambda photo, photos: photo + base)
     own = np.where(turned & (table["label"] >= 0), 1 - table["label"], table["label"])
     return places, np.where(turned[:, None], scores[:, ::-1], scores), own
 
@@ -123,7 +124,7 @@ def judge_pairs(places, split_of, official):
         whole = int((split_of == s).sum())
         evidence.append(f"{SPLITS[s]}: {percent(len(there[s]), whole)} of its pairs")
     repeated = int(known.sum()) - len(there[0]) - len(there[1])
-    evidence += [f"{repeated} rows repeat a pair; the first counts"] * bool(repeated)
+    again = f"{repeated} rows repeat a pair, of which the first counts"
     if not len(there[1]):
         return f"training pairs ({len(there[0]):,}): they say nothing of other photos", evidence
     if len(there[0]):
@@ -137,41 +138,42 @@ def judge_pairs(places, split_of, official):
         return f"not all of val: {words[0]}", evidence
     if not known.all():
         return f"{percent(int((~known).sum()), len(places))} rows are no official pairs", evidence
-    return None, evidence
+    return again if repeated else None, evidence
 
 
 # Verdicts
 
 
-def judge(pairs, scores, own, order, reported, with_loss):
+def judge(pairs, scores, own, rows, reported, with_loss, told=None):
     """(verdict, exit code, evidence) on scores [P, 2] of labelled official pairs [P] of PAIR.
 
-    own [P]: the labels that the variant used, UNDECIDED where it does not say; order: the places
-    in P of the file's rows; reported: the accuracies that were printed, as texts, one an epoch.
+    own [P]: the labels that the variant used, UNDECIDED where it does not say; rows [R]: whether
+    each row of the file is right, in its order; reported: the accuracies that were printed, as
+    texts, one an epoch; told: what is wrong with the file's labels, or None.
     """
     verdict, code, evidence = figures.judge(pairs, scores, with_loss)
-    below, told = code == 1 and verdict.startswith("below"), None
-    if (own != UNDECIDED).sum() >= ENOUGH:
-        told, lines = judge_own_labels(pairs, own, scores)
-        evidence += lines
+    below = code == 1 and verdict.startswith("below")
     correct = scores.argmax(1) == pairs["label"]
+    labelled = bool((own != UNDECIDED).any())
+    if below and not told:
+        verdict += f": {below_words(labelled)}"
     if told:
-        verdict, code = told, 1
-    elif below:
-        verdict += ": " + below_words(told, (own != UNDECIDED).any())
+        verdict, code = (f"{told}; {verdict}" if code else told), 1
     if reported:
-        found, lines = judge_reported(reported, correct, pairs, scores, own, order)
+        found, lines = judge_reported(reported, correct, pairs, scores, own, rows)
         evidence += lines
-        if found and below and told is None and found.startswith("metric"):
-            found = "its own figure is 1 minus that: the metric is inverted"
-            if not (own != UNDECIDED).any():
-                found += ", or it measures on labels that it inverts too"
+        if found and below and not told and found.startswith("metric"):
+            found = (
+                "its own figure is 1 minus that, as it would be if the outputs were exchanged in "
+            )
+            found += "this file alone, or loss and metric inverted both"
+            found += "" if labelled else ", or if it measured on labels that it inverts"
         if found:
             verdict, code = (f"{verdict}; {found}" if code else found), 1
     return verdict, code, evidence
 
 
-def below_words(told, labelled):
+def below_words(labelled):
     """What predictions below chance can mean, by what is known of the labels that were used."""
     if labelled:
         return "the file's labels are right, so the loss inverts them, or the outputs are exchanged"
@@ -181,60 +183,61 @@ def below_words(told, labelled):
     )
 
 
-def judge_own_labels(pairs, own, scores):
-    """(verdict or None where they are official, evidence) on the labels that a variant used."""
-    rows = np.zeros(len(pairs), TABLE)
-    for name in ("series", "photo_1", "photo_2"):
-        rows[name] = pairs[name]
-    rows["label"], rows["line"] = own, pairs["line"]
-    known = own != UNDECIDED
-    best, alike, _, tried = labels.explain(rows, pairs, np.ones(len(pairs), int))
-    used = float((scores.argmax(1) == own)[known].mean())
+def judge_own_labels(table, official, split_of, used):
+    """(verdict or None where they are official, evidence) on the labels that a variant used.
+
+    table: its rows in the file's order; used: the accuracy of the predictions on these labels.
+    """
+    best, alike, _, tried = labels.explain(table, official, split_of)
     lines = [f"accuracy on the file's own labels: {used:.4f}"]
     lines += [f"its labels are not to be told apart from: {' and '.join(w)}" for w in alike]
-    right = int((own == pairs["label"])[known].sum())
     if best is None:
-        text = f"the file's labels are not established: {percent(right, int(known.sum()))} official"
-        return f"{text}, and none of {tried:,} chains of changes gives them", lines
-    if not best.words and not best.wrong.any():
+        return f"the file's labels: none of {tried:,} chains of changes gives them", lines
+    words = [word for word in best.words if word != labels.FROM_0]
+    if not words and not best.wrong.any():
         return None, lines
-    wrong = f"{percent(int(best.wrong.sum()), best.judged)} wrong by no rule"
-    words = " and ".join(best.words) or "official but for these"
-    return f"the file's labels: {words}" + f", {wrong}" * bool(best.wrong.any()), lines
+    wrong = f"{percent(int(best.wrong.sum()), best.judged)} wrong by none of the rules tried"
+    return f"the file's labels: {' and '.join(words)}{', ' * bool(words and best.wrong.any())}" + (
+        wrong if best.wrong.any() else ""
+    ), lines
 
 
 # Reported figures
 
 
-def judge_reported(reported, correct, pairs, scores, own, order):
+def judge_reported(reported, correct, pairs, scores, own, rows):
     """(verdict or None, evidence) on reported accuracies whose best is not that of the file."""
     best, accuracy = max(reported, key=float), float(correct.mean())
     digits, value = len(best.partition(".")[2]), float(best)
-    near = 0.5 * 10**-digits + 1e-9
+    near = 10**-digits * (1 - 1e-6)  # rounded, or cut off
     evidence = [f"reported accuracy {best}, recomputed {accuracy:.4f}"]
-    if abs(value - accuracy) <= max(near, 1 / len(pairs) + 1e-9):
+    if abs(value - accuracy) <= near:
         return None, evidence
-    if abs(1 - value - accuracy) <= near and digits >= INVERTED:
-        return f"metric inverted: the reported {best} is 1 - accuracy", evidence
-    if len(reported) > 1 and abs(float(reported[-1]) - accuracy) <= near:
-        place = reported.index(best) + 1
-        text = f"last checkpoint saved as the best: {accuracy:.4f} where epoch {place} had {best}"
+    same = [i for i, text in enumerate(reported, 1) if abs(float(text) - accuracy) <= near]
+    if len(reported) > 1 and same:
+        last = "the last checkpoint was saved as the best, or " if same == [len(reported)] else ""
+        epochs = ", ".join(map(str, same))
+        text = f"{last}the file is of epoch {epochs} ({accuracy:.4f}), not of the best ({best})"
         return text, evidence
-    ways = arithmetics(correct, pairs, scores, own, order)
+    ways = arithmetics(correct, pairs, scores, own, rows)
     fits = [name for name, made in ways.items() if abs(made - value) <= near]
-    if len(fits) == 1 and digits >= NAMED:
+    turned = abs(1 - value - accuracy) <= near
+    if turned and not fits and abs(accuracy - 0.5) > 0.05:
+        return f"metric inverted: the reported {best} is 1 - accuracy", evidence
+    if len(fits) == 1 and not turned and digits >= NAMED:
         return f"the reported {best} is {fits[0]}, not the accuracy ({accuracy:.4f})", evidence
-    evidence.append(f"it could be: {', '.join(fits) or 'none'} (of {len(ways)} arithmetics)")
+    fits += ["1 - accuracy"] * turned
+    evidence.append(f"it could be: {', '.join(fits) or 'none'} (of {len(ways) + 1} arithmetics)")
     text = f"not established: the reported {best} is not the accuracy of these predictions"
     return f"{text} ({accuracy:.4f})", evidence
 
 
-def arithmetics(correct, pairs, scores, own, order):
+def arithmetics(correct, pairs, scores, own, rows):
     """{name: value} of what people report in the place of an accuracy, equal values once.
 
-    order: the places of the file's rows, by which it was evaluated in batches.
+    rows [R]: whether each row of the file is right, in the order of its evaluation.
     """
-    truth, predicted, rows = pairs["label"], scores.argmax(1), correct[order]
+    truth, predicted = pairs["label"], scores.argmax(1)
     agreement = np.maximum(pairs["preference"], 1 - pairs["preference"]) + 1e-9
     ways = {f"the recall of label {c}": correct[truth == c] for c in (0, 1)}
     ways |= {f"the precision of label {c}": correct[predicted == c] for c in (0, 1)}
@@ -283,23 +286,35 @@ def score_predictions(args):
     if not (places >= 0).any():
         return "cannot judge: none of the pairs is an official pair", 2, []
     about, counts = judge_pairs(places, split_of, official)
-    known = places[places >= 0]
-    unique, first, order = np.unique(known, return_index=True, return_inverse=True)
-    scores, own = scores[places >= 0][first], own[places >= 0][first]
+    known = places >= 0
+    unique, first = np.unique(places[known], return_index=True)
+    right = scores[known].argmax(1) == official["label"][places[known]]
+    used = own[known]
+    told, lines = None, []
+    if (used != UNDECIDED).sum() >= ENOUGH:
+        agreed = float((scores[known].argmax(1) == used)[used != UNDECIDED].mean())
+        told, lines = judge_own_labels(table, official, split_of, agreed)
+    scores, own = scores[known][first], used[first]
     reported = args.reported_accuracy
-    verdict, code, evidence = judge(official[unique], scores, own, order, reported, with_loss)
+    verdict, code, evidence = judge(official[unique], scores, own, right, reported, with_loss, told)
+    evidence += lines
     for name, tolerance, word in (
-        ("rebatched", 1e-3, "scores change with batching: BatchNorm is in training mode"),
+        (
+            "rebatched",
+            1e-3,
+            "scores change with batching: BatchNorm in training mode, or another model",
+        ),
         ("repeated", 1e-6, "two evaluations differ: dropout, or something random, is active"),
     ):
         path = getattr(args, name)
         gap = compare_files(plain, table, path, names, tolerance) if path else None
         if gap is not None:
-            verdict, code = word, 1
+            verdict, code = (f"{word}; {verdict}" if code else word), 1
             counts.append(f"--{name}: log-probabilities differ by up to {gap:.2g}")
     if about:
         verdict, code = f"{about}; {verdict}", max(code, 1)
-    missing = [] if (own != UNDECIDED).any() else ["the labels used (no label column)"]
+    few = (own != UNDECIDED).sum() < ENOUGH
+    missing = [f"the labels used (fewer than {ENOUGH} in a label column)"] if few else []
     missing += [] if reported else ["the metric (no --reported-accuracy)"]
     missing += [] if with_loss else ["loss and calibration (only scores)"]
     evidence.append(f"not checked: {', '.join([*missing, 'what needs the model'])}")
@@ -310,6 +325,7 @@ def score_predictions(args):
     return verdict, code, [*counts, *evidence]
 
 
+@one_door
 def main(argv=None):
     """Judges after the command line."""
     parser = command_line(__file__, __doc__)

@@ -2,7 +2,8 @@
 
 Every change that people make is tried, alone and in chains of up to three. The shortest is the one
 with the fewest bits: its own, and those that list the rows it does not reproduce. So an exact chain
-beats noise, and noise beats a far-fetched chain.
+beats noise, and noise beats a far-fetched chain. A change is named only where it is right on nearly
+all rows that it alters, and alters enough of them.
 """
 
 import itertools
@@ -16,6 +17,8 @@ from disk.errors import show_progress
 
 NOISE = 0.15  # share of rows that no explanation may leave over
 SURE = 20  # bits that a chain must save against chance
+RIGHT, ROWS = 0.85, 8  # share of the rows that a change alters which it must explain; least number
+REST = 3  # a change must leave at most one in so many of the wrong rows, where some are left
 KEPT = 40  # chains with the fewest bits, of which the best and the next best are told
 FROM_0 = "photo numbers count from 0"
 NAMES = ("rank_1", "rank_2", "photo_1", "photo_2")
@@ -60,10 +63,16 @@ def numberings():
         yield (f"series numbers are shifted by {by:+d}",), 4, -by, lambda p, n: p
 
 
+def count_photos(official):
+    """How many photos the series of each number has."""
+    counts = np.zeros(official["series"].max() + 3, int)
+    np.maximum.at(counts, official["series"], official["photo_2"])
+    return counts
+
+
 def find_places(table, official, shift, photo):
     """(places [R] of the rows in the official lists or -1, [R] whether the row is turned)."""
-    series, counts = table["series"] + shift, np.zeros(official["series"].max() + 3, int)
-    np.maximum.at(counts, official["series"], official["photo_2"])
+    series, counts = table["series"] + shift, count_photos(official)
     photos = counts[np.clip(series, 0, len(counts) - 1)]
     photos = np.where(photos > 0, photos, 1)
     pair = np.stack([photo(table[side], photos) for side in ("photo_1", "photo_2")])
@@ -97,7 +106,7 @@ def rules(official):
 
 
 def solve_threshold(label, preference):
-    """(words, bits, threshold) of the best rule `label 0 where the preference is above`."""
+    """(words, highest preference below it) of the best `label 0 where the preference is above`."""
     order = np.argsort(preference, kind="stable")
     values, ones = preference[order], label[order] == 1
     below = np.r_[0, np.cumsum(~ones)]  # label 0 where the rule says 1
@@ -116,11 +125,10 @@ def solve_threshold(label, preference):
     return f"label 0 where the preference is above {low:g}", low
 
 
-def scopes(pairs, turned, split_of):
+def scopes(pairs, photos, turned, split_of):
     """(words, bits, mask [R]) of the rows that a change may be limited to."""
     yield "", 0, None
     strong = np.maximum(pairs["preference"], 1 - pairs["preference"]) >= 0.7 - 1e-9
-    _, place, count = np.unique(pairs["series"], return_inverse=True, return_counts=True)
     masks = {
         "in the training pairs": split_of == 0,
         "in the validation pairs": split_of == 1,
@@ -128,8 +136,8 @@ def scopes(pairs, turned, split_of):
         "in rows with photo_1 < photo_2": ~turned,
         "in pairs with at least .7 agreement": strong,
         "in pairs with less than .7 agreement": ~strong,
-        "in series of two photos": count[place] == 1,
-        "in series of more than two photos": count[place] > 1,
+        "in series of two photos": photos == 2,
+        "in series of more than two photos": photos > 2,
     }
     for words, mask in masks.items():
         if mask.any() and not mask.all():
@@ -141,16 +149,21 @@ class Search:
 
     def __init__(self, label):
         self.label, self.places = label.astype(np.int8), None
-        self.best, self.simple, self.tried = [], [], 0
+        self.best, self.simple, self.tried, self.offered = [], [], 0, {}
 
     def offer(self, bits, words, made, judged):
         """Takes a chain where its bits and those of its wrong rows are among the fewest."""
         self.tried += 1
         wrong = (made != self.label) & judged
         bits += choose(np.count_nonzero(judged), np.count_nonzero(wrong))
-        if len(words) > 1 and len(self.best) == KEPT and bits >= self.best[-1].bits:
+        near = len(self.best) < KEPT or bits < self.best[-1].bits
+        if len(words) > 2 and not near:
             return
         chain = Chain(bits, words, np.where(judged, made, UNDECIDED), wrong, self.places)
+        if len(words) < 3:
+            self.offered[words, self.key] = chain.predicted
+        if len(words) > 1 and not near:
+            return
         self.simple += [chain] if len(words) < 2 else []
         self.best = sorted([*self.best, chain], key=lambda c: (c.bits, c.words))[:KEPT]
 
@@ -174,12 +187,15 @@ def explain(table, official, split_of, with_votes=False):
         lost = int((places < 0).sum())
         if lost * 2 < len(table):
             bits += choose(len(table), lost) + 6 * lost
-            search.places = places
+            search.places, search.key = places, places.tobytes()
             judged = (places >= 0) & (label != UNDECIDED) & ~tie[places]
             try_labels(search, (words, bits), turned, official, split_of, judged)
     show_progress("", True)
-    found = [c for c in search.best if c.wrong.sum() <= NOISE * c.judged]
-    if not found or found[0].bits > found[0].judged - SURE:
+    plain = [c for c in search.simple if set(c.words) <= {FROM_0}]  # the lists as they are
+    found = sorted([*search.best, *plain], key=lambda c: c.bits)
+    found = [c for c in found if c.wrong.sum() <= NOISE * c.judged]
+    found = [c for c in found if c.bits <= c.judged - SURE and supported(c, search)]
+    if not found:
         return None, [], min(search.simple, key=missed, default=None), search.tried
     best, alike = found[0], set()
     for chain in search.best:
@@ -188,6 +204,26 @@ def explain(table, official, split_of, with_votes=False):
             alike |= {chain.words} if np.array_equal(chain.predicted, best.predicted) else set()
     others = [c for c in search.simple if (c.predicted != best.predicted).sum() > best.judged / 100]
     return best, sorted(alike), min(others, key=missed, default=None), search.tried
+
+
+def supported(chain, search):
+    """Whether each change of a chain is right on the rows that it alters, see RIGHT, ROWS, REST."""
+    for word in chain.words:
+        words = tuple(w for w in chain.words if w != word)
+        without = search.offered.get((words, chain.places.tobytes()))
+        if without is None:  # another numbering: what it changes is which pair a row is
+            continue
+        altered = (without != chain.predicted) & (chain.predicted != UNDECIDED)
+        altered &= without != UNDECIDED
+        before = int(((without != search.label) & altered).sum()) + int(
+            (chain.wrong & ~altered).sum()
+        )
+        wrong = int((chain.wrong & altered).sum())
+        if altered.sum() < ROWS or wrong > (1 - RIGHT) * altered.sum():
+            return False
+        if chain.wrong.any() and REST * int(chain.wrong.sum()) > before:
+            return False
+    return True
 
 
 def missed(chain):
@@ -199,11 +235,14 @@ def try_labels(search, numbered, turned, official, split_of, judged):
     """Offers every chain of rules, turned photos, inversions and shifted rows for one numbering."""
     words, bits = numbered
     places = search.places
-    limits = list(scopes(official[places], turned, split_of[places]))
+    photos = count_photos(official)[official["series"][places]]
+    limits = list(scopes(official[places], photos, turned, split_of[places]))
     ways = [((), 0, turned)]
     if turned.any():
         ways.append((("photos are turned and the label is kept",), 2, np.zeros_like(turned)))
-    for rule, cost, made, limited in ruled(search.label, turned, official[places], judged, limits):
+    pairs = official[places]
+    solved = list(solved_thresholds(search.label, pairs, judged, ways, limits))
+    for rule, cost, made, limited in [*ruled(pairs, limits), *solved]:
         for turn, turn_bits, follows in ways:
             chain, total = words + rule + turn, bits + cost + turn_bits
             if len(chain) > 3:
@@ -213,14 +252,25 @@ def try_labels(search, numbered, turned, official, split_of, judged):
                 offer_shifted(search, total, chain, made ^ follows, judged, scoped, by)
 
 
-def ruled(label, turned, pairs, judged, limits):
+def solved_thresholds(label, pairs, judged, ways, limits):
+    """As ruled, with a threshold solved for each scope, as if what stands behind it were undone."""
+    truth, known = pairs["label"].astype(np.int8), set()
+    for (limit, more, mask), (_, _, follows), by, inverted in itertools.product(
+        limits, ways, (0, 1, -1), (0, 1)
+    ):
+        own = np.roll(label, -by) ^ inverted ^ follows
+        rows = judged & np.roll(label != UNDECIDED, -by) & (True if mask is None else mask)
+        found = solve_threshold(own[rows], pairs["preference"][rows]) if rows.any() else None
+        if found and (found[0], limit) not in known:
+            known.add((found[0], limit))
+            made = (pairs["preference"] <= found[1]).astype(np.int8)
+            within = made if mask is None else np.where(mask, made, truth)
+            yield (f"{found[0]} {limit}".strip(),), 12 + more, within, bool(limit)
+
+
+def ruled(pairs, limits):
     """(words, bits, labels [R], whether limited) of the rules, everywhere and within each scope."""
     options = [(w, b, made.astype(np.int8)) for w, b, made in rules(pairs)]
-    own = np.where(turned, 1 - label, label)
-    solved = solve_threshold(own[judged], pairs["preference"][judged]) if judged.any() else None
-    if solved:
-        made = (pairs["preference"] <= solved[1]).astype(np.int8)
-        options.append(((solved[0],), 12, made))
     truth = options[0][2]
     yield (), 0, truth, False
     for (words, bits, made), (limit, more, mask) in itertools.product(options[1:], limits):
@@ -250,11 +300,12 @@ def offer_shifted(search, bits, chain, made, judged, limits, by):
 
 
 def offer_blocks(search, bits, chain, made, judged):
-    """Offers a chain inverted up to the row, or from the row on, where that helps most."""
-    gain = np.cumsum(np.where(judged, np.where(made != search.label, 1, -1), 0))
-    for sign, word in ((1, "in the first"), (-1, "behind the first")):
-        first = int(np.argmax(sign * gain)) + 1
-        if first < len(made):
-            block = (np.arange(len(made)) < first) == (sign == 1)
-            words = (*chain, f"labels are inverted {word} {first:,} rows")
-            search.offer(bits + 2 + math.log2(len(made)), words, made ^ block, judged)
+    """Offers a chain inverted in the block of rows where that helps most."""
+    gain = np.r_[0, np.cumsum(np.where(judged, np.where(made != search.label, 1, -1), 0))]
+    least = np.minimum.accumulate(gain)
+    last = int(np.argmax(gain - least))
+    first = int(np.argmin(gain[: last + 1]))
+    if 0 < last - first < len(made):
+        block = (np.arange(len(made)) >= first) & (np.arange(len(made)) < last)
+        words = (*chain, f"labels are inverted in rows {first + 1:,} to {last:,}")
+        search.offer(bits + 2 + 2 * math.log2(len(made)), words, made ^ block, judged)

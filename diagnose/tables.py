@@ -88,11 +88,15 @@ def read_photo(text, where):
 def read_pair(values, where):
     """(series, photo_1, photo_2) from the texts of a line."""
     series, photo_1 = read_photo(values["photo_1"], where)
-    _, photo_2 = read_photo(values["photo_2"], where)
+    other, photo_2 = read_photo(values["photo_2"], where)
+    named = {found for found in (series, other) if found is not None}
     if "series" in values:
         if not re.fullmatch(r"[0-9]{1,6}", values["series"]):
             stop(__file__, f"{where}: series {values['series'][:LONGEST]!r} is no whole number")
         series = int(values["series"])
+        named.add(series)
+    if len(named) > 1:
+        stop(__file__, f"{where}: one pair of several series: {', '.join(map(str, sorted(named)))}")
     if series is None:
         stop(__file__, f"{where}: no series, neither as a column nor in the file names")
     if photo_1 == photo_2:
@@ -127,9 +131,12 @@ def read_table(path, names):
 def read_wins(values, kind, where):
     """(for photo_1, for photo_2, whether the winner is neither photo) of a line."""
     if kind == ("winner",):
-        winner, *photos = (
-            read_photo(values[k], where)[1] for k in ("winner", "photo_1", "photo_2")
+        (whose, winner), (own, first), (_, second) = (
+            read_photo(values[k], where) for k in ("winner", "photo_1", "photo_2")
         )
+        if None not in (whose, own) and whose != own:
+            stop(__file__, f"{where}: the winner is of series {whose}, the photos are of {own}")
+        photos = first, second
         return float(winner == photos[0]), float(winner != photos[0]), winner not in photos
     texts = [values[name] for name in kind]
     if kind == ("label",):

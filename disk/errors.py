@@ -1,7 +1,9 @@
 """How a program speaks: one line and exit code 2 for what is wrong, progress on stderr."""
 
 import argparse
+import functools
 import io
+import os
 import select
 import sys
 from pathlib import Path
@@ -22,7 +24,24 @@ def say(text, stream, end="\n"):
         poll.register(stream, 0)  # errors and hang-ups are always reported
         if poll.poll(0):
             return
-    print(text, file=stream, end=end, flush=True)
+    with listening(stream):
+        print(text, file=stream, end=end, flush=True)
+
+
+class listening:  # noqa: N801
+    """Context in which a reader that went away meanwhile (a pipe into `head`) ends nothing."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        gone = isinstance(error, BrokenPipeError) and self.stream is sys.__stdout__
+        if gone:  # what Python flushes at its end goes nowhere either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+        return gone
 
 
 def show_progress(text, last=False):
@@ -64,6 +83,36 @@ class stop_on:  # noqa: N801, reads as a verb where it is used
             stop(self.source, f"{self.culprit}{detail}")
 
 
+class say_on:  # noqa: N801
+    """Context in which an error of a library is told in one line and goes no further.
+
+    For what no run needs: pictures of its curves.
+    """
+
+    def __init__(self, culprit):
+        self.culprit = culprit
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, Exception):
+            say(f"{self.culprit}: {one_line(error)}", sys.stderr)
+        return isinstance(error, Exception)
+
+
+def one_door(main):
+    """A main function in which what nobody foresaw ends the program with one line, exit code 2."""
+
+    @functools.wraps(main)
+    def guarded(argv=None):
+        source = sys.modules[main.__module__].__file__
+        with stop_on(source, "not foreseen", Exception):
+            return main(argv)
+
+    return guarded
+
+
 def one_line(error):
-    """The first line of an exception, with its kind."""
-    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+    """The first line of an exception, with its kind, in at most 300 characters."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:300]

@@ -3,19 +3,22 @@
 import os
 import shutil
 from pathlib import Path
+from uuid import uuid4
 
 from disk.errors import stop, stop_on
 
 
-def replace_file(path, write, part=None):
+def replace_file(path, write):
     """Calls write(file) on a file beside path, flushes it to disk and renames it over path.
 
-    A kill at any moment leaves the old file or the new one, whole; a full disk leaves the old
-    one and ends the program with one line.
+    The file beside it has a name that did not exist, so no link is followed and nothing else is
+    overwritten. A kill at any moment leaves the old file or the new one, whole; a full disk leaves
+    the old one and ends the program with one line.
     """
-    part = Path(part or f"{path}.part")
-    with stop_on(__file__, path, OSError, RuntimeError, leftover=part):
-        with open(part, "wb") as file:
+    part = Path(f"{path}.{uuid4().hex}.part")
+    culprit = f"{path}: cannot be written in full, what was there stays"
+    with stop_on(__file__, culprit, OSError, RuntimeError, leftover=part):
+        with open(part, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

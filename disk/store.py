@@ -6,10 +6,10 @@ import mmap
 import os
 import time
 import warnings
+import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from uuid import uuid4
 
 import numpy as np
 import PIL
@@ -19,7 +19,8 @@ from PIL import Image
 from disk.errors import one_line, show_progress, stop, stop_on
 from disk.files import check_space, replace_file
 
-STORE_VERSION = 1
+STORE_VERSION = 2
+ROW = np.dtype([("box", "<u2", 4), ("crc", "<u4")])  # behind the photos, one for each
 FLUSH_EVERY = 128  # photos
 DAY = 86_400  # seconds
 
@@ -34,20 +35,25 @@ def store_key(paths, size, fit):
 
 
 def open_store(paths, size, fit, folder, decode):
-    """Photos [N, 3, size, size] and boxes [N, 4], memory-mapped; decodes them where need be.
+    """Photos [N, 3, size, size] and boxes [N, 5], memory-mapped; decodes them where need be.
 
     decode(path, size, fit) gives one photo, uint8 [3, size, size], and its box. One file in
-    folder: N x 3 x size x size bytes of photos, then N x 4 uint16 of boxes. It is named after all
-    that it depends on and renamed into place when whole, so a stale or half-written store is
-    never used.
+    folder: N x 3 x size x size bytes of photos, then N of ROW. It is named after all that it
+    depends on and renamed into place when whole, so a stale or half-written store is never used.
+    The fifth number of a box is the CRC-32 of photo and box, see take_photos.
     """
     count, photo_bytes = len(paths), 3 * size * size
     path = folder / f"{store_key(paths, size, fit)}.store"
-    if not path.is_file() or path.stat().st_size != count * (photo_bytes + 8):
+    if not path.is_file() or path.stat().st_size != count * (photo_bytes + ROW.itemsize):
         build_store(path, paths, size, fit, decode)
     photos = np.memmap(path, np.uint8, "r", shape=(count, 3, size, size))
-    boxes = np.memmap(path, np.uint16, "r", count * photo_bytes, shape=(count, 4))
-    return photos, boxes.astype(np.int64)
+    rows = np.memmap(path, ROW, "r", count * photo_bytes, shape=(count,))
+    return photos, np.concatenate([rows["box"], rows["crc"][:, None]], 1, dtype=np.int64)
+
+
+def row_checksum(array, box):
+    """CRC-32 of a photo's bytes and of its box."""
+    return zlib.crc32(np.array(box, "<u2").tobytes(), zlib.crc32(np.ascontiguousarray(array)))
 
 
 def build_store(path, paths, size, fit, decode):
@@ -60,9 +66,8 @@ def build_store(path, paths, size, fit, decode):
     for part in path.parent.glob("*.store.*.part"):
         if time.time() - part.stat().st_mtime > DAY:  # left by a build that was killed
             part.unlink(missing_ok=True)
-    check_space(path.parent, len(paths) * (3 * size * size + 8), "the photo store")
-    part = path.with_name(f"{path.name}.{uuid4().hex}.part")  # two builds do not meet
-    replace_file(path, lambda file: write_photos(file, paths, size, fit, decode), part)
+    check_space(path.parent, len(paths) * (3 * size * size + ROW.itemsize), "the photo store")
+    replace_file(path, lambda file: write_photos(file, paths, size, fit, decode))
 
 
 def write_photos(file, paths, size, fit, decode):
@@ -72,7 +77,7 @@ def write_photos(file, paths, size, fit, decode):
     there are cores works while another waits for that lock, and the disk is kept busy meanwhile.
     """
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    boxes, waiting, workers = [], deque(), 1 + (os.cpu_count() or 1)
+    rows, waiting, workers = [], deque(), 1 + (os.cpu_count() or 1)
     with ExitStack() as stack:
         pool, flusher = ThreadPoolExecutor(workers), ThreadPoolExecutor(1)
         stack.callback(flusher.shutdown)
@@ -88,22 +93,31 @@ def write_photos(file, paths, size, fit, decode):
                 stop(__file__, f"{path}: {one_line(future.exception())}")
             array, box = future.result()
             file.write(array)
-            boxes.append(box)
-            if len(boxes) % FLUSH_EVERY == 0:
+            rows.append((box, row_checksum(array, box)))
+            if len(rows) % FLUSH_EVERY == 0:
                 flushed.result()  # raises what the disk refused
                 flushed = flusher.submit(os.fsync, file.fileno())
-            last = len(boxes) == len(paths)
-            show_progress(f"decoding photo {len(boxes)}/{len(paths)}", last)
+            last = len(rows) == len(paths)
+            show_progress(f"decoding photo {len(rows)}/{len(paths)}", last)
         flushed.result()
-    file.write(np.array(boxes, np.uint16).tobytes())
+    file.write(np.array(rows, ROW).tobytes())
 
 
 def take_photos(photos, boxes, rows, device):
-    """Photos [B, 3, S, S] uint8 and boxes [B, 4] of these rows of a store, on device."""
+    """Photos [B, 3, S, S] uint8 and boxes [B, 4] of these rows of a store, on device.
+
+    Ends the program where a photo of a store is no longer what was written: a flipped bit would
+    else be believed.
+    """
     if isinstance(photos, torch.Tensor):
         rows = torch.as_tensor(rows).to(photos.device, non_blocking=True)
         return photos[rows], boxes[rows]
-    taken, places = torch.from_numpy(photos[rows]), torch.from_numpy(boxes[rows])
+    taken, places = photos[rows], boxes[rows]
+    for array, place in zip(taken, places.tolist(), strict=True):
+        if len(place) > 4 and place[4] != row_checksum(array, place[:4]):
+            path = getattr(photos, "filename", "the photo store")
+            stop(__file__, f"{path}: damaged since it was written; delete it, it is built anew")
+    taken, places = torch.from_numpy(taken), torch.from_numpy(places[:, :4])
     mapping = photos.base
     if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
         mapping.madvise(mmap.MADV_DONTNEED)  # else an epoch leaves the whole store resident
@@ -117,4 +131,4 @@ def move_store(photos, boxes, device):
     moved = torch.empty(photos.shape, dtype=torch.uint8, device=device)
     for rows in torch.arange(len(photos)).split(256):
         moved[rows[0] : rows[-1] + 1] = take_photos(photos, boxes, rows.numpy(), device)[0]
-    return moved, torch.from_numpy(boxes).to(device)
+    return moved, torch.from_numpy(boxes[:, :4]).to(device)

@@ -1,5 +1,6 @@
 """Tensors from files: nothing but plain tensors is read, and all of them must fit."""
 
+import zipfile
 from pathlib import Path
 from urllib.error import URLError
 
@@ -38,8 +39,14 @@ def imagenet_file(url):
 
 def load_tensors(path):
     """What torch.save wrote to path, on the CPU; code in it is refused, never run."""
-    culprit = f"{path}: not a checkpoint of plain tensors"
-    with stop_on(__file__, culprit, Exception, detail=False):
+    if not path.is_file():
+        stop(__file__, f"{path}: no such file")
+    with stop_on(__file__, f"{path}: not a checkpoint of plain tensors", Exception, detail=False):
+        if zipfile.is_zipfile(path):  # torch itself does not look at the checksums
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                stop(__file__, f"{path}: damaged: {damaged} is not what was written")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -68,6 +75,9 @@ def load_state(module, state, culprit):
     ]
     if found:
         stop(__file__, f"{culprit}: {'; '.join(found)}")
+    holed = [n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
+    if holed:
+        stop(__file__, f"{culprit}: {holed[0]} holds numbers that are not finite")
     module.load_state_dict(state)
 
 
@@ -75,6 +85,8 @@ def alike(value, tensor):
     """Whether a value of a state dict can stand for tensor: same shape, both floats or neither."""
     return (
         isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
         and value.shape == tensor.shape
         and value.is_floating_point() == tensor.is_floating_point()
     )

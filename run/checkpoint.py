@@ -2,12 +2,20 @@
 
 import torch
 
-from disk.errors import stop
+from disk.errors import stop, stop_on
 from disk.files import replace_file, write_text
 from disk.tensors import load_checkpoint, load_state
-from run.folder import write_history
+from run.folder import run_checksum, write_history
 
-KEYS = ("model", "optimizer", "schedule", "position", "random", "cuda_random")
+KEYS = ("run", "model", "optimizer", "schedule", "position", "random", "cuda_random")
+POSITION = {
+    "epoch": int,
+    "step": int,
+    "loss_sum": float,
+    "correct": int,
+    "history": list,
+    "log": str,
+}
 
 
 def save_last(run):
@@ -15,6 +23,7 @@ def save_last(run):
     run.mark("saving last.pt")
     on_gpu = run.device.type == "cuda"
     state = {
+        "run": run_checksum(run.out),
         "model": run.ranker.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "schedule": run.schedule.state_dict(),
@@ -29,17 +38,35 @@ def save_last(run):
 def load_last(run):
     """Puts the run where last.pt left it, train.log and history.tsv included."""
     state = load_checkpoint(run.out / "last.pt", KEYS)
-    load_state(run.ranker, state["model"], run.out / "last.pt")
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.schedule.load_state_dict(state["schedule"])
+    path = run.out / "last.pt"
+    if state["run"] != run_checksum(run.out):
+        stop(__file__, f"{path}: that of another run than args.json beside it")
+    check_position(path, state["position"], run)
+    load_state(run.ranker, state["model"], path)
+    with stop_on(__file__, f"{path}: optimizer, schedule or random state do not fit", Exception):
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"])
     run.position = state["position"]
-    torch.set_rng_state(state["random"])
     if run.device.type == "cuda" and state["cuda_random"] is not None:
         torch.cuda.set_rng_state(state["cuda_random"], run.device)
     write_history(run.out, run.position["history"])
     write_text(run.out / "train.log", run.position["log"])
     if run.position["history"] and not (run.out / "best.pt").is_file():
         stop(__file__, f"--resume: {run.out} has no best.pt, though epoch 1 is done")
+
+
+def check_position(path, position, run):
+    """Ends the program where a position is none, or none that this run can be at."""
+    kinds = isinstance(position, dict) and {k: type(v) for k, v in position.items()}
+    if kinds != POSITION:
+        stop(__file__, f"{path}: its position is not that of a run")
+    epochs, steps = len(position["history"]), -(-len(run.train.pairs) // run.args.batch_size)
+    rows = [isinstance(row, tuple | list) and len(row) == 7 for row in position["history"]]
+    if not (position["epoch"] - 1 <= epochs <= position["epoch"] and all(rows)):
+        stop(__file__, f"{path}: epoch {position['epoch']} with {epochs} epochs in its history")
+    if not 0 <= position["step"] <= steps:
+        stop(__file__, f"{path}: step {position['step']} of {steps}")
 
 
 def save_best(run, epoch, accuracy):

@@ -11,7 +11,7 @@ import io
 import re
 from pathlib import Path
 
-from disk.errors import command_line, stop, stop_on
+from disk.errors import command_line, one_door, stop, stop_on
 from disk.files import replace_file
 
 GOOD, SLIGHT = 0.05, 0.10  # gap in accuracy: up to 5 points good, up to 10 slight
@@ -97,6 +97,7 @@ def draw(runs, path):
     replace_file(path, lambda file: file.write(buffer.getvalue()))
 
 
+@one_door
 def main(argv=None):
     """Draws after the command line."""
     parser = command_line(__file__, __doc__)

@@ -8,6 +8,7 @@ step.log (--step-log) one flushed line per phase, for a crash that leaves nothin
 import ctypes
 import faulthandler
 import os
+import re
 import signal
 import sys
 import time
@@ -118,20 +119,26 @@ def keep_old_crash(path):
 def last_words(out):
     """What is known of a run that died, in lines; none where it came to its end or was asked."""
     path = out / "last_step.txt"
-    text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
+    text = read_lightly(path).strip()
     if not text or text.endswith(ENDED):
         return []
     lines = [f"the run in {out} died in {text}"]
-    path = out / "resources.tsv"
-    rows = path.read_text(encoding="ascii").splitlines()[1:] if path.is_file() else []
-    if rows and rows[-1].count("\t") == RESOURCES.count(" "):  # a kill may cut the last line
-        epoch, step, _, peak, _ = rows[-1].split("\t")
-        lines.append(f"peak memory by epoch {epoch}, step {step}: {int(peak) / 2**20:.0f} MiB")
+    rows = read_lightly(out / "resources.tsv").splitlines()[1:]
+    form = r"([0-9]+)\t([0-9]+)\t[0-9.]+\t([0-9]+)\t[0-9]+"
+    found = re.fullmatch(form, rows[-1]) if rows else None  # a kill may cut the last line
+    if found:
+        peak = int(found[3]) / 2**20
+        lines.append(f"peak memory by epoch {found[1]}, step {found[2]}: {peak:.0f} MiB")
     crash = out / "crash.log"
     if crash.is_file() and crash.stat().st_size:
         count = len(crash.read_text(encoding="utf-8", errors="replace").splitlines())
         return [*lines, f"crash.log holds {count} lines: what every thread was doing"]
     return [*lines, "no crash.log: killed from outside (memory, power), or stopped with one line"]
+
+
+def read_lightly(path):
+    """The text of a file of evidence, which no run needs to go on; empty where there is none."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def peak_memory():

@@ -20,6 +20,7 @@ import torchvision
 
 from disk.errors import say, stop, stop_on
 from disk.files import check_space, write_table, write_text
+from run.evidence import read_lightly
 from run.scores import chance_levels
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +51,12 @@ def check_out(args, settings):
     if out.exists() and not out.is_dir():
         stop(__file__, f"--out {out}: is a file")
     with stop_on(__file__, f"--out {out}", OSError):
-        names = [path.name for path in out.iterdir()] if out.is_dir() else []
+        entries = list(out.iterdir()) if out.is_dir() else []
+    for path in entries:  # what is written must lie in this folder
+        if path.is_symlink() or not path.is_file():
+            kind = "a link" if path.is_symlink() else "no file"
+            stop(__file__, f"--out {out}: {path.name} is {kind}; a run folder holds files alone")
+    names = [path.name for path in entries]
     begun = [name for name in names if not re.fullmatch(UNFINISHED, name)]  # before args.json
     if names and not args.resume:
         stop(__file__, f"--out {out}: holds a run or other files; name another, or --resume")
@@ -99,6 +105,13 @@ def flat(settings):
     """Settings with the checksum of each source file as an entry of its own."""
     sources = {f"the checksum of {path}": crc for path, crc in settings["sources"].items()}
     return {key: value for key, value in settings.items() if key != "sources"} | sources
+
+
+def run_checksum(out):
+    """What tells one run from another: the checksum of its args.json, but what may change in it."""
+    settings = read_settings(out)
+    kept = {key: value for key, value in settings.items() if key not in (*MAY_CHANGE, "versions")}
+    return checksum(json.dumps(kept, sort_keys=True).encode())
 
 
 def check_files(out):
@@ -167,7 +180,8 @@ def describe_run(args, settings):
     }
     lines = [f"{key}: {value}\n" for key, value in environment.items()]
     before = out / "environment.txt"  # a resumed run may go on elsewhere: one block per start
-    text = before.read_text(encoding="utf-8") + "\n" if before.is_file() else ""
+    text = read_lightly(before)
+    text += "\n" * bool(text)
     write_text(out / "environment.txt", text + "".join(lines))
     write_text(out / "args.json", json.dumps(settings | {"versions": versions}, indent=1) + "\n")
 

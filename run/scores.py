@@ -7,6 +7,8 @@ import sys
 import numpy as np
 from torch.nn import functional as F
 
+from disk.errors import say
+
 DRAWS = 2000  # of the bootstrap
 ENOUGH = 30  # pairs; fewer do not establish anything
 BELOW_CHANCE, ABOVE_CONSTANT = 1e-3, 0.05  # p-values, one-sided
@@ -166,7 +168,8 @@ def quality(path):
 def give_verdict(verdict, code, evidence, as_json):
     """Prints the verdict and the lines of evidence, or both as JSON, and ends with the code."""
     if as_json:
-        print(json.dumps({"verdict": verdict, "exit_code": code, "evidence": evidence}, indent=1))
+        found = {"verdict": verdict, "exit_code": code, "evidence": evidence}
+        say(json.dumps(found, indent=1), sys.stdout)
     else:
-        print(f"VERDICT {verdict}", *(f"  {line}" for line in evidence), sep="\n")
+        say("\n".join([f"VERDICT {verdict}", *(f"  {line}" for line in evidence)]), sys.stdout)
     sys.exit(code)

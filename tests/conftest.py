@@ -133,7 +133,7 @@ def write_dataset(root, train, val, shade):
 def made_up(count=60, seed=0):
     """Official pairs of series of 2 to 4 photos, with preferences from votes, and the votes.
 
-    The last two are a tie of .5 after three votes to three, and a preference of exactly .7.
+    The last are ten ties of .5 after three votes to three, and a preference of exactly .7.
     """
     rng = np.random.default_rng(seed)
     rows, votes = [], {}
@@ -152,7 +152,8 @@ def made_up(count=60, seed=0):
                 preference = round(1 / (1 + np.exp(fitted[b] - fitted[a])), 3)
                 rows.append((series, a + 1, b + 1, preference, ranks[a], ranks[b]))
                 votes[series, a + 1, b + 1] = int(wins[a, b]), int(wins[b, a])
-    for preference, ranks, won in ((0.5, (2, 1), (3, 3)), (0.7, (1, 2), (7, 3))):  # at the edges
+    edges = [(0.5, (2, 1), (3, 3))] * 10 + [(0.7, (1, 2), (7, 3))]
+    for preference, ranks, won in edges:
         series += 1
         rows.append((series, 1, 2, preference, *ranks))
         votes[series, 1, 2] = won

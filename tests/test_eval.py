@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 import eval as scoring
+import model
 from run import curves
 
 
@@ -24,9 +25,9 @@ def test_a_run_is_judged_with_its_model_at_hand(train, demo, tmp_path, judge):
     split = conftest.decoded(recipe, demo, tmp_path / "stores", "train")
     ranker.backbone[1].track_running_stats = False
     ranker.backbone[1].running_mean = ranker.backbone[1].running_var = None
-    features = scoring.embed(ranker, split, 16)
+    features = model.embed(ranker, split, 16)
     logits = scoring.score_features(ranker, features, split.rows)
-    defects, _ = scoring.probe(ranker, split, features, logits, 16)
+    defects, _ = scoring.probe(ranker, split, features, logits, model.embed, 16)
     assert any("batching" in defect for defect in defects)
 
 
@@ -35,8 +36,8 @@ def test_evaluated_twice_means_in_the_same_batches(train, tmp_path, judge, monke
     lines = [f"{series} 1 2 0.9 1 2" for series in range(1, 42)]
     root = conftest.write_dataset(tmp_path / "data", lines[:40], lines[40:], lambda s, p: 99 + s)
     run = train("run", "--batch-size", 3, "--epochs", 1, data=root)
-    sizes, embed = [], scoring.embed
-    monkeypatch.setattr(scoring, "embed", lambda r, s, *a: sizes.append(s.files) or embed(r, s, *a))
+    sizes, embed = [], model.embed
+    monkeypatch.setattr(model, "embed", lambda r, s, *a: sizes.append(s.files) or embed(r, s, *a))
     judge(scoring.main, "--run", run, "--data", root, "--store", tmp_path / "stores",
           "--split", "train")  # fmt: skip
     assert [len(files) for files in sizes] == [80, 33, 33]

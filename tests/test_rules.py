@@ -55,14 +55,15 @@ def test_house_rules(name):
 def test_files_are_short():
     lines = {name: len(text.splitlines()) for name, text in TEXTS.items()}
     assert max(lines[name] for name in lines if name.startswith(("run.", "disk."))) <= 350
-    assert sum(lines[name] for name in (*PAGES, "model", "data", "eval")) <= 760
+    assert sum(lines[name] for name in (*PAGES, "model", "data", "eval")) <= 750
     assert max(lines[f"variants.train_{name}"] for name in ("frozen", "finetune")) <= 130
 
 
 @pytest.mark.parametrize("name", TREES)
 def test_nothing_points_upwards(name):
     room = name.split(".")[0]
-    allowed = ROOMS if room in TOP else BELOW.get(room, ROOMS - set(TOP))
+    tools = ROOMS - set(TOP) | ({"variants"} if room == "bench" else set())
+    allowed = ROOMS if room in TOP else BELOW.get(room, tools)
     assert {other.split(".")[0] for other in imported(ast.walk(TREES[name]))} <= allowed
 
 

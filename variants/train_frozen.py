@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from data import epoch_batches, read_splits
+from disk.errors import one_door
 from model import ACTIVATIONS, SiameseRanker, build_head, score_features
 from run.flags import arguments
 from run.loop import Run
@@ -65,6 +66,7 @@ def embed(ranker, split, batch_size):
     return ranker.backbone(torch.cat(found, 1))
 
 
+@one_door
 def main(argv=None):
     """Trains after the command line and leaves a run folder."""
     args = arguments(__file__, __doc__, RECIPE, argv)
