@@ -20,10 +20,10 @@ import torch
 import model
 from data import Split, decode, decode_photo, parse_color, read_splits
 from disk.errors import command_line, one_door, stop, stop_on
-from disk.tensors import load_checkpoint, load_state
 from model import score_features
 from run import sheet
 from run.arithmetic import set_arithmetic, shape_model
+from run.checkpoint import load_best
 from run.flags import ROUNDING_FLAGS, RUN_FLAGS, resolve_device
 from run.folder import pairs_checksum, read_settings, write_predictions
 from run.probe import probe
@@ -58,7 +58,7 @@ def load_ranker(run, recipe, device):
     ranker = importlib.import_module(recipe.recipe).build(without_weights(recipe))
     set_arithmetic(recipe)  # as in training: equal predictions to the byte
     shape_model(recipe, ranker)
-    load_state(ranker, load_checkpoint(path, ("model", "epoch", "accuracy"))["model"], path)
+    ranker.load_state_dict(load_best(Path(run), ranker)["model"])
     return ranker.eval().to(device)
 
 

@@ -60,6 +60,12 @@ def load_checkpoint(path, keys):
 
 def load_state(module, state, culprit):
     """Loads a state dict that must have exactly the module's tensors, else ends the program."""
+    check_state(module, state, culprit)
+    module.load_state_dict(state)
+
+
+def check_state(module, state, culprit):
+    """Ends the program where a state dict has not exactly the module's tensors, or not finite."""
     expected = module.state_dict()
     if not isinstance(state, dict):
         stop(__file__, f"{culprit}: not a state dict")
@@ -78,7 +84,6 @@ def load_state(module, state, culprit):
     holed = [n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
     if holed:
         stop(__file__, f"{culprit}: {holed[0]} holds numbers that are not finite")
-    module.load_state_dict(state)
 
 
 def alike(value, tensor):

@@ -4,10 +4,11 @@ import torch
 
 from disk.errors import stop, stop_on
 from disk.files import replace_file, write_text
-from disk.tensors import load_checkpoint, load_state
-from run.folder import run_checksum, write_history
+from disk.tensors import check_state, load_checkpoint, load_state
+from run.folder import run_checksum, write_history, write_predictions
 
 KEYS = ("run", "model", "optimizer", "schedule", "position", "random", "cuda_random")
+BEST = ("run", "model", "epoch", "accuracy", "logits")
 POSITION = {
     "epoch": int,
     "step": int,
@@ -52,8 +53,13 @@ def load_last(run):
         torch.cuda.set_rng_state(state["cuda_random"], run.device)
     write_history(run.out, run.position["history"])
     write_text(run.out / "train.log", run.position["log"])
-    if run.position["history"] and not (run.out / "best.pt").is_file():
-        stop(__file__, f"--resume: {run.out} has no best.pt, though epoch 1 is done")
+    if run.position["history"]:
+        if not (run.out / "best.pt").is_file():
+            stop(__file__, f"--resume: {run.out} has no best.pt, though epoch 1 is done")
+        logits = load_best(run.out, run.ranker)["logits"]
+        if logits.shape != (len(run.val.pairs), 2):
+            stop(__file__, f"{run.out / 'best.pt'}: holds logits of other pairs")
+        write_predictions(run.out / "predictions.tsv", run.val, logits)
 
 
 def check_position(path, position, run):
@@ -69,8 +75,21 @@ def check_position(path, position, run):
         stop(__file__, f"{path}: step {position['step']} of {steps}")
 
 
-def save_best(run, epoch, accuracy):
-    """best.pt: the model after this epoch, and its validation accuracy."""
+def save_best(run, epoch, accuracy, logits):
+    """best.pt: the model after this epoch, its validation accuracy and logits [P, 2]."""
     run.mark("saving best.pt")
-    state = {"model": run.ranker.state_dict(), "epoch": epoch, "accuracy": accuracy}
+    state = {"run": run_checksum(run.out), "model": run.ranker.state_dict()}
+    state |= {"epoch": epoch, "accuracy": accuracy, "logits": logits}
     replace_file(run.out / "best.pt", lambda file: torch.save(state, file))
+
+
+def load_best(out, ranker):
+    """best.pt of a run folder, checked against args.json beside it and the tensors of a ranker."""
+    path = out / "best.pt"
+    state = load_checkpoint(path, BEST)
+    if state["run"] != run_checksum(out):
+        stop(__file__, f"{path}: that of another run than args.json beside it")
+    check_state(ranker, state["model"], path)
+    if not isinstance(state["logits"], torch.Tensor):
+        stop(__file__, f"{path}: holds no logits")
+    return state

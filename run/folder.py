@@ -52,14 +52,14 @@ def check_out(args, settings):
         stop(__file__, f"--out {out}: is a file")
     with stop_on(__file__, f"--out {out}", OSError):
         entries = list(out.iterdir()) if out.is_dir() else []
-    for path in entries:  # what is written must lie in this folder
-        if path.is_symlink() or not path.is_file():
-            kind = "a link" if path.is_symlink() else "no file"
-            stop(__file__, f"--out {out}: {path.name} is {kind}; a run folder holds files alone")
     names = [path.name for path in entries]
     begun = [name for name in names if not re.fullmatch(UNFINISHED, name)]  # before args.json
     if names and not args.resume:
         stop(__file__, f"--out {out}: holds a run or other files; name another, or --resume")
+    for path in entries:  # what is written must lie in this folder
+        if path.is_symlink() or not path.is_file():
+            kind = "a link" if path.is_symlink() else "no file"
+            stop(__file__, f"--out {out}: {path.name} is {kind}; a run folder holds files alone")
     if "args.json" in names:
         check_resume(out, settings)
     elif begun:
@@ -117,7 +117,7 @@ def run_checksum(out):
 def check_files(out):
     """Ends the program where a run has lost last.pt after its first epoch: it would start anew."""
     history = out / "history.tsv"
-    epochs = history.read_text(encoding="utf-8").count("\n") - 1 if history.is_file() else 0
+    epochs = read_lightly(history).count("\n") - 1
     if epochs > 1 and not (out / "last.pt").is_file():
         stop(__file__, f"--resume: {out} has {epochs} epochs in history.tsv, but no last.pt")
 

@@ -143,7 +143,7 @@ class Run:
         row = (position["epoch"], *rates, *means, val_loss, val_accuracy)
         position["history"].append(row)
         if val_accuracy > best:
-            save_best(self, position["epoch"], val_accuracy)
+            save_best(self, position["epoch"], val_accuracy, logits)
             write_predictions(self.out / "predictions.tsv", self.val, logits)
         self.log(epoch_lines(row, self.args.epochs, self.val.pairs["label"]))
         write_history(self.out, position["history"])

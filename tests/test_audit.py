@@ -317,8 +317,13 @@ def test_a_dataset_is_checked_before_anyone_trains(judge, demo, tmp_path):
     (photos / "000011-01.JPG").write_text("no photo")
     code, verdict, printed = judge(audit.main, "--data", root)
     assert code == 1 and "1 photos have equal bytes across splits" in verdict
-    assert "1 files are no photos, first 000011-01.JPG" in printed
+    assert "1 files are no whole photos, first 000011-01.JPG" in printed
     assert "11 photos, 3 stand in no pair" in printed or "stand in no pair" in printed
+    whole = (photos / "000001-02.JPG").read_bytes()
+    (photos / "000001-02.JPG").write_bytes(whole[: len(whole) // 2])
+    assert (
+        "2 files are no whole photos, first 000001-02.JPG" in judge(audit.main, "--data", root)[1]
+    )
     (photos / "000002-01.JPG").unlink()
     assert (
         "train: 1 photos have no file, first 000002-01.JPG" in judge(audit.main, "--data", root)[2]
@@ -327,3 +332,7 @@ def test_a_dataset_is_checked_before_anyone_trains(judge, demo, tmp_path):
     code, verdict, printed = judge(audit.main, "--data", root)
     assert code == 1 and verdict == "1 wrong lines in the pairlists"
     assert "train_pairlist.txt:1: preference 0.9" in printed
+    (root / "train_val" / "train_pairlist.txt").write_text("1 1 2 0.9 1 2\n")
+    photos.rename(root / "elsewhere")
+    code, verdict, _ = judge(audit.main, "--data", root)
+    assert code == 1 and verdict.startswith("no photo of train is there (train_val_imgs/)")

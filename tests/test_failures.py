@@ -346,7 +346,7 @@ def test_bad_checkpoints(train, demo, tmp_path, refused, monkeypatch):
         torch.save({"model": {}}, run / name)
         refused(main, argv, name, "not a checkpoint of a run")
         shutil.copy(other / name, run / name)
-        refused(main, argv, name, "tensors")
+        refused(main, argv, name, "that of another run than args.json beside it")
         (run / name).write_bytes(whole[name])
     assert not (tmp_path / "bomb.txt").exists()
     for text in ("{", "[]", "{}", '{"recipe": "train_resnet", "size": "64"}'):

@@ -54,8 +54,8 @@ def test_frozen_features_are_those_of_the_backbone_to_the_bit(run_page, demo, tm
     expected = embed(plain, split, recipe.batch_size)
     found = [torch.load(path, weights_only=True) for path in kept(tmp_path)]
     assert any(f.shape == expected.shape and torch.equal(f, expected) for f in found)
-    figures = features.iqa(torch.tensor(split.photos[:3]), torch.from_numpy(split.boxes[:3]))
-    left, top, right, bottom = split.boxes[0]
+    figures = features.iqa(torch.tensor(split.photos[:3]), torch.from_numpy(split.boxes[:3, :4]))
+    left, top, right, bottom = split.boxes[0][:4]
     pixels = split.photos[0][:, top:bottom, left:right].astype(float) / 255
     gray = np.tensordot([0.299, 0.587, 0.114], pixels, 1)
     edges = (

@@ -91,9 +91,10 @@ def read_file(path):
     if path.endswith(".pt"):
         held = load_tensors(Path(path))
     else:
-        with stop_on(__file__, f"{culprit}: not an .npz of plain arrays", Exception, detail=False):
-            with np.load(path, allow_pickle=False) as file:
-                held = {key: file[key] for key in file.files}
+        words = f"{culprit}: not an .npz of plain arrays"
+        wrong = stop_on(__file__, words, Exception, detail=False)
+        with wrong, np.load(path, allow_pickle=False) as file:
+            held = {key: file[key] for key in file.files}
     if not isinstance(held, dict) or not {"names", "features"} <= set(held):
         stop(__file__, f"{culprit}: holds no `names` and `features`")
     names, features = list(map(str, held["names"])), torch.as_tensor(held["features"])

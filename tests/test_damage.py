@@ -1,0 +1,212 @@
+"""Damaged files: a flipped bit is noticed or without effect; links, other runs."""
+
+import io
+import shutil
+import sys
+
+import conftest
+import numpy as np
+import pytest
+import torch
+from test_run import same
+
+import eval as scoring
+import train_resnet
+from diagnose import audit, compare, judge
+from disk.tensors import load_tensors
+from run import curves
+from run.loop import Run
+
+KEPT = ("train.log", "history.tsv", "predictions.tsv")
+
+
+def ends(main, argv):
+    """The exit code of a call (0 where it returns) and what it says on stderr."""
+    sys.stderr, before = io.StringIO(), sys.stderr
+    try:
+        main([str(word) for word in argv])
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        said, sys.stderr = sys.stderr.getvalue(), before
+    return code, said
+
+
+def flip(path, rng):
+    """Turns one random bit of a file around; where."""
+    content = bytearray(path.read_bytes())
+    place, bit = int(rng.integers(len(content))), int(rng.integers(8))
+    content[place] ^= 1 << bit
+    path.write_bytes(bytes(content))
+    return place, bit
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, demo):
+    """(folder, flags, score flags) with a finished run `done`, one half done and the store."""
+    folder = tmp_path_factory.mktemp("damage")
+    with pytest.MonkeyPatch.context() as patch:
+        conftest.tiny.install(patch.setattr)
+        places = ["--data", demo, "--store", folder / "stores"]
+        flags = [*conftest.SMALL, *places, "--resume"]
+        assert ends(train_resnet.main, [*flags, "--out", folder / "done"]) == (0, "")
+        ended = iter((Run.end_epoch, lambda *_: sys.exit(0)))  # in the second epoch
+        patch.setattr(Run, "end_epoch", lambda *args: next(ended)(*args))
+        assert ends(train_resnet.main, [*flags, "--out", folder / "half"]) == (0, "")
+    return folder, flags, places
+
+
+@pytest.mark.parametrize(("start", "count"), [("done", 230), ("half", 40), ("store", 40)])
+def test_a_flipped_bit_is_noticed_or_without_effect(runs, tmp_path, start, count, capsys):
+    folder, flags, places = runs
+    rng, noticed, whole = np.random.default_rng(7), 0, folder / "done"
+    files = sorted((folder / ("done" if start == "store" else start)).iterdir())
+    files = sorted((folder / "stores").iterdir()) if start == "store" else files
+    files = [path for path in files if path.stat().st_size]
+    for number in range(count):
+        file, run = files[number % len(files)], tmp_path / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(folder / ("done" if start == "store" else start), run)
+        before = file.read_bytes()
+        where = file.name, flip(file if start == "store" else run / file.name, rng)
+        resumed, said = ends(train_resnet.main, [*flags, "--out", run])
+        if resumed == 0:
+            assert same(run, whole, KEPT) == [], where
+            resumed, said = ends(scoring.main, ["--run", run, *places])
+            predicted = run / "predictions_val.tsv"
+            assert resumed == 2 or predicted.read_bytes() == (whole / KEPT[2]).read_bytes(), where
+        if resumed == 2 and said:
+            noticed += 1
+            assert len(said.strip().splitlines()) <= (4 if "died in" in said else 1), said
+            assert "Traceback" not in said and "not foreseen" not in said, (where, said)
+        if start == "store":
+            file.write_bytes(before)
+    assert noticed > count / 8
+
+
+def test_a_flipped_bit_of_the_weights_is_noticed(demo, tmp_path):
+    model = conftest.tiny.backbone(2048, norm=True)
+    rng, path = np.random.default_rng(0), tmp_path / "weights.pt"
+    for _ in range(40):
+        torch.save(model.state_dict(), path)
+        middle = path.stat().st_size // 2  # within the tensors
+        content = bytearray(path.read_bytes())
+        content[middle + int(rng.integers(1000))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bytes(content))
+        with pytest.raises(SystemExit) as ended:
+            load_tensors(path)
+        assert ended.value.code == 2
+
+
+def test_nothing_is_written_through_a_link(train, demo, tmp_path, refused):
+    run, victim = train("run"), tmp_path / "victim"
+    flags = [*conftest.SMALL, "--data", demo, "--store", tmp_path / "stores", "--resume"]
+    for name in ("last_step.txt", "resources.tsv", "environment.txt", "step.log", "train.log"):
+        victim.write_text("mine")
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(victim)
+        refused(train_resnet.main, [*flags, "--epochs", 3, "--out", run], f"{name} is a link")
+        (run / name).unlink()
+        shutil.rmtree(run)
+        train("run")
+    (run / "last.pt.part").symlink_to(victim)
+    refused(train_resnet.main, [*flags, "--epochs", 3, "--out", run], "last.pt.part is a link")
+    part = tmp_path / "sheet.png.part"
+    part.write_text("mine")
+    with pytest.raises(SystemExit):
+        (run / "last.pt.part").unlink()
+        scoring.main(["--run", str(run), "--data", str(demo), "--store", str(tmp_path / "stores"),
+                      "--sheet", str(tmp_path / "sheet.png")])  # fmt: skip
+    assert (victim.read_text(), part.read_text()) == ("mine", "mine")
+
+
+def test_the_last_checkpoint_of_another_run_is_refused(train, demo, tmp_path, refused):
+    run, other = train("run"), train("other", "--seed", 7)
+    shutil.copy(other / "last.pt", run / "last.pt")
+    flags = [*conftest.SMALL, "--data", demo, "--store", tmp_path / "stores", "--resume"]
+    refused(train_resnet.main, [*flags, "--out", run], "last.pt: that of another run")
+    shutil.rmtree(run)
+    train("run")
+    for change, word in (
+        ({"step": 10**9}, "step 1000000000 of 4"), ({"epoch": 7}, "epoch 7 with 2 epochs"),
+        ({"history": "x"}, "its position is not that of a run"),
+        ({"loss_sum": None}, "its position is not that of a run"),
+    ):  # fmt: skip
+        state = torch.load(run / "last.pt", weights_only=True)
+        torch.save(state | {"position": state["position"] | change}, run / "last.pt")
+        refused(train_resnet.main, [*flags, "--out", run], word)
+        state["position"] = {**state["position"]}
+        torch.save(state, run / "last.pt")
+    torch.save(state | {"optimizer": {"state": 3}}, run / "last.pt")
+    refused(train_resnet.main, [*flags, "--out", run], "optimizer, schedule or random state")
+
+
+def test_curves_that_fail_do_not_end_a_run(train, monkeypatch, capsys):
+    monkeypatch.setattr(curves, "available", lambda: True)
+    monkeypatch.setattr(curves, "draw", lambda *_: 1 / 0)
+    run = train("run")
+    assert (run / "last.pt").is_file()
+    assert "no training_curves.png: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_damaged_texts_are_one_line(tmp_path, made_lists):
+    """Readers of tables under a seeded fuzz: never a traceback, never a file that lost its rows."""
+    rng, root, rows = np.random.default_rng(1), *made_lists
+    labels = "series\tphoto_1\tphoto_2\tlabel\n" + "".join(
+        f"{s}\t{a}\t{b}\t{int(r1 > r2)}\n" for s, a, b, _, r1, r2 in rows
+    )
+    scores = labels.replace("label", "score_1")
+    path = tmp_path / "t.tsv"
+    for number in range(150):
+        text = bytearray((labels if number % 2 else scores).encode())
+        for _ in range(int(rng.integers(1, 4))):
+            place = int(rng.integers(len(text)))
+            kind = rng.integers(3)
+            if kind == 0:
+                text[place] = int(rng.integers(256))
+            elif kind == 1:
+                del text[place : place + int(rng.integers(1, 200))]
+            else:
+                text[place:place] = bytes(rng.integers(0, 256, 5, dtype=np.uint8))
+        path.write_bytes(bytes(text))
+        main, flag = (audit.main, "--labels") if number % 2 else (judge.main, "--predictions")
+        sys.stdout, before = io.StringIO(), sys.stdout
+        try:
+            code, said = ends(main, ["--data", root, flag, path])
+        finally:
+            sys.stdout = before
+        assert code in (1, 2) or bytes(text) in (labels.encode(), scores.encode()) or code == 0
+        assert "Traceback" not in said and "not foreseen" not in said, (number, said)
+        assert code != 2 or not said or str(path) in said or "VERDICT" not in said
+
+
+@pytest.fixture
+def made_lists(tmp_path):
+    rows, _ = conftest.made_up(40)
+    folder = tmp_path / "lists" / "train_val"
+    folder.mkdir(parents=True)
+    for split in ("train", "val"):
+        lines = [row for row in rows if (row[0] % 4 == 0) == (split == "val")]
+        text = "".join(" ".join(map(str, row)) + "\n" for row in lines)
+        (folder / f"{split}_pairlist.txt").write_text(text)
+    return tmp_path / "lists", rows
+
+
+def test_a_damaged_trace_is_one_line(tmp_path, demo):
+    torch.save({"version": 1}, tmp_path / "x.trace")
+    keys = [
+        "version",
+        "torch",
+        "double",
+        "weights",
+        "batches",
+        "updates",
+        "printed",
+        "files",
+        "schedules",
+    ]
+    for value in (3, [1], {"a": 1}, [{}], torch.ones(2)):
+        torch.save(dict.fromkeys(keys, value), tmp_path / "x.trace")
+        code, said = ends(compare.main, [tmp_path / "x.trace", "--data", demo])
+        assert code == 2 and len(said.strip().splitlines()) == 1, said
