@@ -8,6 +8,10 @@ DEMO = --data data/demo --weights none --size 64 --lr-backbone 1e-3 --lr-head 1e
 demo: .venv/installed data/demo
 	$(RUN) train_resnet.py $(DEMO) --out runs/demo $(if $(wildcard runs/demo/args.json),--resume)
 	$(RUN) eval.py --run runs/demo --data data/demo
+	@echo "and a trainer of somebody else, recorded unchanged and explained:"
+	@rm -f runs/stuck.trace
+	$(RUN) diagnose/record.py --steps 3 --out runs/stuck.trace examples/stuck.py --data data/demo
+	$(RUN) -m diagnose.compare runs/stuck.trace --data data/demo || test $$? = 1
 
 test: .venv/installed
 	$(RUN) -m pytest

@@ -109,6 +109,11 @@ def read_list(root, split):
     path, folder = find_split(root, split)
     pairs, problems = read_pairlist(path, labelled=split != "test")
     names, present = photo_names(pairs, folder)
+    if len(pairs) and not folder.is_dir():
+        text = (
+            f"{folder}: the photos are not there; unzip {folder.parent.name}.zip (docs/dataset.md)"
+        )
+        return pairs, names, folder, [text]
     for pair, pair_names in zip(pairs, names, strict=True):
         for side, name in zip(("photo_1", "photo_2"), pair_names, strict=True):
             if name not in present:

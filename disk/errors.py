@@ -6,6 +6,7 @@ import io
 import os
 import select
 import sys
+import time
 from pathlib import Path
 
 
@@ -28,6 +29,9 @@ def say(text, stream, end="\n"):
         print(text, file=stream, end=end, flush=True)
 
 
+PROGRESS, EVERY = {}, 30  # when a line was printed last; seconds between two of them
+
+
 class listening:  # noqa: N801
     """Context in which a reader that went away meanwhile (a pipe into `head`) ends nothing."""
 
@@ -45,9 +49,16 @@ class listening:  # noqa: N801
 
 
 def show_progress(text, last=False):
-    """Redraws one line on stderr where that is a terminal; clears it with the last one."""
-    if sys.stderr is not None and sys.stderr.isatty():
+    """Redraws one line on stderr; where that is no terminal, prints one every half minute."""
+    if sys.stderr is None:
+        return
+    if sys.stderr.isatty():
         say(f"\r{text:<78}", sys.stderr, end="\r" + " " * 78 + "\r" if last else "")
+        return
+    now = time.monotonic()
+    if now - PROGRESS.setdefault("said", now) >= EVERY:
+        PROGRESS["said"] = now
+        say(text, sys.stderr)
 
 
 def command_line(source, doc):

@@ -1,8 +1,10 @@
 """last.pt, from which a run goes on to the bit, and best.pt: plain types and tensors."""
 
+import sys
+
 import torch
 
-from disk.errors import stop, stop_on
+from disk.errors import say, stop, stop_on
 from disk.files import replace_file, write_text
 from disk.tensors import check_state, load_checkpoint, load_state
 from run.folder import run_checksum, write_history, write_predictions
@@ -49,6 +51,8 @@ def load_last(run):
         run.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["random"])
     run.position = state["position"]
+    where = f"epoch {run.position['epoch']} with {run.position['step']} steps done"
+    say(f"going on in {where}", sys.stderr)
     if run.device.type == "cuda" and state["cuda_random"] is not None:
         torch.cuda.set_rng_state(state["cuda_random"], run.device)
     write_history(run.out, run.position["history"])

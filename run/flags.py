@@ -22,7 +22,7 @@ RUN_FLAGS = {
     "store": ("data/stores", None, "folder of the decoded photos; may be deleted when not in use"),
     "device": ("auto", None, "auto, cpu, cuda, cuda:1, ..."),
 }
-# Flags that change the rounding of every number, and the speed; see README, "How fast".
+# Flags that change the rounding of every number, and the speed; see docs/speed.md.
 ROUNDING_FLAGS = {
     "float64": (False, None, "train in double"),
     "channels_last": (False, None, "weights and activations with the channels innermost in memory"),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import time
@@ -129,6 +128,8 @@ def test_a_segmentation_fault_leaves_the_stack_and_is_told(demo, tmp_path):
 def test_a_full_disk_ends_with_one_line_and_the_checkpoint_intact(demo, tmp_path):
     assert finish(tmp_path, demo, "run.loop.take_batch:3:before:SIGKILL")[0] == -signal.SIGKILL
     before = (tmp_path / "run" / "last.pt").read_bytes()
+
+    resource = pytest.importorskip("resource")
 
     def small_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
