@@ -52,7 +52,7 @@ def load_last(run):
         torch.set_rng_state(state["random"])
     run.position = state["position"]
     where = f"epoch {run.position['epoch']} with {run.position['step']} steps done"
-    say(f"going on in {where}", sys.stderr)
+    say(f"going on in {where}", sys.stdout)
     if run.device.type == "cuda" and state["cuda_random"] is not None:
         torch.cuda.set_rng_state(state["cuda_random"], run.device)
     write_history(run.out, run.position["history"])
