@@ -26,6 +26,8 @@ from disk.tensors import load_tensors
 STAGES = ("pairs", "labels", "inputs", "start", "features", "head", "loss", "gradients")
 STAGES += ("update", "printed")
 PAGES = ("train_resnet", "train_vgg")
+# Sentences of losses with a value that is solved for; it must be the same in every step.
+SOLVED = ("label smoothing of", "focal loss", "class weights", "a hinge", "the logits are mult")
 # What a schedule is told by, of its values.
 TELLING = ("step_size", "gamma", "T_max", "eta_min", "milestones", "total_steps", "max_lr")
 TELLING += ("factor", "start_factor", "total_iters", "warmup", "power")
@@ -167,7 +169,7 @@ def explain(trace, root, page=None):
     steps = [u["batches"] for u in trace["updates"]]
     whole = judge_labels(seen) + judge_pairs(seen, sizes, recipe, steps)
     whole += judge_printed(trace["printed"], facts)
-    findings, moving = join_rates(trace, updates.join_scales(findings))
+    findings, moving = join_rates(trace, updates.join_scales(one_for_all(findings, len(steps))))
     whole += moving or judge_schedules(trace, recipe, seen)
     findings += [(step, f) for f in whole for step in range(len(steps))]
     worst = max((f["gap"] for f in facts), default=math.inf)
@@ -175,6 +177,23 @@ def explain(trace, root, page=None):
     return join(findings), Told(
         len(steps), known, worst, max((f["noise"] for f in facts), default=0)
     )
+
+
+def one_for_all(findings, steps):
+    """The findings with a value that was solved in single steps as unknown where it is not one.
+
+    A value that fits one batch and not the next describes that batch and explains nothing.
+    """
+    for stage, heads in (("loss", SOLVED), ("inputs", ("normalised with mean",))):
+        told = [(step, f) for step, f in findings if f.stage == stage and f.kind == "cause"]
+        solved = [(step, f) for step, f in told if f.sentence.startswith(heads)]
+        values = {f.sentence for _, f in solved}
+        if len(values) > 1 or (values and len({step for step, _ in solved}) < steps):
+            shown = "; ".join(sorted(values)[:3])
+            text = f"what fits one step does not fit the next: {shown}"
+            findings = [row for row in findings if row not in solved]
+            findings += [(step, unknown(stage, text)) for step in range(steps)]
+    return findings
 
 
 def explain_step(trace, step, group, house, seen, facts):
@@ -249,11 +268,12 @@ def judge_batch(trace, step, batch, sides, matches_, values, house, seen, facts)
 def judge_photos(sides, labels, house, seen):
     """(findings on the inputs, official pairs of the batch); adds to the pairs seen."""
     findings, paths = judge_inputs(sides, house.official)
-    pairs = [house.official.find(a, b) for a, b in paths]
-    if any(f.kind == "unknown" for f in findings) and None in pairs:
-        pairs = []
     root = labels[0].tolist() if labels else [None] * len(paths)
-    seen += list(zip(root, pairs, strict=False))
+    proved = [a is not None and b is not None for a, b in paths]
+    pairs = [house.official.find(a, b) for (a, b), sure in zip(paths, proved, strict=True) if sure]
+    known = [y for y, sure in zip(root, proved, strict=False) if sure]
+    seen += list(zip(known, pairs, strict=False))
+    pairs = pairs if all(proved) else []
     return findings, pairs
 
 
@@ -436,7 +456,7 @@ def print_report(findings, on):
     part = ", in all that was judged" if any(f.kind == "skipped" for f, _ in findings) else ""
     if unknown:
         stages = " and ".join(dict.fromkeys(f.stage for f in unknown))
-        text = f"Your trainer is not explained at {stages}; elsewhere it is the reference"
+        text = f"Your trainer is not explained at {stages}; elsewhere{part} it is the reference"
         text += f" with {changes}." if causes else "."
     elif causes:
         text = f"Your trainer is the reference with {changes}{part}; with that it reproduces your "

@@ -67,7 +67,10 @@ class Official:
 
 
 def judge_inputs(sides, official):
-    """(findings, [B] of (path of photo_1, path of photo_2)) of a batch."""
+    """(findings, [B] of (path of photo_1, path of photo_2)) of a batch.
+
+    The path is None where the photo is not proved by its preparation: photos of a series are alike.
+    """
     official.look()
     xs = torch.cat([x.double() for x in sides.inputs])
     size, hints, slots, paths, worst = xs.shape[-1], official.hints, [], [], 0.0
@@ -83,6 +86,7 @@ def judge_inputs(sides, official):
         slots.append(found)
         paths.append(official.paths[rows[place]])
         worst = max(worst, off)
+    paths = [path if found else None for path, found in zip(paths, slots, strict=True)]
     half = len(paths) // 2
     return name_inputs(slots, worst), list(zip(paths[:half], paths[half:], strict=True))
 

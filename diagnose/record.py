@@ -36,6 +36,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 VERSION = 1
+PATIENCE = 20  # updates without a pair of photos, more than asked for, before it gives up
 SAMPLE = 512  # elements of a tensor that are kept of every step, at fixed places
 WEIGHTS = {"conv2d": (1, 2), "linear": (1, 2), "batch_norm": (1, 2, 3, 4)}  # places of weights
 MERGES = ("sub", "__sub__", "rsub", "subtract", "cat", "concat", "mul", "__mul__")
@@ -55,10 +56,14 @@ def to_double(value):
 
 
 class Tag:
-    """What is known of a tensor: photos {(pass, part): record}, depth in weighted ops, pair."""
+    """What is known of a tensor: photos {(pass, part): record}, depth in weighted ops, pair.
 
-    def __init__(self, photos=(), depth=0, pair=None, label=None):
+    sides: the photos of each of the tensors that it was joined from, to be taken apart again.
+    """
+
+    def __init__(self, photos=(), depth=0, pair=None, label=None, sides=()):
         self.photos, self.depth, self.pair, self.label = dict(photos), depth, pair, label
+        self.sides = sides
 
 
 def tensors_in(value):
@@ -156,6 +161,7 @@ class Sight(TorchFunctionMode):
         self.passes += torch.is_grad_enabled()
         self.number_of_pass += 1
         record = {"input": keep(photo), "norms": [], "weights": [], "ops": []}
+        record["interleaved"] = False
         record["autocast"] = torch.is_autocast_enabled(photo.device.type)
         return Tag({(self.number_of_pass, ""): record})
 
@@ -166,6 +172,7 @@ class Sight(TorchFunctionMode):
             return []
         for number, tensor in enumerate(alike):
             record = {"input": None, "norms": [], "weights": [], "ops": [], "autocast": False}
+            record["interleaved"] = False
             self.tags[tensor] = Tag({(number, ""): record})
         return [self.tags[tensor] for tensor in alike]
 
@@ -186,18 +193,24 @@ class Sight(TorchFunctionMode):
             self.note_norm(args, kwargs, photos, before)
         sides = [tag for tag in tags if tag.photos]
         merged = len(photos) > 1 and all(len(tag.photos) < len(photos) for tag in sides)
-        merged = merged and not joins_batches(name, args, kwargs)
+        joined = joins_batches(name, args, kwargs)
+        merged = merged and not joined
         if pair is None and merged and not weights and outputs:
             pair = self.merge(name, operands, outputs[0], photos)
         elif pair is not None and outputs and outputs[0].is_floating_point():
             self.follow(name, args, kwargs, operands, weights, pair, outputs[0])
+        apart = next((tag.sides for tag in tags if tag.sides), ()) if name in PARTS else ()
         for place, output in enumerate(outputs):
-            split = photos
-            if pair is None and name in PARTS and len(photos) == 1:
-                (((number, part), record),) = photos.items()
-                where = f"{place if len(outputs) > 1 else first_row(args[1:]):06d}"
-                split = {(number, part + where): record}
-            self.tags[output] = Tag(split, depth, pair)
+            split, part = photos, place if len(outputs) > 1 else first_row(args[1:])
+            if apart:
+                split = apart[min(part, len(apart) - 1)]
+            elif pair is None and name in PARTS and len(photos) == 1:
+                (((number, known), record),) = photos.items()
+                record["interleaved"] |= takes_turns(name, args, kwargs)
+                split = {(number, f"{known}{part:06d}"): record}
+            whole = pair is None and joined and [tag.photos for tag in sides]
+            kept = () if apart else next((tag.sides for tag in tags if tag.sides), ())
+            self.tags[output] = Tag(split, depth, pair, sides=whole or kept)
 
     def number(self, name, weights, depth):
         """Numbers the weights that an op meets for the first time."""
@@ -271,7 +284,7 @@ class Recorder(Sight):
 
     def __init__(self, out, steps=5, double=True):
         super().__init__(double)
-        self.out, self.steps, self.within = Path(out), steps, False
+        self.out, self.steps, self.within, self.unseen = Path(out), steps, False, 0
         self.batches, self.updates, self.waiting, self.pending = [], [], [], None
         self.printed, self.files, self.schedules, self.line = [], [], [], ""
 
@@ -299,6 +312,13 @@ class Recorder(Sight):
 
     def before_step(self, optimizer, args, kwargs):
         """Groups, values, state and gradients with which an update begins."""
+        if not self.done and not self.waiting and self.pending is None:
+            self.unseen += 1
+            if self.unseen >= PATIENCE + self.steps:
+                self.done = True
+                text = f"record.py: {self.unseen} updates, and no pair of photos was seen to meet"
+                print(f"{text} a loss; see docs/trainer.md", file=sys.__stderr__)
+                sys.exit(2)
         if self.done or (not self.waiting and self.pending is None):
             return
         self.updating = True
@@ -390,9 +410,21 @@ class Recorder(Sight):
 
 
 def joins_batches(name, args, kwargs):
-    """Whether an op puts batches behind each other, and not features beside each other."""
+    """Whether an op puts batches behind or into each other, and not features beside each other."""
     dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
-    return name in ("cat", "concat", "concatenate", "stack") and dim == 0
+    return name == "stack" or (name in ("cat", "concat", "concatenate") and dim == 0)
+
+
+def takes_turns(name, args, kwargs):
+    """Whether an op takes every second row (of pairs that lie in turn), and not a half."""
+    index = args[1] if len(args) > 1 else None
+    if name == "__getitem__":
+        index = index if isinstance(index, tuple) else (index,)
+        every = isinstance(index[0], slice) and index[0].step == 2
+        return every or (len(index) > 1 and isinstance(index[1], int))
+    places = {"unbind": 1, "select": 1, "narrow": 1}
+    dim = kwargs.get("dim", args[places.get(name, 2)] if len(args) > places.get(name, 2) else 0)
+    return dim == 1
 
 
 def is_large(weight):
@@ -402,7 +434,8 @@ def is_large(weight):
 
 def first_row(arguments):
     """Where the part begins that an index, a slice or narrow(dim, start, length) takes."""
-    numbers = [a.start or 0 if isinstance(a, slice) else a for a in arguments]
+    flat = [a for given in arguments for a in (given if isinstance(given, tuple) else (given,))]
+    numbers = [a.start or 0 if isinstance(a, slice) else a for a in flat]
     numbers = [n for n in numbers if isinstance(n, int)]
     return numbers[min(1, len(numbers) - 1)] if numbers else 0
 
