@@ -269,6 +269,6 @@ def test_bench_prints_every_row(monkeypatch, capsys):
     monkeypatch.setattr(bench, "measure_flags", lambda *_: [])
     bench.main(["--size", "64", "--rounds", "1", "--device", "cpu"])
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
-    assert [line[2] for line in table] == list("aabcddeefggg")
+    assert [line[2] for line in table] == list("aabcddeefgggh")
     assert {line.count("|") for line in table} == {5}
     assert "per-pair evaluation / ours, 16 pairs, 26 photos" in table[2]
