@@ -81,7 +81,7 @@ def main(argv=None):
         {"name": "backbone", "params": [], "lr": 0.0},  # frozen
         {"name": "head", "params": ranker.head.parameters(), "lr": args.lr_head},
     ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay)
+    optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)  # none
 
     def load(split, args):  # in the place of the photos
