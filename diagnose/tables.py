@@ -104,23 +104,38 @@ def read_pair(values, where):
     return series, photo_1, photo_2
 
 
-def read_table(path, names):
+def read_columns(path, names, columns, kinds):
+    """(the first of kinds whose columns are all there, [(line, where, {ours: text})] of the rows).
+
+    names maps our column names to the file's, where they differ. Ends the program where none of
+    the kinds is there, or no photos.
+    """
+    header, rows, first = read_rows(path)
+    place = {ours: find_column(path, header, ours, names) for ours in columns}
+    place = {ours: column for ours, column in place.items() if column is not None}
+    kind = next((kind for kind in kinds if set(kind) <= set(place)), None)
+    if kind is None or not {"photo_1", "photo_2"} <= set(place):
+        words = ", ".join(header)[:200]
+        stop(__file__, f"{path}: columns {words}: name ours with --columns; see --help")
+    texts = [{ours: row[column].strip() for ours, column in place.items()} for row in rows]
+    return kind, [(n, f"{path}:{n}", values) for n, values in enumerate(texts, first)]
+
+
+def check_label(text, where):
+    """Ends the program where the text of a label is neither 0, 1 nor empty."""
+    if text not in ("0", "1", ""):
+        stop(__file__, f"{where}: label {text[:LONGEST]!r} is neither 0, 1 nor empty")
+
+
+def read_table(path, names, kinds=KINDS):
     """The rows of a labels file, [R] of TABLE, and the kind of column that they rest on.
 
     names maps our column names to the file's, where the file's are not among COLUMNS. A pairlist
     needs no header. Ends the program with file and line, or the column, that is wrong.
     """
-    header, rows, first = read_rows(path)
-    place = {ours: find_column(path, header, ours, names) for ours in COLUMNS}
-    place = {ours: column for ours, column in place.items() if column is not None}
-    kind = next((kind for kind in KINDS if set(kind) <= set(place)), None)
-    if kind is None or not {"photo_1", "photo_2"} <= set(place):
-        words = ", ".join(header)[:200]
-        stop(__file__, f"{path}: columns {words}: name ours with --columns; see --help")
+    kind, rows = read_columns(path, names, COLUMNS, kinds)
     table = []
-    for line, row in enumerate(rows, first):
-        values = {ours: row[column].strip() for ours, column in place.items()}
-        where = f"{path}:{line}"
+    for line, where, values in rows:
         *wins, strange = read_wins(values, kind, where)
         label = UNDECIDED if wins[0] == wins[1] else int(wins[0] < wins[1])
         pair = read_pair(values, where)
@@ -140,9 +155,7 @@ def read_wins(values, kind, where):
         return float(winner == photos[0]), float(winner != photos[0]), winner not in photos
     texts = [values[name] for name in kind]
     if kind == ("label",):
-        if texts[0] not in ("0", "1", ""):
-            text = f"label {texts[0][:LONGEST]!r} is neither 0, 1 nor empty"
-            stop(__file__, f"{where}: {text}")
+        check_label(texts[0], where)
         return float(texts[0] == "0"), float(texts[0] == "1"), False
     form = (
         r"[1-9][0-9]{0,8}" if kind[0] == "rank_1" else r"[0-9]{0,9}\.?[0-9]{1,20}(e-?[0-9]{1,2})?"

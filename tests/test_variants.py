@@ -200,8 +200,9 @@ def test_pairs_with_few_votes_are_left_out(run_page, demo, tmp_path, refused):
     rows = [line.split() for line in open(demo / "train_val" / "train_pairlist.txt")]
     rows += [line.split() for line in open(demo / "train_val" / "val_pairlist.txt")]
     votes = tmp_path / "votes.tsv"
-    lines = [f"{s}\t{a}\t{b}\t{1 + i % 3}\t0" for i, (s, a, b, *_) in enumerate(rows)]
-    votes.write_text("\n".join(["series\tphoto_1\tphoto_2\tvotes_1\tvotes_2", *lines]) + "\n")
+    lines = [f"{s}\t{a}\t{b}\t0\t{1 + i % 3}\t0" for i, (s, a, b, *_) in enumerate(rows)]
+    header = "series\tphoto_1\tphoto_2\tlabel\tvotes_1\tvotes_2"  # as audit --align writes it
+    votes.write_text("\n".join([header, *lines]) + "\n")
     run = run_page(train_frozen, "some", "--votes", votes, "--min-agreement", 0)
     count = sum(i % 3 > 0 for i in range(29))
     assert f"train: {count} pairs" in (run / "train.log").read_text()

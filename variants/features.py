@@ -173,9 +173,7 @@ def keep_reviewed(split, votes, least):
 
     votes: what `diagnose.audit --align` writes. Ends the program where no pair is left.
     """
-    table, kind = read_table(Path(votes), {})
-    if kind != "votes_1" and "votes_1" not in table.dtype.names:
-        stop(__file__, f"--votes {votes}: no columns votes_1 and votes_2")
+    table, _ = read_table(Path(votes), {}, [("votes_1", "votes_2")])  # whatever else is in it
     merged, _ = merge_votes(table)
     enough = merged[merged["wins_1"] + merged["wins_2"] >= least]
     kept = np.isin(pair_keys(split.pairs), pair_keys(enough))
