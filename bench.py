@@ -7,6 +7,7 @@ nothing is asserted here. It takes about seven minutes on 2 cores and 3 GB of di
 """
 
 import contextlib
+import importlib
 import io
 import os
 import platform
@@ -39,7 +40,6 @@ from run.arithmetic import set_arithmetic, whole_step
 from run.evidence import peak_memory
 from run.flags import resolve_device
 from run.loop import Run
-from variants.features import extract
 
 # Series of the official lists by their number of photos; every pair of a series is in the list.
 TRAIN_SHAPE = {2: 2791, 3: 1043, 4: 464, 5: 155, 6: 78, 7: 23, 8: 6}  # 12,075 pairs
@@ -294,7 +294,11 @@ def measure_evaluation(run, rounds):
 
 def measure_extraction(run, rounds):
     """(h) frozen features of the validation photos against bare forward passes of as many."""
-    split, size, backbone = run.val, run.args.batch_size, run.ranker.backbone.eval()
+    page = importlib.import_module("variants.train_frozen")  # by name: it stands above
+    values = {key: row[0] for key, row in page.RECIPE.items()}
+    values |= {"weights": "none", "size": run.args.size}
+    ranker = page.build(SimpleNamespace(**values)).to(run.device)
+    split, size, backbone = run.val, run.args.batch_size, ranker.extractors["resnet50"].eval()
     weight, count = next(backbone.parameters()), len(run.val.files)
     batch = data.take_inputs(split, np.arange(min(size, count)), weight.device)
 
@@ -303,10 +307,9 @@ def measure_extraction(run, rounds):
         for first in range(0, count, size):
             backbone(batch[: count - first])
 
-    def ours():
-        extract("resnet50", backbone, split, size, weight.device, weight.dtype)
-
-    passes, extraction = in_turn(max(1, rounds - 1), bare, ours, warm=False)
+    passes, extraction = in_turn(
+        max(1, rounds - 1), bare, lambda: page.embed(ranker, split, size), warm=False
+    )
     text = f"bare forward passes / extraction of frozen features, {count} photos"
     yield "h", text, ratio(passes, extraction), ">= 0.9"
 

@@ -52,6 +52,18 @@ def read_official(root):
     return official, problems
 
 
+def read_labelled(root):
+    """({split: (pairs, path, folder)}, the labelled pairs [P], which of SPLITS each is of [P]).
+
+    Ends the program at the first wrong line of a list.
+    """
+    found, problems = read_official(root)
+    if problems:
+        stop(__file__, problems[0])
+    lists = [found[split][0] for split in SPLITS]
+    return found, np.concatenate(lists), np.repeat([0, 1], [len(pairs) for pairs in lists])
+
+
 def describe_split(split, pairs):
     """One line on a split: counts, balance, chance levels, and how far people agree."""
     text = f"{split}: {len(pairs):,} pairs, {len(np.unique(pairs['series'])):,} series"
@@ -153,11 +165,7 @@ def audit_dataset(root):
 
 def audit_labels(root, path, names, base):
     """(verdict, exit code, evidence, rows of the file, official pairs) on a labels file."""
-    found, problems = read_official(root)
-    if problems:
-        stop(__file__, problems[0])
-    lists = [found[split][0] for split in SPLITS]
-    official, split_of = np.concatenate(lists), np.repeat([0, 1], [len(pairs) for pairs in lists])
+    _, official, split_of = read_labelled(root)
     table, kind = read_table(path, names)
     with_votes = kind in ("votes_1", "preference")
     rows, repeated = merge_votes(table) if with_votes else (table, 0)
@@ -168,7 +176,7 @@ def audit_labels(root, path, names, base):
         rows["photo_2"] += 1
     search = labels.explain(rows, official, split_of, with_votes)
     best = search[0]
-    places = best.places if best else labels.find_plain(rows, official)
+    places = best.places if best else labels.find_plain(rows, official)[0]
     verdict, code, evidence = name_labels(search, rows, places, official, with_votes)
     if repeated:
         evidence.append(f"{repeated:,} pairs stand in several rows; their votes were added")
@@ -206,8 +214,7 @@ def name_labels(search, rows, places, official, with_votes):
     wrong, right = int(best.wrong.sum()), best.judged - int(best.wrong.sum())
     evidence.append(f"reproduced: {percent(right, best.judged)} labels")
     if following:
-        share = percent(following.judged - int(following.wrong.sum()), following.judged)
-        evidence.append(f"next best, {' and '.join(following.words) or 'no change'}: {share}")
+        evidence.append(f"next best, {describe_chain(following)}")
     evidence += [f"not to be told apart from: {' and '.join(words)}" for words in alike]
     noise = "are wrong by none of the rules tried"
     if with_votes:
@@ -223,6 +230,12 @@ def name_labels(search, rows, places, official, with_votes):
     return f"{verdict}; besides, {noise}" if wrong else verdict, 1, evidence
 
 
+def describe_chain(chain):
+    """The changes of a chain, and how many labels they reproduce."""
+    right = percent(chain.judged - int(chain.wrong.sum()), chain.judged)
+    return f"{' and '.join(chain.words) or 'no change'}: {right}"
+
+
 def name_unexplained(label, truth, following, rows, places, official, evidence):
     """The verdict on labels that no chain of changes reproduces.
 
@@ -232,8 +245,7 @@ def name_unexplained(label, truth, following, rows, places, official, evidence):
     agree, count = int((label == truth).sum()), len(label)
     agreement = f"labels agree on {percent(agree, count)}"
     if following:
-        share = percent(following.judged - int(following.wrong.sum()), following.judged)
-        evidence.append(f"nearest, {' and '.join(following.words) or 'no change'}: {share}")
+        evidence.append(f"nearest, {describe_chain(following)}")
     series, sizes = np.unique(official["series"], return_counts=True)
     two = (places >= 0) & (rows["label"] != UNDECIDED) & np.isin(rows["series"], series[sizes == 1])
     two &= official["preference"][places] != 0.5
@@ -288,7 +300,7 @@ def judge_sets(rows, places, split_of, official, with_votes):
         found.append((text, 1))
     keys = places[joined] * 2 + (rows["photo_1"] > rows["photo_2"])[joined]
     orders = len(np.unique(keys)) - len(np.unique(places[joined]))
-    repeated = int(joined.sum()) - len(np.unique(keys)) - (len(both) if len(both) else 0)
+    repeated = int(joined.sum()) - len(np.unique(keys)) - len(both)
     if orders:
         found.append((f"both orders counted: {orders:,} pairs stand in both", 1))
     if repeated > 0:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from diagnose import replay, updates
-from diagnose.finding import Finding, cause, harmless, skipped, stated, unknown
+from diagnose.finding import cause, harmless, skipped, stated, unknown
 from diagnose.pairs import Official, judge_inputs, judge_labels, judge_pairs, label_of
 from diagnose.printed import judge_printed
 from diagnose.replay import number
@@ -36,8 +36,6 @@ KEYS = "version torch double weights batches updates printed files schedules"
 
 def read_trace(path):
     """A trace of record.py; ends the program where it is none, or holds no update."""
-    if not path.is_file():
-        stop(__file__, f"{path}: no such file")
     trace = load_tensors(path)
     if not isinstance(trace, dict) or set(trace) != set(KEYS.split()):
         stop(__file__, f"{path}: not a trace of record.py")
@@ -239,7 +237,7 @@ def explain_step(trace, step, group, house, seen, facts):
 def skip_all(why):
     """That no stage but the features is judged."""
     stages = (stage for stage in STAGES if stage not in ("pairs", "features", "printed"))
-    return [Finding(stage, "skipped", f"not judged, {why}") for stage in stages]
+    return [skipped(stage, f"not judged, {why}") for stage in stages]
 
 
 def judge_batch(trace, step, batch, sides, matches_, values, house, seen, facts):

@@ -20,16 +20,16 @@ import numpy as np
 
 from data import photo_names
 from diagnose import labels
-from diagnose.audit import SPLITS, name_missing, read_official
+from diagnose.audit import SPLITS, name_missing, read_labelled
 from diagnose.tables import (
     LONGEST,
     TABLE,
     UNDECIDED,
-    find_column,
+    check_label,
     named_columns,
+    read_columns,
     read_pair,
     read_photo,
-    read_rows,
 )
 from disk.errors import command_line, one_door, stop, stop_on
 from run import scores as figures
@@ -52,22 +52,11 @@ def read_predictions(path, names):
     that score and its opposite, and there is no loss and no calibration. Ends the program with the
     line that is wrong.
     """
-    header, rows, first = read_rows(path)
-    place = {name: find_column(path, header, name, names) for name in COLUMNS}
-    place = {name: column for name, column in place.items() if column is not None}
-    kind = next((kind for kind in KINDS if set(kind) <= set(place)), None)
-    if kind is None or not {"photo_1", "photo_2"} <= set(place):
-        words = ", ".join(header)[:200]
-        stop(__file__, f"{path}: columns {words}: name ours with --columns; see --help")
+    kind, rows = read_columns(path, names, COLUMNS, KINDS)
     table, scores = [], []
-    for line, row in enumerate(rows, first):
-        values, where = (
-            {name: row[column].strip() for name, column in place.items()},
-            f"{path}:{line}",
-        )
+    for line, where, values in rows:
         label, pair = values.get("label", ""), read_pair(values, where)
-        if label not in ("0", "1", ""):
-            stop(__file__, f"{where}: label {label[:LONGEST]!r} is neither 0, 1 nor empty")
+        check_label(label, where)
         scores.append(read_scores([values[name] for name in kind], kind, pair, where))
         table.append((*pair, int(label or UNDECIDED), 0, 0, False, "", line))
     soft = kind[0].startswith(("logit", "prob", "logprob"))
@@ -106,8 +95,7 @@ def read_scores(texts, kind, pair, where):
 
 def orient(table, scores, official):
     """(places in the official lists or -1, scores and labels as if photo_1 < photo_2) of rows."""
-    base = int(min(table["photo_1"].min(), table["photo_2"].min()) == 0)  # numbers from 0 on
-    places, turned = labels.find_places(table, official, 0, lambda photo, photos: photo + base)
+    places, turned = labels.find_plain(table, official)
     own = np.where(turned & (table["label"] >= 0), 1 - table["label"], table["label"])
     return places, np.where(turned[:, None], scores[:, ::-1], scores), own
 
@@ -277,11 +265,7 @@ def score_predictions(args):
     """Verdict on a predictions file, by the official lists; photos are not needed."""
     names = named_columns(args.columns, COLUMNS)
     table, plain, with_loss = read_predictions(Path(args.predictions), names)
-    lists, problems = read_official(args.data)
-    if problems:
-        stop(__file__, problems[0])
-    official = np.concatenate([lists[split][0] for split in SPLITS])
-    split_of = np.repeat([0, 1], [len(lists[split][0]) for split in SPLITS])
+    lists, official, split_of = read_labelled(args.data)
     places, scores, own = orient(table, plain, official)
     if not (places >= 0).any():
         return "cannot judge: none of the pairs is an official pair", 2, []

@@ -83,9 +83,9 @@ def find_places(table, official, shift, photo):
 
 
 def find_plain(table, official):
-    """The places of the rows where their numbers are official ones, or these from 0 on."""
+    """find_places where the numbers are official ones, or these from 0 on."""
     lowest = min(table["photo_1"].min(), table["photo_2"].min())
-    return find_places(table, official, 0, lambda p, n: p + int(lowest == 0))[0]
+    return find_places(table, official, 0, lambda p, n: p + int(lowest == 0))
 
 
 def rules(official):

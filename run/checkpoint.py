@@ -40,10 +40,8 @@ def save_last(run):
 
 def load_last(run):
     """Puts the run where last.pt left it, train.log and history.tsv included."""
-    state = load_checkpoint(run.out / "last.pt", KEYS)
     path = run.out / "last.pt"
-    if state["run"] != run_checksum(run.out):
-        stop(__file__, f"{path}: that of another run than args.json beside it")
+    state = load_own(path, KEYS)
     check_position(path, state["position"], run)
     load_state(run.ranker, state["model"], path)
     with stop_on(__file__, f"{path}: optimizer, schedule or random state do not fit", Exception):
@@ -64,6 +62,14 @@ def load_last(run):
         if logits.shape != (len(run.val.pairs), 2):
             stop(__file__, f"{run.out / 'best.pt'}: holds logits of other pairs")
         write_predictions(run.out / "predictions.tsv", run.val, logits)
+
+
+def load_own(path, keys):
+    """A checkpoint with these keys, of the run that the args.json beside it is of."""
+    state = load_checkpoint(path, keys)
+    if state["run"] != run_checksum(path.parent):
+        stop(__file__, f"{path}: that of another run than args.json beside it")
+    return state
 
 
 def check_position(path, position, run):
@@ -90,9 +96,7 @@ def save_best(run, epoch, accuracy, logits):
 def load_best(out, ranker):
     """best.pt of a run folder, checked against args.json beside it and the tensors of a ranker."""
     path = out / "best.pt"
-    state = load_checkpoint(path, BEST)
-    if state["run"] != run_checksum(out):
-        stop(__file__, f"{path}: that of another run than args.json beside it")
+    state = load_own(path, BEST)
     check_state(ranker, state["model"], path)
     if not isinstance(state["logits"], torch.Tensor):
         stop(__file__, f"{path}: holds no logits")

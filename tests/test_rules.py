@@ -62,8 +62,7 @@ def test_files_are_short():
 @pytest.mark.parametrize("name", TREES)
 def test_nothing_points_upwards(name):
     room = name.split(".")[0]
-    tools = ROOMS - set(TOP) | ({"variants"} if room == "bench" else set())
-    allowed = ROOMS if room in TOP else BELOW.get(room, tools)
+    allowed = ROOMS if room in TOP else BELOW.get(room, ROOMS - set(TOP))
     assert {other.split(".")[0] for other in imported(ast.walk(TREES[name]))} <= allowed
 
 
