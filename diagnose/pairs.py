@@ -167,10 +167,7 @@ def judge_labels(seen):
             findings.append(harmless("labels", "photo_2 comes first, and the labels follow"))
     elif right == 0 and turned == n:
         findings.append(
-            cause(
-                "labels",
-                f"the photos of each pair are exchanged, the label is not ({n} pairs)",
-            )
+            cause("labels", f"the photos of each pair are exchanged, the label is not ({n} pairs)")
         )
     elif right == 0 and n >= 4:
         text = f"labels are inverted before the loss ({n} pairs)"

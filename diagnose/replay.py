@@ -299,12 +299,7 @@ def judge_features(sides, batch, backbones, rounding, known=()):
         if worst <= FORWARD[rounding == 1][1]:
             room = forward_noise(sides, backbones, setting, made, rounding)
             if worst <= room:
-                return (
-                    [cause("features", s, worst) for s in sentences],
-                    setting,
-                    worst,
-                    room,
-                )
+                return ([cause("features", s, worst) for s in sentences], setting, worst, room)
         best = min(best, worst)
     sentence = f"none of {tried} changes of the backbone's passes reproduces the features"
     if known is None:
@@ -352,10 +347,7 @@ def judge_head(sides, batch, values, rounding):
         if link is None:
             return [
                 *found,
-                unknown(
-                    "head",
-                    f"what stands before {entry['op']} in the head is not reproduced",
-                ),
+                unknown("head", f"what stands before {entry['op']} in the head is not reproduced"),
             ]
         layers += [link] if link else []
         if "dropout" in entry["op"]:
