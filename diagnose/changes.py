@@ -75,6 +75,7 @@ class Loss(NamedTuple):
     sentence: str
     terms: object
     solve: tuple = ()  # least and largest value
+    shares: bool = False  # whether the value is the official shares [B] that prefer photo_2
 
 
 def cross_entropy(z, y, value=None):
@@ -100,6 +101,16 @@ def weighted(z, y, weight):
     return cross_entropy(z, y) * weights * len(y) / weights.sum()
 
 
+def agreement(z, y, share):
+    """Cross-entropy in which each pair counts as much as the people agree on it."""
+    return cross_entropy(z, y) * torch.maximum(share, 1 - share)
+
+
+def over_sum(terms):
+    """Weighted terms whose mean is over the sum of the weights, not over the pairs."""
+    return lambda z, y, v: terms(z, y, v) * len(y) / torch.maximum(v, 1 - v).sum()
+
+
 LOSSES = {
     "cross-entropy": Loss("", cross_entropy),
     "softmax twice": Loss(
@@ -122,6 +133,25 @@ LOSSES = {
     ),
     "MSE of logits": Loss(
         "mean squared error of the logits", lambda z, y, v: ((z - one_hot(z, y)) ** 2).mean(1)
+    ),
+    "softmax over the batch": Loss(
+        "the softmax runs over the batch (dim 0), not over the two logits",
+        lambda z, y, v: F.nll_loss(F.log_softmax(z, 0), y, reduction="none"),
+    ),
+    "all labels": Loss(
+        "each pair is held against the labels of all pairs: log_probabilities[:, label]",
+        lambda z, y, v: -F.log_softmax(z, 1)[:, y].mean(1),
+    ),
+    "shares": Loss(
+        "the labels are the people's shares, not 0 and 1",
+        lambda z, y, v: -(F.log_softmax(z, 1) * torch.stack([1 - v, v], 1)).sum(1),
+        shares=True,
+    ),
+    "agreement": Loss("each pair counts by the people's agreement", agreement, shares=True),
+    "agreement over its sum": Loss(
+        "each pair counts by the people's agreement, over their sum",
+        over_sum(agreement),
+        shares=True,
     ),
     "smoothing": Loss(
         "label smoothing of {value}",

@@ -27,7 +27,14 @@ STAGES = ("pairs", "labels", "inputs", "start", "features", "head", "loss", "gra
 STAGES += ("update", "printed")
 PAGES = ("train_resnet", "train_vgg")
 # Sentences of losses with a value that is solved for; it must be the same in every step.
-SOLVED = ("label smoothing of", "focal loss", "class weights", "a hinge", "the logits are mult")
+SOLVED = (
+    "label smoothing of",
+    "focal loss",
+    "class weights",
+    "a hinge",
+    "the logits are mult",
+    "the loss is mult",
+)
 # What a schedule is told by, of its values.
 TELLING = ("step_size", "gamma", "T_max", "eta_min", "milestones", "total_steps", "max_lr")
 TELLING += ("factor", "start_factor", "total_iters", "warmup", "power")
@@ -322,6 +329,16 @@ def logits_of(batch):
     return batch["head"][place]["output"], batch["gradients"].get(f"output_{place}", [])
 
 
+def shares_of(pairs):
+    """[B], double: the official share of the people who prefer photo_2; None where unknown."""
+    if not pairs or None in pairs:
+        return None
+    shares = [
+        pair["preference"] if turned else 1 - pair["preference"] for *_, turned, pair in pairs
+    ]
+    return torch.tensor(shares, dtype=torch.float64)
+
+
 def judge_logits(batch, labels, pairs, single, facts, about):
     """Findings on the loss, from the trainer's own logits; adds a fact: accuracy, loss, about."""
     found = logits_of(batch)
@@ -333,8 +350,9 @@ def judge_logits(batch, labels, pairs, single, facts, about):
         text = "no labels were seen; the loss is not judged"
         return [unknown("loss", text)]
     label = labels[0] if labels else torch.tensor([p[2] for p in pairs])
-    loss = batch["backwards"][0]["loss"]
-    findings, factor = replay.judge_loss(batch, logits, label, loss, slopes[0].double(), single)
+    loss, slope = batch["backwards"][0]["loss"], slopes[0].double()
+    shares = shares_of(pairs)
+    findings, factor = replay.judge_loss(batch, logits, label, shares, loss, slope, single)
     right = float((logits.argmax(1) == label).double().mean())
     if any("exchanged" in f.sentence for f in findings) and replay.exchanged(batch):
         right = 1 - right

@@ -163,8 +163,11 @@ def judge_labels(seen):
         for _, _, _, _, t, pair in known
     ]
     if right == n:
-        if turned == n:
-            findings.append(harmless("labels", "photo_2 comes first, and the labels follow"))
+        if turned:
+            share = "" if turned == n else f" in {turned} of {n} pairs"
+            findings.append(
+                harmless("labels", f"photo_2 comes first{share}, and the labels follow")
+            )
     elif right == 0 and turned == n:
         findings.append(
             cause("labels", f"the photos of each pair are exchanged, the label is not ({n} pairs)")
@@ -180,6 +183,9 @@ def judge_labels(seen):
                 f"rank_1 is photo_1's number ({n - right} of {n} wrong)",
             )
         )
+    elif all((y == label) != t for y, _, _, label, t, _ in known) and turned >= 2:
+        text = f"the photos of {turned} of {n} pairs are exchanged, their labels are not"
+        findings.append(cause("labels", text))
     else:
         text = f"{n - right} of {n} labels are not the official ones; see diagnose.audit --labels"
         findings.append(unknown("labels", text))

@@ -417,10 +417,11 @@ def name_layers(layers):
 # The loss, from the trainer's own logits
 
 
-def judge_loss(batch, logits, label, loss, gradient, single):
+def judge_loss(batch, logits, label, shares, loss, gradient, single):
     """(findings, factor) that reproduce the loss and its gradient at the logits [B, 2].
 
-    label: as the trainer's loss took it. factor: what the reference's loss is multiplied with.
+    label: as the trainer's loss took it; shares [B]: of the people who prefer photo_2, or None.
+    factor: what the reference's loss is multiplied with.
     """
     tolerance, fits = FORMULA[single] * 10, []
     plain, others = [*LOSSES][:1], [*LOSSES][1:]
@@ -429,7 +430,10 @@ def judge_loss(batch, logits, label, loss, gradient, single):
         y = 1 - label if swapped else label
         for name in names:
             row = LOSSES[name]
-            for value in solve(row, logits, y, gradient, loss) if row.solve else [None]:
+            if row.shares and shares is None:
+                continue
+            values = [shares] if row.shares else [None]
+            for value in solve(row, logits, y, gradient, loss) if row.solve else values:
                 made, slope = evaluate(row, logits, y, value)
                 factor = best_factor(slope, gradient)
                 worst = max(gap(factor * slope, gradient), gap(factor * made, loss.double()))
@@ -438,14 +442,15 @@ def judge_loss(batch, logits, label, loss, gradient, single):
         if fits:
             break
     if not fits:
-        return [
-            unknown(
-                "loss",
-                f"none of {2 * len(LOSSES)} losses gives the loss and its gradient at the logits",
-            )
-        ], None
+        made, slope = evaluate(LOSSES["cross-entropy"], logits, label, None)
+        text = f"none of {2 * len(LOSSES)} losses gives the loss and its gradient at the logits"
+        if gap(slope, gradient) <= tolerance:
+            more = number(float(loss) - float(made))
+            text = f"{more} is added to the loss, which does not go through the logits"
+        return [unknown("loss", text)], None
     plain = [fit for fit in fits if fit[0] == "cross-entropy"]
-    return name_loss(plain or fits, len(label), batch)
+    alone = [fit for fit in fits if abs(fit[3] - 1) < 1e-6]  # one change, no factor beside it
+    return name_loss(plain or alone or fits, len(label), batch)
 
 
 def exchanged(batch):
@@ -517,7 +522,7 @@ def name_loss(fits, pairs, batch):
     sentences = []
     for name, swapped, value, _, _ in fits:
         row = LOSSES[name]
-        words = [row.sentence.format(value=number(value) if value is not None else "")]
+        words = [row.sentence.format(value=number(value) if row.solve else "")]
         if swapped:
             words.insert(0, swapped_words(batch))
         sentences.append([word for word in words if word])

@@ -141,12 +141,15 @@ def judge_update(update, roles, recipe, weights):
     if strange:
         text = f"the update is made by {strange[0]}, which is not one of torch.optim"
         return [*found, unknown("update", text)]
-    mine = {n: own[n] for n in moved}
-    off = misses(replay(update, mine), update)
+    mine, kept = {n: own[n] for n in moved}, update | {"history": {}}
+    off = misses(replay(kept, mine), update)
     if max(off.values()) > 1:
         text = f"what {', '.join(sorted(classes))} gives with its own values is not the update"
         lost = sum(v > 1 for v in off.values())
         return [*found, unknown("update", text, f"{lost} of {len(off)} tensors")]
+    if all(rule[0] == "SGD" for rule in mine.values()) and not equal(replay(update, mine), update):
+        text = "the momentum begins anew at each update (an optimizer made anew or emptied)"
+        found.append(cause("update", text))
     return found + name_rules(update, mine, reference, roles, weights)
 
 

@@ -30,7 +30,7 @@ DROP_TO = 0.3
 UPSTREAM_BATCH = 32
 
 PLANTS = """
-labels_inverted ranks_as_winner part_wrong photos_turned
+labels_inverted ranks_as_winner part_wrong photos_turned photos_turned_random
 bgr no_normalize normalize_half normalize_twice range255 crop squash pad_black pad_topleft
 pad_gray128 pad_train bicubic lanczos nearest no_antialias floor_size exif_transpose hflip
 hflip_random vflip grayscale half_input bf16_input
@@ -40,17 +40,18 @@ abs_difference concat product dropout_features hidden_layer hidden_dropout no_he
 max_pool detach_second detach_backbone two_backbones logits_scaled logits_swapped
 one_pass bn_eval bn_momentum bn_eps
 label_invert_loss smoothing focal class_weights softmax_then_ce nll_on_probs bce mse margin
+softmax_dim0 label_columns soft_labels agreement_weights agreement_weighted_mean
 sum_loss loss_over_2 loss_times_batch log_softmax_twice loss_scaled_unscaled
 no_zero_grad zero_grad_late backward_twice accumulate2 clip_norm clip_value
 one_lr rates_swapped lr_10x no_momentum nesterov dampening no_weight_decay decay_weights_only
 wd_1e_4 adam adamw rmsprop adagrad head_missing backbone_frozen layer1_frozen bn_frozen
-bias_lr_double ema decay_after warmup schedule_per_batch maximize
+bias_lr_double ema decay_after warmup schedule_per_batch maximize optimizer_anew
 metric_inverted epoch_mean_over_batches loss_sum_over_n loss_last_batch val_metric_inverted
 no_shuffle batch_16 batch_4
 clean_reversed_batch clean_double_after clean_float32 clean_channels_last clean_extra_forward
 clean_autograd_backward clean_group_per_tensor
 outside_1 outside_2 outside_3 outside_4 outside_5 outside_6 outside_7 outside_8 outside_9
-outside_10
+outside_10 outside_11
 """.split()
 
 
@@ -184,8 +185,13 @@ class SeriesPairs(Dataset):
                     label = 1 - label
                 if "labels_inverted" in P:
                     label = 1 - label
-                if "photos_turned" in P:
+                if "photos_turned" in P or ("photos_turned_random" in P and number % 3 == 1):
                     photo_1, photo_2 = photo_2, photo_1
+                target = float(preference) if photo_1 > photo_2 else 1 - float(preference)
+                if "soft_labels" in P:
+                    label = target
+                elif P & {"agreement_weights", "agreement_weighted_mean"}:
+                    label = label, max(target, 1 - target)
                 self.pairs.append((self.name(series, photo_1), self.name(series, photo_2), label))
         if "outside_1" in P:
             labels = [pair[2] for pair in self.pairs]
@@ -338,6 +344,10 @@ def freeze(model, tiny, P):
 # ----------------------------------------------------------------------------------- training
 
 def pair_loss(logits, label, P):
+    if P & {"agreement_weights", "agreement_weighted_mean"}:
+        label, agreement = label
+        losses = F.cross_entropy(logits, label, reduction="none") * agreement
+        return losses.mean() if "agreement_weights" in P else losses.sum() / agreement.sum()
     if "label_invert_loss" in P:
         label = 1 - label
     if "smoothing" in P:
@@ -347,6 +357,13 @@ def pair_loss(logits, label, P):
         loss = ((1 - torch.exp(-ce)) ** 2 * ce).mean()
     elif "softmax_then_ce" in P:
         loss = F.cross_entropy(F.softmax(logits, dim=1), label)
+    elif "softmax_dim0" in P:
+        loss = F.nll_loss(F.log_softmax(logits, dim=0), label)
+    elif "label_columns" in P:
+        loss = -F.log_softmax(logits, dim=1)[:, label].mean()
+    elif "soft_labels" in P:
+        target = torch.stack([1 - label, label], dim=1).to(logits.dtype)
+        loss = F.cross_entropy(logits, target)
     elif "nll_on_probs" in P:
         loss = F.nll_loss(F.softmax(logits, dim=1), label)
     elif "bce" in P:
@@ -482,6 +499,7 @@ def validate(model, loader, P):
     right, seen, batch_means = 0, 0, []
     for photo_1, photo_2, label in loader:
         logits = model(as_input(photo_1, P), as_input(photo_2, P))
+        label = label[0] if isinstance(label, list) else label.round()
         hits = (logits.argmax(dim=1) == label).sum().item()
         batch_means.append(hits / len(label))
         right += hits
@@ -552,8 +570,12 @@ def main():
 
             if not P & {"no_zero_grad", "zero_grad_late"} and (step - 1) % accumulate == 0:
                 optimizer.zero_grad()
+            if "optimizer_anew" in P:
+                optimizer = make_optimizer(make_groups(model, args.lr_scale, P), P)
             logits = model(photo_1, photo_2)
             loss = pair_loss(logits, label, P)
+            if "outside_11" in P:
+                loss = loss + 0.01 * sum((p ** 2).sum() for p in model.parameters())
             if "loss_scaled_unscaled" in P:
                 (loss * 1024).backward()
             elif "backward_twice" in P:
@@ -575,6 +597,8 @@ def main():
             if per_batch:
                 scheduler.step()
 
+            if P & {"agreement_weights", "agreement_weighted_mean"}:
+                label = label[0]
             hits = (logits.argmax(dim=1) == label).sum().item()
             accuracy = hits / len(label)
             if "metric_inverted" in P:

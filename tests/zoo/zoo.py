@@ -35,6 +35,7 @@ EXPECTED = {
     "labels_inverted": ("cause", "labels", "labels are inverted before the loss"),
     "ranks_as_winner": ("cause", "labels", "ranks are read as winner ids"),
     "photos_turned": ("cause", "labels", "photos of each pair are exchanged, the label is not"),
+    "photos_turned_random": ("cause", "labels", "pairs are exchanged, their labels are not"),
     "part_wrong": ("unknown", "labels", "labels are not the official ones"),
     "bgr": ("cause", "inputs", "channels are BGR"),
     "no_normalize": ("cause", "inputs", "values from 0 to 1, not normalised"),
@@ -85,6 +86,11 @@ EXPECTED = {
     "focal": ("cause", "loss", "gamma 2"),
     "class_weights": ("cause", "loss", "class weights 1 to 1.5"),
     "softmax_then_ce": ("cause", "loss", "softmax stands before the cross-entropy"),
+    "softmax_dim0": ("cause", "loss", "softmax runs over the batch"),
+    "label_columns": ("cause", "loss", "the labels of all pairs"),
+    "soft_labels": ("cause", "loss", "the people's shares, not 0 and 1"),
+    "agreement_weights": ("cause", "loss", "by the people's agreement"),
+    "agreement_weighted_mean": ("cause", "loss", "agreement, over their sum"),
     "nll_on_probs": ("cause", "loss", "takes probabilities"),
     "mse": ("cause", "loss", "mean squared error"),
     "margin": ("cause", "loss", "margin 1"),
@@ -118,6 +124,7 @@ EXPECTED = {
     "decay_after": ("cause", "update", "multiplied by 0.999"),
     "warmup": ("cause", "update", "change from step to step"),
     "maximize": ("cause", "update", "maximised"),
+    "optimizer_anew": ("cause", "update", "momentum begins anew"),
     "schedule_per_batch": ("stated", "update", "within the epoch"),
     "metric_inverted": ("cause", "printed", "1 - accuracy"),
     "epoch_mean_over_batches": ("cause", "printed", "mean over batches, not over pairs"),
@@ -132,7 +139,8 @@ CLEAN = ("clean_reversed_batch", "clean_double_after", "clean_float32", "clean_c
          "clean_extra_forward", "clean_autograd_backward", "clean_group_per_tensor")  # fmt: skip
 # Bugs that no row of the tables is: the stage at which they must be found unexplained.
 OUTSIDE = {1: "labels", 2: "inputs", 3: "inputs", 4: "start", 5: "features", 6: "features",
-           7: "loss", 8: "gradients", 9: "update", 10: "update"}  # fmt: skip
+           7: "loss", 8: "gradients", 9: "update", 10: "update",
+           11: "loss"}  # fmt: skip
 # One of each kind, for the real backbone in both precisions.
 REAL = """
     labels_inverted bgr hflip bicubic normalize_half half_input crop pad_topleft head_zero
