@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import torch
 
-from diagnose import replay, updates
-from diagnose.finding import cause, harmless, skipped, stated, unknown
+from diagnose import losses, rates, replay, updates
+from diagnose.finding import cause, settle, skipped, unknown
 from diagnose.pairs import Official, judge_inputs, judge_labels, judge_pairs, label_of
 from diagnose.printed import judge_printed
-from diagnose.replay import number
 from diagnose.start import judge_start
 from disk.errors import command_line, one_door, say, show_progress, stop
 from disk.tensors import load_tensors
@@ -70,72 +69,6 @@ def choose_page(name, trace, size):
     return best[1:]
 
 
-# What objects declare
-
-
-def judge_schedules(trace, recipe, seen):
-    """Statements of the recorded schedules, without effect in the recorded steps."""
-    findings, ends = [], epoch_ends(trace, seen)
-    for schedule in trace["schedules"]:
-        values, name = schedule["values"], schedule["class"]
-        early = [u for u in schedule["steps"] if 0 < u < len(trace["updates"])]
-        at = f"{name} is stepped after updates {', '.join(map(str, early[:5]))}"
-        if early and ends is None:
-            text = f"{at}; whether epochs end there is not known"
-            findings.append(stated("update", text))
-        elif set(early) - set(ends or ()):
-            findings.append(stated("update", f"{at}, within the epoch"))
-        usual = recipe["lr_every"], recipe["lr_factor"]
-        if name != "StepLR" or (values.get("step_size"), values.get("gamma")) != usual:
-            told = ", ".join(f"{k}={v}" for k, v in values.items() if k in TELLING)
-            findings.append(stated("update", f"the schedule is {name}({told})"))
-    return findings
-
-
-def epoch_ends(trace, seen):
-    """After which updates an epoch ended: where pairs come again; None where they are unknown."""
-    if any(found is None for _, found in seen) or not seen:
-        return None
-    ends, known, places = [], set(), iter([found[:2] for _, found in seen])
-    batches = iter(trace["batches"])
-    for done, update in enumerate(trace["updates"]):
-        for batch in itertools.islice(batches, update["batches"]):
-            drawn = set(itertools.islice(places, len(batch["features"][0])))
-            if drawn & known:
-                ends.append(done)
-                known = set()
-            known |= drawn
-    return ends
-
-
-def join_rates(trace, findings):
-    """(findings without those on single rates, one on rates that change from step to step)."""
-    rates = [
-        [
-            group["values"]["lr"]
-            for optimizer in update["optimizers"]
-            for group in optimizer["groups"]
-        ]
-        for update in trace["updates"]
-    ]
-    about = [
-        f
-        for _, f in findings
-        if f.sentence.startswith(("other learning", "one learning", "the two learning"))
-    ]
-    if all(row == rates[0] for row in rates) or not about:
-        return findings, []
-    columns = [", ".join(map(number, column)) for column in zip(*rates, strict=True)]
-    names = " and ".join(sorted({s["class"] for s in trace["schedules"] if s["steps"]}))
-    text = f"the learning rates change from step to step: {'; '.join(dict.fromkeys(columns))}"
-    text += f" ({names} is stepped after each update)" if names else ""
-    kept = [(step, f) for step, f in findings if f not in about]
-    return kept, [cause("update", text)]
-
-
-# The whole
-
-
 class Told(NamedTuple):
     """On what an answer rests."""
 
@@ -155,119 +88,147 @@ class House(NamedTuple):
     known: dict  # what explained the batches before: {stage: rows, or None where nothing did}
 
 
+class View(NamedTuple):
+    """What is known of one recorded batch before anything is replayed."""
+
+    step: int
+    batch: dict
+    sides: replay.Sides
+    matches: list  # the replay.Match of each side
+    labels: list | None  # [B] as they entered the step, as the loss took them
+    pairs: list  # the official pair of each, None where it is none; [] where not all are proved
+    evidence: losses.Evidence | None  # of the loss
+    factor: float | None = None  # by which the reference's loss is multiplied
+
+
 def explain(trace, root, page=None):
     """(findings in the order of execution, each with the steps it holds in; Told)."""
-    batches, start = trace["batches"], 0
-    photo = batches[0]["passes"][0]["input"]
-    size = 64 if photo is None else photo.shape[-1]
-    module, ranker, weights = choose_page(page, trace, size)
-    recipe = recipe_of(module)
+    photo = trace["batches"][0]["passes"][0]["input"]
+    module, ranker, weights = choose_page(page, trace, 64 if photo is None else photo.shape[-1])
+    recipe, steps = recipe_of(module), len(trace["updates"])
     house = House(ranker, weights, recipe, Official(root, trace["files"]), {})
-    findings, seen, facts = [], [], []
-    for step, update in enumerate(trace["updates"]):
-        show_progress(f"replaying step {step + 1}/{len(trace['updates'])}")
-        group = batches[start : start + update["batches"]]
-        start += update["batches"]
-        findings += [(step, f) for f in explain_step(trace, step, group, house, seen, facts)]
+    findings, views, seen, told = [], [], [], []
+    for step, batch in batches_of(trace):
+        found, view = view_batch(trace, step, batch, house, seen)
+        findings += [(step, f) for f in found]
+        views += [view] if view else []
+    whole, views = judge_losses(views)
+    moving = rates.describe_moving(trace)
+    for step in range(steps):
+        show_progress(f"replaying step {step + 1}/{steps}")
+        group = [view for view in views if view.step == step]
+        if group:
+            findings += [(step, f) for f in explain_step(trace, group, house, moving, told)]
     show_progress("", True)
-    sizes = [len(b["features"][0]) for b in batches]
-    steps = [u["batches"] for u in trace["updates"]]
-    whole = judge_labels(seen) + judge_pairs(seen, sizes, recipe, steps)
-    whole += judge_printed(trace["printed"], facts)
-    findings, moving = join_rates(trace, updates.join_scales(one_for_all(findings, len(steps))))
-    whole += moving or judge_schedules(trace, recipe, seen)
-    findings += [(step, f) for f in whole for step in range(len(steps))]
-    worst = max((f["gap"] for f in facts), default=math.inf)
+    whole += judge_figures(trace, views, findings, any("exchanged" in f.sentence for f in whole))
+    sizes = [len(b["features"][0]) for b in trace["batches"]]
+    counts = [update["batches"] for update in trace["updates"]]
+    whole += judge_labels(seen) + judge_pairs(seen, sizes, recipe, counts)
+    if all(f.sentence != moving for _, f in findings):
+        whole += rates.judge_schedules(trace, recipe, seen)
+    findings = settle(findings) + [(step, f) for f in whole for step in range(steps)]
     known = sum(found is not None for _, found in seen)
-    return join(findings), Told(
-        len(steps), known, worst, max((f["noise"] for f in facts), default=0)
-    )
+    worst, noise = map(max, zip(*told, strict=True)) if told else (math.inf, 0.0)
+    return join(findings), Told(steps, known, worst, noise)
 
 
-def one_for_all(findings, steps):
-    """The findings with a value that was solved in single steps as unknown where it is not one.
+def batches_of(trace):
+    """(step, batch) of every recorded batch that an update took."""
+    batches = iter(trace["batches"])
+    for step, update in enumerate(trace["updates"]):
+        for batch in itertools.islice(batches, update["batches"]):
+            yield step, batch
 
-    A value that fits one batch and not the next describes that batch and explains nothing.
+
+def view_batch(trace, step, batch, house, seen):
+    """(findings on the inputs, the View of a batch or None); adds to the pairs seen."""
+    sides, labels = replay.sides_of(batch), label_of(batch)
+    if sides is None:
+        text = "the passes of this trainer are not two equal sides"
+        stages = (stage for stage in STAGES if stage not in ("pairs", "features", "printed"))
+        rest = [skipped(stage, "not judged, since the passes are not") for stage in stages]
+        return [unknown("features", text), *rest], None
+    if sides.inputs is None:
+        text = "features were given: no photo met a weight"
+        findings, pairs = [skipped(stage, text) for stage in ("inputs", "features")], []
+    else:
+        findings, pairs = judge_photos(sides, labels, house, seen)
+    matches_ = [replay.match_weights(n, trace["weights"], house.weights) for n in sides.numbers]
+    said, evidence = losses.evidence_of(batch, labels, pairs)
+    view = View(step, batch, sides, matches_, labels, pairs, evidence)
+    return [*findings, *said], view
+
+
+def judge_losses(views):
+    """(findings on the loss of all batches together, the views with its factor in each)."""
+    known = [view for view in views if view.evidence]
+    if not known:
+        return [], views
+    words = losses.words_of_swapped(known[0].batch)
+    findings, factors = losses.judge_loss([view.evidence for view in known], words)
+    factors = iter(factors or [None] * len(known))
+    return findings, [v._replace(factor=next(factors) if v.evidence else None) for v in views]
+
+
+def judge_figures(trace, views, findings, turned):
+    """Findings on the factors of the losses and on what the trainer prints.
+
+    findings: of the steps; turned: whether the logits are exchanged behind the head.
     """
-    for stage, heads in (("loss", SOLVED), ("inputs", ("normalised with mean",))):
-        told = [(step, f) for step, f in findings if f.stage == stage and f.kind == "cause"]
-        solved = [(step, f) for step, f in told if f.sentence.startswith(heads)]
-        values = {f.sentence for _, f in solved}
-        if len(values) > 1 or (values and len({step for step, _ in solved}) < steps):
-            shown = "; ".join(sorted(values)[:3])
-            text = f"what fits one step does not fit the next: {shown}"
-            findings = [row for row in findings if row not in solved]
-            findings += [(step, unknown(stage, text)) for step in range(steps)]
-    return findings
+    back = {step for step, f in findings if f.stage == "gradients" and f.kind == "harmless"}
+    left = [view for view in views if view.factor and view.step not in back]
+    groups = [trace["updates"][view.step]["batches"] for view in left]
+    found = losses.judge_factors(
+        [v.factor for v in left], [len(v.evidence.label) for v in left], groups
+    )
+    facts = []
+    for view in views:
+        if view.evidence:
+            loss = float(view.evidence.loss) / (view.factor if view.step in back else 1)
+            right = (view.evidence.logits.argmax(1) == view.evidence.label).double().mean()
+            accuracy = 1 - right if turned and losses.exchanged(view.batch) else right
+            facts.append(
+                {"accuracy": float(accuracy), "loss": loss, "pairs": len(view.evidence.label)}
+            )
+    return found + judge_printed(trace["printed"], facts)
 
 
-def explain_step(trace, step, group, house, seen, facts):
-    """Findings on one update and its batches; adds to the pairs seen and to the facts."""
-    update, values, findings = trace["updates"][step], replay.weights_at(trace, step), []
-    held, before = updates.declared(update), len(facts)
-    for place, batch in enumerate(group):
-        sides = replay.sides_of(batch)
-        if sides is None:
-            text = "the passes of this trainer are not two equal sides"
-            return [unknown("features", text), *skip_all("since the passes are not")]
-        matches_ = [replay.match_weights(n, trace["weights"], house.weights) for n in sides.numbers]
-        if step == 0 and place == 0:
-            findings += judge_start(batch, values)
-        findings += judge_batch(trace, step, batch, sides, matches_, values, house, seen, facts)
-        findings += judge_zeroed(batch, place, step, held)
-    roles = updates.trainable(trace, matches_, batch, update)
+def explain_step(trace, group, house, moving, told):
+    """Findings on one update and its batches; adds (difference, noise) of the features to told.
+
+    moving: what is said of rates that change from step to step.
+    """
+    step, matches_ = group[0].step, group[-1].matches
+    update, values = trace["updates"][step], replay.weights_at(trace, step)
+    findings = judge_start(group[0].batch, values) if step == 0 else []
+    if step:
+        findings += judge_zeroed(group[0].batch, updates.declared(update))
+    for view in group:
+        findings += judge_view(trace, view, values, house, told)
+    roles = updates.trainable(trace, matches_, group[-1].batch, update)
     for n, weight in enumerate(trace["weights"]):
         names = (match.names.get(n) for match in matches_)
         weight["name"] = next(filter(None, names), roles.get(n, "?"))
-    recipe = house.recipe
-    update["history"] = updates.history_of(
-        trace["updates"][:step], recipe["momentum"], recipe["weight_decay"]
-    )
-    factor = facts[-1]["factor"] if len(facts) > before else None
-    if len(group) > 1 and factor and abs(factor * len(group) - 1) < 1e-4:
-        text = f"the loss is divided by the {len(group)} batches of an update"
-        findings = [
-            harmless("loss", text) if f.sentence.startswith("the loss is multiplied") else f
-            for f in findings
-        ]
-    last = group[-1]["backwards"][-1]["after"]
-    between = updates.judge_step_gradients(update, last, roles, factor)
-    if any(f.kind == "harmless" for f in between):
-        findings = [f for f in findings if not f.sentence.startswith("the loss is multiplied")]
-        for fact in facts[before:]:
-            fact["loss"] /= factor
-    findings += between
-    findings += updates.judge_update(update, roles, recipe, trace["weights"])
+    momentum, decay = house.recipe["momentum"], house.recipe["weight_decay"]
+    update["history"] = updates.history_of(trace["updates"][:step], momentum, decay)
+    last = group[-1].batch["backwards"][-1]["after"]
+    findings += updates.judge_step_gradients(update, last, roles, group[-1].factor)
+    findings += updates.judge_update(update, roles, house.recipe, trace["weights"], moving)
     return findings + updates.judge_afterwards(update, roles)
 
 
-def skip_all(why):
-    """That no stage but the features is judged."""
-    stages = (stage for stage in STAGES if stage not in ("pairs", "features", "printed"))
-    return [skipped(stage, f"not judged, {why}") for stage in stages]
-
-
-def judge_batch(trace, step, batch, sides, matches_, values, house, seen, facts):
-    """Findings on one batch, from its photos to the gradients of its weights."""
-    kept = [values[n] for n in matches_[0].names] + sides.features
-    rounding, labels = replay.rounding_of(trace, step, kept), label_of(batch)
-    single, about = rounding == 1, {"gap": 0.0, "noise": 0.0}
-    if sides.inputs is None:
-        text = "features were given: no photo met a weight"
-        findings, pairs, backbones, setting = [skipped("inputs", text)], [], None, None
-        findings.append(skipped("features", text))
-    else:
-        findings, pairs = judge_photos(sides, labels, house, seen)
-        found, backbones, setting, about = judge_passes(
-            batch, sides, matches_, values, house, rounding
-        )
-        findings += found
+def judge_view(trace, view, values, house, told):
+    """Findings on one batch, from its passes to the gradients of its weights."""
+    batch, sides = view.batch, view.sides
+    kept = [values[n] for n in view.matches[0].names] + sides.features
+    rounding = replay.rounding_of(trace, view.step, kept)
+    findings, backbones, setting = [], None, None
+    if sides.inputs is not None:
+        findings, backbones, setting, about = judge_passes(view, values, house, rounding)
+        told.append(about)
     findings += replay.judge_head(sides, batch, values, rounding)
-    findings += judge_logits(batch, labels, pairs, single, facts, about)
-    names, update = matches_[0].names | matches_[1].names, trace["updates"][step]
-    return findings + judge_contribution(
-        batch, sides, backbones, setting, matches_, rounding, update, names
-    )
+    update = trace["updates"][view.step]
+    return findings + judge_contribution(view, backbones, setting, rounding, update)
 
 
 def judge_photos(sides, labels, house, seen):
@@ -282,8 +243,11 @@ def judge_photos(sides, labels, house, seen):
     return findings, pairs
 
 
-def judge_passes(batch, sides, matches_, values, house, rounding):
-    """(findings on the features, the two backbones, setting that reproduces them, how closely)."""
+def judge_passes(view, values, house, rounding):
+    """(findings on the features, the two backbones, setting that reproduces them, (difference,
+    noise) of the features).
+    """
+    batch, sides, matches_ = view.batch, view.sides, view.matches
     findings, known = [], house.known.get("features", [])
     same = matches_[0].names.keys() == matches_[1].names.keys()
     backbones = [replay.load_backbone(house.ranker, match, values) for match in matches_]
@@ -306,67 +270,24 @@ def judge_passes(batch, sides, matches_, values, house, rounding):
     findings += made
     if setting is not None and same:
         findings += replay.judge_momentum(batch, backbones, matches_[0], sides, setting)
-    return findings, backbones, setting, {"gap": worst, "noise": room}
+    return findings, backbones, setting, (worst, room)
 
 
-def judge_zeroed(batch, place, step, held):
-    """Findings on gradients that were there before a batch's first backward.
+def judge_zeroed(batch, held):
+    """Findings on gradients that were there before the first backward of an update.
 
     held: the weights in an optimizer; zero_grad of an optimizer leaves the others.
     """
     before = [g for n, g in enumerate(batch["backwards"][0]["before"]) if n in held]
-    if place == 0 and step > 0 and any(g is not None and g["max"] > 0 for g in before):
+    if any(g is not None and g["max"] > 0 for g in before):
         return [cause("gradients", "gradients are not zeroed between updates")]
     return []
 
 
-def logits_of(batch):
-    """The logits [B, 2] behind the last layer of the head, and the gradients there, or None."""
-    linears = [i for i, entry in enumerate(batch["head"]) if entry["op"] == "linear"]
-    if not linears or batch["head"][linears[-1]]["output"].shape[-1] != 2:
-        return None
-    place = linears[-1]
-    return batch["head"][place]["output"], batch["gradients"].get(f"output_{place}", [])
-
-
-def shares_of(pairs):
-    """[B], double: the official share of the people who prefer photo_2; None where unknown."""
-    if not pairs or None in pairs:
-        return None
-    shares = [
-        pair["preference"] if turned else 1 - pair["preference"] for *_, turned, pair in pairs
-    ]
-    return torch.tensor(shares, dtype=torch.float64)
-
-
-def judge_logits(batch, labels, pairs, single, facts, about):
-    """Findings on the loss, from the trainer's own logits; adds a fact: accuracy, loss, about."""
-    found = logits_of(batch)
-    if found is None:
-        text = "the head does not end in two logits; the loss is not judged"
-        return [unknown("loss", text)]
-    logits, slopes = found
-    if not slopes or (labels is None and (not pairs or None in pairs)):
-        text = "no labels were seen; the loss is not judged"
-        return [unknown("loss", text)]
-    label = labels[0] if labels else torch.tensor([p[2] for p in pairs])
-    loss, slope = batch["backwards"][0]["loss"], slopes[0].double()
-    shares = shares_of(pairs)
-    findings, factor = replay.judge_loss(batch, logits, label, shares, loss, slope, single)
-    right = float((logits.argmax(1) == label).double().mean())
-    if any("exchanged" in f.sentence for f in findings) and replay.exchanged(batch):
-        right = 1 - right
-    fact = {"accuracy": right, "loss": float(loss), "pairs": len(label)}
-    facts.append(fact | {"factor": factor} | about)
-    return findings
-
-
-def judge_contribution(batch, sides, backbones, setting, matches_, rounding, update, names):
-    """Findings on the gradient that the first backward gave to the weights.
-
-    names: of the reference's weights, by number, for what no gradient reaches.
-    """
-    single = rounding == 1
+def judge_contribution(view, backbones, setting, rounding, update):
+    """Findings on the gradient that the first backward gave to the weights."""
+    batch, sides, matches_, single = view.batch, view.sides, view.matches, rounding == 1
+    names = matches_[0].names | matches_[1].names
     findings, frozen = [], {n for n, on in enumerate(update["requires_grad"]) if not on}
     added = [replay.contribution(backward) for backward in batch["backwards"]]
     if len(added) > 1:

@@ -11,6 +11,7 @@ class Finding(NamedTuple):
     sentence: str
     evidence: str = ""
     gap: float = 0.0  # largest relative difference with the change in place
+    ways: tuple = ()  # sentences that fit a step equally, of which one must fit all steps
 
 
 def cause(stage, sentence, gap=0.0):
@@ -36,3 +37,22 @@ def unknown(stage, sentence, evidence=""):
 def skipped(stage, sentence):
     """What was not judged."""
     return Finding(stage, "skipped", sentence)
+
+
+def settle(findings):
+    """Findings (step, Finding) with those that leave several ways as the ones all steps leave.
+
+    A value that fits one step and not the next describes that step and explains nothing.
+    """
+    settled = []
+    for step, f in findings:
+        told = [g.ways for _, g in findings if g.ways and g.stage == f.stage] if f.ways else []
+        common = [way for way in f.ways if all(way in ways for ways in told)]
+        if f.ways and not common:
+            text = "; ".join(list(dict.fromkeys(ways[0] for ways in told))[:3])
+            f = unknown(f.stage, f"what fits one step does not fit the next: {text}")
+        elif common:
+            words = " (or ".join(common) + ")" * (len(common) - 1)
+            f = f._replace(sentence=words, ways=())
+        settled.append((step, f))
+    return settled

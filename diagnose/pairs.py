@@ -108,7 +108,8 @@ def name_inputs(slots, worst):
     findings = []
     for (_, words), count in counts.items():
         share = "" if count == len(slots) else f" ({count} of {len(slots)} photos)"
-        findings.append(cause("inputs", words + share, worst))
+        ways = (words,) if words.startswith("normalised with mean ") else ()
+        findings.append(cause("inputs", words + share, worst)._replace(ways=ways))
     return findings
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from diagnose.changes import ACTIVATIONS, LOSSES, MERGES, PASSES, margin_terms
+from diagnose.changes import ACTIVATIONS, MERGES, PASSES
 from diagnose.finding import Finding, cause, unknown
 from diagnose.record import Sight, is_large, places
 
@@ -412,132 +412,6 @@ def name_layers(layers):
         name = next(x for x in layers if x in ACTIVATIONS)
         found.append(cause("head", f"{name} stands between the merge and the head"))
     return found
-
-
-# The loss, from the trainer's own logits
-
-
-def judge_loss(batch, logits, label, shares, loss, gradient, single):
-    """(findings, factor) that reproduce the loss and its gradient at the logits [B, 2].
-
-    label: as the trainer's loss took it; shares [B]: of the people who prefer photo_2, or None.
-    factor: what the reference's loss is multiplied with.
-    """
-    tolerance, fits = FORMULA[single] * 10, []
-    plain, others = [*LOSSES][:1], [*LOSSES][1:]
-    orders = [(False, plain), (True, plain), (False, others), (True, others)]
-    for swapped, names in orders:
-        y = 1 - label if swapped else label
-        for name in names:
-            row = LOSSES[name]
-            if row.shares and shares is None:
-                continue
-            values = [shares] if row.shares else [None]
-            for value in solve(row, logits, y, gradient, loss) if row.solve else values:
-                made, slope = evaluate(row, logits, y, value)
-                factor = best_factor(slope, gradient)
-                worst = max(gap(factor * slope, gradient), gap(factor * made, loss.double()))
-                if factor > 0 and worst <= tolerance:
-                    fits.append((name, swapped, value, factor, worst))
-        if fits:
-            break
-    if not fits:
-        made, slope = evaluate(LOSSES["cross-entropy"], logits, label, None)
-        text = f"none of {2 * len(LOSSES)} losses gives the loss and its gradient at the logits"
-        if gap(slope, gradient) <= tolerance:
-            more = number(float(loss) - float(made))
-            text = f"{more} is added to the loss, which does not go through the logits"
-        return [unknown("loss", text)], None
-    plain = [fit for fit in fits if fit[0] == "cross-entropy"]
-    alone = [fit for fit in fits if abs(fit[3] - 1) < 1e-6]  # one change, no factor beside it
-    return name_loss(plain or alone or fits, len(label), batch)
-
-
-def exchanged(batch):
-    """Whether an op that can exchange the two logits stands between the head and the loss."""
-    last = max(i for i, op in enumerate(batch["ops"]) if op == "linear")
-    return any(op in ("__getitem__", "flip", "index_select", "roll") for op in batch["ops"][last:])
-
-
-def swapped_words(batch):
-    """What it is called that the loss fits the other label."""
-    if any(entry["ops"] for entry in batch["labels"]):
-        return "labels are inverted in the loss"
-    if exchanged(batch):
-        return "the two logits are exchanged behind the head"
-    return "labels are inverted in the loss, or the two logits are exchanged behind the head"
-
-
-def evaluate(row, logits, label, value):
-    """(mean of the terms, gradient at the logits) of a loss, in double."""
-    z = logits.double().clone().requires_grad_()
-    value = torch.as_tensor(value if value is not None else 0.0, dtype=torch.float64)
-    terms = row.terms(z, label, value)
-    (slope,) = torch.autograd.grad(terms.mean(), z, allow_unused=True)
-    return terms.mean().detach(), slope if slope is not None else torch.zeros_like(z)
-
-
-def best_factor(slope, gradient):
-    """The factor by which a gradient comes nearest to the recorded one."""
-    return float((slope * gradient.double()).sum() / (slope**2).sum().clamp(min=1e-300))
-
-
-def solve(row, logits, label, gradient, loss):
-    """The values at which a loss's gradient has the recorded direction, by golden section."""
-
-    def miss(value):
-        _, slope = evaluate(row, logits, label, value)
-        if not torch.isfinite(slope).all() or float(slope.norm()) == 0:
-            return math.inf
-        cosine = (slope * gradient.double()).sum() / slope.norm() / gradient.double().norm()
-        return 1 - float(cosine)
-
-    if row.terms is margin_terms:  # a flat gradient: the margin is what the loss says
-        active = (gradient.abs().sum(1) > 0).double()
-        z = logits.double()
-        ahead = (z.gather(1, label[:, None]) - z.gather(1, 1 - label[:, None]))[:, 0]
-        return [float((loss * len(label) + (ahead * active).sum()) / active.sum().clamp(min=1))]
-    low, high = row.solve
-    grid = [low + (high - low) * (i / 60) ** 2 for i in range(61)]
-    start = min(range(61), key=lambda i: miss(grid[i]))
-    a, b = grid[max(0, start - 1)], grid[min(60, start + 1)]
-    residual = lambda v: evaluate_residual(row, logits, label, gradient, v)  # noqa: E731
-    for _ in range(80):
-        c, d = b - (b - a) * 0.6180339887498949, a + (b - a) * 0.6180339887498949
-        a, b = (a, d) if residual(c) < residual(d) else (c, b)
-    middle = (a + b) / 2
-    return [round(middle, 3), middle] if abs(round(middle, 3) - middle) < 1e-5 else [middle]
-
-
-def evaluate_residual(row, logits, label, gradient, value):
-    """How far a loss's gradient, scaled at best, stays from the recorded one."""
-    _, slope = evaluate(row, logits, label, value)
-    if not torch.isfinite(slope).all():
-        return math.inf
-    return float((best_factor(slope, gradient) * slope - gradient.double()).norm())
-
-
-def name_loss(fits, pairs, batch):
-    """(findings, factor) of the losses that fit equally; those of one sentence are one."""
-    sentences = []
-    for name, swapped, value, _, _ in fits:
-        row = LOSSES[name]
-        words = [row.sentence.format(value=number(value) if row.solve else "")]
-        if swapped:
-            words.insert(0, swapped_words(batch))
-        sentences.append([word for word in words if word])
-    _, _, _, factor, worst = fits[0]
-    unlike = {tuple(words) for words in sentences}
-    if len(unlike) > 1:
-        words = "one of: " + "; ".join(" and ".join(w) or "the reference" for w in sorted(unlike))
-        found = [cause("loss", words, worst)]
-    else:
-        found = [cause("loss", word, worst) for word in sentences[0]]
-    if abs(factor - 1) > 1e-4:
-        known = {pairs: "the sum over the pairs, not the mean (or the mean times the batch size)"}
-        text = known.get(round(factor, 4), f"the loss is multiplied by {number(factor)}")
-        found.append(cause("loss", text, worst))
-    return found, factor
 
 
 # Gradients of the weights

@@ -5,11 +5,10 @@ import math
 
 import torch
 
-from diagnose.finding import Finding, cause, harmless, unknown
+from diagnose.finding import cause, harmless, unknown
 from diagnose.replay import number
 
 RULE = ("momentum", "weight_decay", "dampening", "nesterov", "maximize")  # of SGD, beside the rate
-SCALED = "scaled"  # a finding that join_scales names once all steps are known
 ULPS = 8  # of an element, by which a replayed weight in double may differ
 
 
@@ -127,8 +126,11 @@ def reference_rules(update, roles, recipe):
     return {n: ("SGD", values | {"lr": recipe[f"lr_{role}"]}) for n, role in roles.items()}
 
 
-def judge_update(update, roles, recipe, weights):
-    """Findings on one update; weights: what is known of each, for the words."""
+def judge_update(update, roles, recipe, weights, moving):
+    """Findings on one update.
+
+    weights: what is known of each, for the words; moving: what is said of rates that change.
+    """
     own, reference = declared(update), reference_rules(update, roles, recipe)
     left = {n for n in roles if n not in own}
     found = judge_absent(update, roles, own, weights)
@@ -150,7 +152,7 @@ def judge_update(update, roles, recipe, weights):
     if all(rule[0] == "SGD" for rule in mine.values()) and not equal(replay(update, mine), update):
         text = "the momentum begins anew at each update (an optimizer made anew or emptied)"
         found.append(cause("update", text))
-    return found + name_rules(update, mine, reference, roles, weights)
+    return found + name_rules(update, mine, reference, roles, weights, moving)
 
 
 def judge_absent(update, roles, own, weights):
@@ -212,7 +214,7 @@ def is_bias(weight):
     return weight["place"] == (3 if weight["op"] == "batch_norm" else 1)
 
 
-def name_rules(update, mine, reference, roles, weights):
+def name_rules(update, mine, reference, roles, weights, moving):
     """Findings: each value of the trainer's rules without which its update is not reproduced."""
     classes = {name for name, _ in mine.values()}
     if classes != {"SGD"}:
@@ -225,7 +227,7 @@ def name_rules(update, mine, reference, roles, weights):
                 f"{', '.join(sorted(classes))} (rate {rates}) in the place of SGD with momentum",
             )
         ]
-    found = name_rates(update, mine, reference, roles, weights)
+    found = name_rates(update, mine, reference, roles, weights, moving)
     for key in RULE:
         usual = reference[next(iter(mine))][1].get(key, 0)
         other = {n: values[key] for n, (_, values) in mine.items() if values.get(key, 0) != usual}
@@ -246,7 +248,7 @@ def name_rules(update, mine, reference, roles, weights):
     return found
 
 
-def name_rates(update, mine, reference, roles, weights):
+def name_rates(update, mine, reference, roles, weights, moving):
     """Findings on the learning rates."""
     other = {
         n: values["lr"]
@@ -256,6 +258,8 @@ def name_rates(update, mine, reference, roles, weights):
     restored = {n: ("SGD", mine[n][1] | {"lr": reference[n][1]["lr"]}) for n in other}
     if not other or equal(replay(update, restored), update):
         return []
+    if moving:
+        return [cause("update", moving)]
     usual = {roles[n]: reference[n][1]["lr"] for n in roles}
     rates = {
         role: {values["lr"] for n, (_, values) in mine.items() if roles[n] == role}
@@ -313,8 +317,9 @@ def judge_step_gradients(update, last, roles, factor):
                     f"the loss is scaled by {number(factor)} and the gradients are scaled back",
                 )
             ]
-        norm = number(scale * (norm + 1e-6)) if scale < 1 else ""
-        return [Finding("gradients", "cause", SCALED, f"{norm} {number(scale)}")]
+        ways = [f"the gradients' norm is clipped to {number(scale * (norm + 1e-6))}"] * (scale < 1)
+        ways += [f"the gradients are multiplied by {number(scale)}"]
+        return [cause("gradients", ways[0])._replace(ways=tuple(ways))]
     bound = max(float(b.abs().max()) for _, b in pairs.values())
     if all(near(a.clamp(-bound, bound), b) for a, b in pairs.values()):
         return [cause("gradients", f"each gradient is clipped to +-{number(bound)}")]
@@ -356,26 +361,3 @@ def reached(made, after, later, single):
         return near(made, later)
     room = 4 * torch.finfo(torch.float32).eps * after.abs().maximum(later.abs())
     return bool(((made - later).abs() <= room).all() and ((later - after).abs() > room).sum() > 100)
-
-
-def join_scales(findings):
-    """The findings with those on scaled gradients in words, after what all steps have in common.
-
-    One norm at different factors is a clipped norm, one factor at different norms is a factor;
-    from a single step the two cannot be told apart.
-    """
-    told = [f.evidence.split(" ") for _, f in findings if f.sentence == SCALED]
-    norms, factors = {norm for norm, _ in told}, {factor for _, factor in told}
-    norm, factor = next(iter(norms), ""), next(iter(factors), "")
-    clip = f"the gradients' norm is clipped to {norm}"
-    scale = f"the gradients are multiplied by {factor}"
-    if len(factors) == 1:
-        words = f"{clip} (or {scale})" if norm and len(norms) == 1 else scale
-    else:
-        words = clip if norm and len(norms) == 1 else ""
-    kind = "cause" if words else "unknown"
-    words = words or "the gradients are scaled by another factor in each step"
-    return [
-        (step, f._replace(kind=kind, sentence=words, evidence="") if f.sentence == SCALED else f)
-        for step, f in findings
-    ]

@@ -21,7 +21,8 @@ import zoo
 
 import train_resnet
 import train_vgg
-from diagnose import compare, inputs, record, replay, updates
+from diagnose import compare, inputs, losses, record, replay, updates
+from diagnose.finding import settle
 
 pytestmark = pytest.mark.real  # the zoo brings its own backbones
 GOLDEN = conftest.ROOT / "golden"
@@ -251,15 +252,39 @@ def test_a_trained_backbone_is_not_called_untrained(monkeypatch):
 
 
 def test_a_clipped_norm_and_a_factor_are_told_apart_by_two_steps():
-    def words(*evidence):
-        scaled = (replay.Finding("gradients", "cause", updates.SCALED, e) for e in evidence)
-        return [(f.kind, f.sentence) for _, f in updates.join_scales(list(enumerate(scaled)))]
+    def words(*steps):
+        found = []
+        for step, (norm, factor) in enumerate(steps):
+            last = {"values": torch.tensor([0.6, 0.8]).double() * norm, "l2": norm}
+            update = {"gradients": [{"values": last["values"] * factor}]}
+            found += [(step, *updates.judge_step_gradients(update, [last], {0: "head"}, None))]
+        return [(f.kind, f.sentence) for _, f in settle(found)]
 
-    clip, scale = "the gradients' norm is clipped to 0.1", "the gradients are multiplied by 0.5"
-    assert words("0.1 0.5") == [("cause", f"{clip} (or {scale})")]
-    assert words("0.1 0.5", "0.1 0.4") == [("cause", clip)] * 2
-    assert words("0.1 0.5", "0.2 0.5") == [("cause", scale)] * 2
-    assert {kind for kind, _ in words("0.1 0.5", "0.2 0.4")} == {"unknown"}
+    clip, scale = "the gradients' norm is clipped to 2.5", "the gradients are multiplied by 0.5"
+    assert words((5.0, 0.5)) == [("cause", f"{clip} (or {scale})")]
+    assert words((5.0, 0.5), (10.0, 0.25)) == [("cause", clip)] * 2
+    assert words((5.0, 0.5), (10.0, 0.5)) == [("cause", scale)] * 2
+    assert {kind for kind, _ in words((5.0, 0.5), (10.0, 0.4))} == {"unknown"}
+
+
+def batch_of(label, weight, seed=0):
+    """The Evidence of a cross-entropy with two class weights on random logits."""
+    torch.manual_seed(seed)
+    logits = torch.randn(len(label), 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor(weight, dtype=torch.float64)
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(label), weight)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    return losses.Evidence(logits.detach(), torch.tensor(label), None, loss.detach(), gradient)
+
+
+def test_a_loss_must_give_every_batch():
+    mixed, single = batch_of([0, 1, 1, 0, 1], [1, 1.5]), batch_of([1, 1, 1], [1, 1.5], 1)
+    found, factors = losses.judge_loss([single, mixed], "swapped")
+    assert [(f.kind, f.sentence) for f in found] == [("cause", "class weights 1 to 1.5")]
+    assert factors == pytest.approx([1, 1])
+    found, factors = losses.judge_loss([mixed, batch_of([0, 1, 1, 0], [1, 1.2])], "swapped")
+    assert [f.kind for f in found] == ["unknown"] and factors is None
+    assert found[0].sentence.endswith("does not fit the next: class weights 1 to 1.5")
 
 
 def test_what_is_no_trace_is_one_line(tmp_path, refused):
