@@ -66,6 +66,12 @@ class Tag:
         self.sides = sides
 
 
+def new_pass(photo, autocast):
+    """The record of one pass of photos [B, 3, H, W] (None: features were given)."""
+    seen = {"input": photo, "norms": [], "weights": [], "ops": []}
+    return seen | {"interleaved": False, "autocast": autocast}
+
+
 def tensors_in(value):
     """The tensors of an argument, one level of lists deep."""
     if isinstance(value, torch.Tensor):
@@ -104,7 +110,11 @@ def plain(value):
         return value
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         return value.item()
-    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else str(value)[:80]
+    return (
+        [plain(v) for v in value]
+        if isinstance(value, (list, tuple))
+        else str(value)[:80].split(" at 0x")[0]
+    )
 
 
 class Sight(TorchFunctionMode):
@@ -160,9 +170,7 @@ class Sight(TorchFunctionMode):
         """The tag of a photo's pass, which holds the input."""
         self.passes += torch.is_grad_enabled()
         self.number_of_pass += 1
-        record = {"input": keep(photo), "norms": [], "weights": [], "ops": []}
-        record["interleaved"] = False
-        record["autocast"] = torch.is_autocast_enabled(photo.device.type)
+        record = new_pass(keep(photo), torch.is_autocast_enabled(photo.device.type))
         return Tag({(self.number_of_pass, ""): record})
 
     def see_features(self, operands):
@@ -171,9 +179,7 @@ class Sight(TorchFunctionMode):
         if len(alike) != 2 or len(operands) != 2 or alike[0].shape != alike[1].shape:
             return []
         for number, tensor in enumerate(alike):
-            record = {"input": None, "norms": [], "weights": [], "ops": [], "autocast": False}
-            record["interleaved"] = False
-            self.tags[tensor] = Tag({(number, ""): record})
+            self.tags[tensor] = Tag({(number, ""): new_pass(None, False)})
         return [self.tags[tensor] for tensor in alike]
 
     def look_after(self, name, args, kwargs, operands, weights, tags, result, before):
@@ -256,16 +262,12 @@ class Sight(TorchFunctionMode):
         if pair["labels"]:
             return  # the loss has begun
         if weights or "dropout" in name:
-            options = [
-                plain(value)
-                for value in (*args[1:], *kwargs.values())
-                if not isinstance(value, torch.Tensor)
-            ]
-            source, place = next(t for t in operands if t in self.tags), len(pair["head"])
+            given = [v for v in (*args[1:], *kwargs.values()) if not isinstance(v, torch.Tensor)]
             layer = {"op": name, "weights": [self.numbers.get(id(weight)) for weight in weights]}
-            layer |= {"input": keep(source), "output": keep(output)}
-            pair["head"].append(layer | {"options": options})
-            self.hook(output, pair, f"output_{place}")
+            layer["input"] = keep(next(t for t in operands if t in self.tags))
+            layer |= {"output": keep(output), "options": list(map(plain, given))}
+            self.hook(output, pair, f"output_{len(pair['head'])}")
+            pair["head"].append(layer)
 
     def is_new_label(self, tensor):
         tag = self.tags.get(tensor)
@@ -383,11 +385,20 @@ class Recorder(Sight):
                 done = len(self.batches) + len(self.waiting), len(self.updates)
                 self.printed.append([*done, line[:500]])
 
-    def see_schedule(self, schedule):
+    def see_schedule_made(self, made, schedule, *args, **options):
+        made(schedule, *args, **options)
+        self.schedules.append({"object": schedule, "steps": []})
+
+    def see_schedule_stepped(self, step, schedule, *args, **options):
         """A step of a schedule, and how many updates had been done."""
         known = next((s for s in self.schedules if s["object"] is schedule), None)
         if known is not None and not self.done:
             known["steps"].append(len(self.updates) + (self.pending is not None))
+        return step(schedule, *args, **options)
+
+    def see_file(self, opened, file, *args, **options):
+        self.files.append(os.path.basename(str(file)))
+        return opened(file, *args, **options)
 
     def save(self):
         """Writes the trace, whole or not at all."""
@@ -500,38 +511,24 @@ class Recording(ExitStack):
         if recorder.double:
             self.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float64)
-        backward, start, step = torch.autograd.backward, LRScheduler.__init__, LRScheduler.step
-
-        def started(schedule, *args, **options):
-            start(schedule, *args, **options)
-            recorder.schedules.append({"object": schedule, "steps": []})
-
-        def stepped(schedule, *args, **options):
-            recorder.see_schedule(schedule)
-            return step(schedule, *args, **options)
-
-        def overheard(file, *args, **options):
-            recorder.files.append(os.path.basename(str(file)))
-            return opened(file, *args, **options)
-
-        def watched(*args, **options):
-            return recorder.backward(backward, *args, **options)
-
-        self.replace(torch.autograd, "backward", watched)
-        self.replace(torch, "compile", lambda model=None, *a, **o: model or (lambda m: m))
-        self.replace(LRScheduler, "__init__", started)
-        self.replace(LRScheduler, "step", stepped)
+        self.wrap(torch.autograd, "backward", recorder.backward)
+        self.wrap(torch, "compile", lambda compiled, model=None, *a, **o: model or (lambda m: m))
+        self.wrap(LRScheduler, "__init__", recorder.see_schedule_made)
+        self.wrap(LRScheduler, "step", recorder.see_schedule_stepped)
         self.replace(sys, "stdout", Tee(sys.stdout, recorder.write))
-        pillow = sys.modules.get("PIL.Image")
-        if pillow:
-            opened = pillow.open
-            self.replace(pillow, "open", overheard)
+        if "PIL.Image" in sys.modules:
+            self.wrap(sys.modules["PIL.Image"], "open", recorder.see_file)
         self.callback(register_optimizer_step_pre_hook(recorder.before_step).remove)
         self.callback(register_optimizer_step_post_hook(recorder.after_step).remove)
         self.callback(recorder.save)
         super().__enter__()
         self.enter_context(recorder)
         return recorder
+
+    def wrap(self, owner, name, hook):
+        """Has hook(what stood there, *arguments) called in the place of owner.name."""
+        plain_one = getattr(owner, name)
+        self.replace(owner, name, lambda *args, **options: hook(plain_one, *args, **options))
 
     def replace(self, owner, name, value):
         self.callback(setattr, owner, name, getattr(owner, name))
