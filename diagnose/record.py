@@ -110,11 +110,9 @@ def plain(value):
         return value
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         return value.item()
-    return (
-        [plain(v) for v in value]
-        if isinstance(value, (list, tuple))
-        else str(value)[:80].split(" at 0x")[0]
-    )
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return str(value)[:80].split(" at 0x")[0]
 
 
 class Sight(TorchFunctionMode):

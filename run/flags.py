@@ -12,6 +12,7 @@ from disk.errors import command_line, stop
 from run.evidence import end_on_signals
 from run.folder import check_out, recipe_name, source_checksums
 
+METAVARS = {int: "N", float: "X", str: "TEXT"}  # what stands for a value in --help
 # Flags that say where to run and what to keep; none of them changes a number.
 RUN_FLAGS = {
     "data": ("data/phototriage", None, "folder of the dataset in the official layout"),
@@ -39,8 +40,11 @@ def arguments(script, doc, recipe, argv=None):
     `device` and `out`. A wrong value ends the program with one line, before any work is done.
     """
     parser, rows = command_line(script, doc), recipe | RUN_FLAGS | ROUNDING_FLAGS
-    for key, row in rows.items():
-        add_flag(parser, key, *row)
+    groups = ("the recipe, with its sources", recipe), ("this run", RUN_FLAGS)
+    for title, flags in (*groups, ("rounding and speed", ROUNDING_FLAGS)):
+        group = parser.add_argument_group(title)
+        for key, row in flags.items():
+            add_flag(group, key, *row)
     args = parser.parse_args(argv)
     end_on_signals()
     for key, row in rows.items():
@@ -55,17 +59,20 @@ def arguments(script, doc, recipe, argv=None):
     return args
 
 
-def add_flag(parser, key, default, allowed, explanation):
+def add_flag(group, key, default, allowed, explanation):
     """Adds one flag; a list takes several values (numbers where it is empty), a switch none."""
-    options = {"default": default, "help": f"{explanation} (default: {default})".replace("%", "%%")}
+    written = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+    shown = f" (default: {written})" if written and default is not False else ""
+    options = {"default": default, "help": f"{explanation}{shown}".replace("%", "%%")}
     if default is False:
         options["action"] = "store_true"
     elif isinstance(default, list):
-        options |= {"nargs": "*", "type": type(default[0]) if default else int}
+        options |= {"nargs": "*", "type": type(default[0]) if default else int, "metavar": "N"}
     else:
         words = allowed if allowed and isinstance(allowed[0], str) else None
         options |= {"type": type(default), "choices": words}
-    parser.add_argument(f"--{key.replace('_', '-')}", **options)
+        options["metavar"] = None if words else METAVARS[type(default)]
+    group.add_argument(f"--{key.replace('_', '-')}", **options)
 
 
 def check_value(script, key, value, default, allowed, explanation):

@@ -181,9 +181,19 @@ def describe_run(args, settings):
     lines = [f"{key}: {value}\n" for key, value in environment.items()]
     before = out / "environment.txt"  # a resumed run may go on elsewhere: one block per start
     text = read_lightly(before)
+    tell_changes(text, environment)
     text += "\n" * bool(text)
     write_text(out / "environment.txt", text + "".join(lines))
     write_text(out / "args.json", json.dumps(settings | {"versions": versions}, indent=1) + "\n")
+
+
+def tell_changes(text, environment):
+    """Says what of the machine is not as when the run was started last; text: environment.txt."""
+    before = dict(re.findall(r"(.+?): (.*)", text.rpartition("\n\n")[2]))
+    for key, value in environment.items():
+        if key not in ("started", "command") and before.get(key, str(value)) != str(value):
+            text = "equality to the bit holds where they are the same"
+            say(f"{key} was {before[key]}, now it is {value}; {text}", sys.stderr)
 
 
 # The log and the tables

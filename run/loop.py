@@ -31,7 +31,7 @@ from run.folder import (
     write_predictions,
 )
 from run.scores import accuracy, cross_entropy
-from run.watch import check_finite, watch_steps
+from run.watch import check_finite, show_evaluation, watch_steps
 
 
 class Run:
@@ -70,7 +70,8 @@ class Run:
             self.evidence = stack.enter_context(open_folder(self.out, args.step_log))
             describe_run(args, own_settings(args) | data_checksums(splits))
             change_passes(args, self.ranker)
-            for hook in watch_steps(self, self.criterion):
+            shown = show_evaluation(self.ranker.backbone, len(self.val.files))
+            for hook in (shown, *watch_steps(self, self.criterion)):
                 stack.callback(hook.remove)
             self.begin(splits)
             self.closing = stack.pop_all()

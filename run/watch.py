@@ -2,7 +2,7 @@
 
 import torch
 
-from disk.errors import stop
+from disk.errors import show_progress, stop
 
 
 def watch_steps(run, criterion):
@@ -29,6 +29,19 @@ def watch_steps(run, criterion):
     yield run.ranker.backbone.register_forward_pre_hook(begin_pass)
     yield criterion.register_forward_hook(see_loss)
     yield run.optimizer.register_step_pre_hook(see_gradients)
+
+
+def show_evaluation(backbone, count):
+    """Shows how many of `count` photos went through a backbone in evaluation; gives the hook."""
+    done = 0
+
+    def see(module, inputs, features):
+        nonlocal done
+        if not module.training:
+            done = done % count + len(features)
+            show_progress(f"evaluation: photo {done}/{count}", done >= count)
+
+    return backbone.register_forward_hook(see)
 
 
 def note_finite(run):

@@ -6,6 +6,7 @@ import shutil
 
 import conftest
 import numpy as np
+import pytest
 import torch
 
 import eval as scoring
@@ -161,3 +162,36 @@ def test_wrong_flags_end_with_one_line(refused):
         "--quick-experiment 0", "--device tpu", "--device cuda:9", "--activation gelu", "--siz 64",
     ):  # fmt: skip
         refused(train_resnet.main, words.split(), words.split()[0])
+
+
+def test_what_is_not_as_before_is_said_at_resume(train, capsys):
+    run = train("run", "--epochs", 1)
+    started = (run / "environment.txt").read_text()
+    threads = f"threads: {torch.get_num_threads()}\n"
+    (run / "environment.txt").write_text(started.replace(threads, "threads: 99\n"))
+    capsys.readouterr()
+    train("run", "--epochs", 1, "--resume")
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(", now")[0] for line in said] == ["threads was 99"]
+    train("run", "--epochs", 1, "--resume")
+    assert capsys.readouterr().err == ""
+
+
+def test_every_photo_of_an_evaluation_is_progress(train, capsys, monkeypatch):
+    monkeypatch.setattr("disk.errors.EVERY", 0)  # seconds between two lines
+    run = train("run", "--epochs", 1, "--batch-size", 2)
+    count = len(set(re.findall(r"\S+\.JPG", (run / "predictions.tsv").read_text())))
+    lines = [s for s in capsys.readouterr().err.splitlines() if s.startswith("evaluation")]
+    done = [min(k, count) for k in range(2, count + 2, 2)]
+    assert lines == [f"evaluation: photo {k}/{count}" for k in done]
+
+
+def test_help_is_in_groups_and_defaults_are_written_as_on_a_command_line(capsys):
+    for page in (train_resnet, train_vgg):
+        with pytest.raises(SystemExit):
+            page.main(["--help"])
+        told = " ".join(capsys.readouterr().out.split())
+        titles = "the recipe, with its sources", "this run", "rounding and speed"
+        places = [told.index(f" {title}: --") for title in titles]
+        assert places == sorted(places)
+        assert "(default: 1e-05)" in told and "[]" not in told and "(default: )" not in told
