@@ -398,11 +398,8 @@ class Recorder(Sight):
         self.files.append(os.path.basename(str(file)))
         return opened(file, *args, **options)
 
-    def save(self):
-        """Writes the trace, whole or not at all."""
-        if self.pending is not None:
-            self.updates.append(self.pending | self.ending(None))
-        self.done = True
+    def trace(self):
+        """All that was recorded, as plain data and tensors."""
         names, weights = ("depth", "op", "place", "shape"), []
         for w in self.weights:
             weights.append({k: w[k] for k in names} | {"dtype": str(w["tensor"].dtype)})
@@ -410,9 +407,14 @@ class Recorder(Sight):
         trace |= {"weights": weights, "batches": [clean(pair) for pair in self.batches]}
         trace |= {"updates": self.updates, "printed": self.printed, "files": self.files[:20_000]}
         schedules = [describe(s["object"]) | {"steps": s["steps"]} for s in self.schedules]
-        trace["schedules"] = schedules
-        part = Path(f"{self.out}.part")
-        torch.save(trace, part)
+        return trace | {"schedules": schedules}
+
+    def save(self):
+        """Writes the trace, whole or not at all."""
+        if self.pending is not None:
+            self.updates.append(self.pending | self.ending(None))
+        self.done, part = True, Path(f"{self.out}.part")
+        torch.save(self.trace(), part)
         os.replace(part, self.out)
         said = f"record.py: {len(self.updates)} updates, {len(self.batches)} batches, "
         print(f"{said}{len(self.weights)} weights -> {self.out}", file=sys.__stderr__)

@@ -1,5 +1,7 @@
 """Fixtures: datasets on disk, tiny backbones, and the scripts as a user runs them."""
 
+import functools
+import json
 import os
 import subprocess
 import sys
@@ -115,6 +117,27 @@ def script(name, *words, die="", **options):
     )
 
 
+@functools.cache
+def nursery():
+    """The process whose forks are runs, see tiny.py; it ends with the session."""
+    words = [sys.executable, str(Path(__file__).parent / "tiny.py")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=ROOT, env=environment, text=True, stdin=pipe, stdout=pipe)
+
+
+def finish(folder, name, *words, die="", limit=0):
+    """A script in a process of its own, to its end: the exit code and what it says on stderr."""
+    if not hasattr(os, "fork"):
+        process = script(name, *words, die=die)
+        _, errors = process.communicate(timeout=100)
+        return process.returncode, errors
+    said = folder / "stderr"
+    nursery().stdin.write(json.dumps([[name, *map(str, words)], die, limit, str(said)]) + "\n")
+    nursery().stdin.flush()
+    return int(nursery().stdout.readline()), said.read_text()
+
+
 def write_dataset(root, train, val, shade):
     """An official layout with these pairlist lines and plain photos; shade(series, photo)."""
     folder = root / "train_val"
@@ -136,8 +159,8 @@ def made_up(count=60, seed=0):
     The last are ten ties of .5 after three votes to three, and a preference of exactly .7.
     """
     rng = np.random.default_rng(seed)
-    rows, votes = [], {}
-    for series in range(1, count + 1):
+    rows, votes, drawn = [], {}, []
+    for _ in range(count):
         photos = int(rng.integers(2, 5))
         strength = rng.normal(0, 1.2, photos)
         wins = np.zeros((photos, photos))
@@ -145,7 +168,14 @@ def made_up(count=60, seed=0):
             for b in range(a + 1, photos):
                 wins[a, b] = rng.binomial(9, 1 / (1 + np.exp(strength[b] - strength[a])))
                 wins[b, a] = 9 - wins[a, b]
-        fitted = align.fit_strengths(wins[None])[0]
+        drawn.append(wins)
+    strengths = {}
+    for photos in (2, 3, 4):
+        places = [i for i, wins in enumerate(drawn) if len(wins) == photos]
+        fitted = align.fit_strengths(np.array([drawn[i] for i in places]))
+        strengths |= dict(zip(places, fitted, strict=True))
+    for series, wins in enumerate(drawn, 1):
+        fitted, photos = strengths[series - 1], len(wins)
         ranks = np.argsort(np.argsort(-fitted, kind="stable")) + 1
         for a in range(photos):
             for b in range(a + 1, photos):

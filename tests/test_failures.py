@@ -1,5 +1,6 @@
 """Runs that are killed, starved, fed with nonsense: nothing is lost, and all is said."""
 
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import data
 import eval as scoring
 import train_resnet
 import train_vgg
+from disk import errors, files
 from run import evidence, watch
 
 # Dropout makes the random state matter; 4 steps an epoch, saved after 2 and 4.
@@ -50,13 +52,11 @@ def places(folder, demo):
     return ["--data", demo, "--out", folder / "run", "--store", folder / "stores"]
 
 
-def finish(folder, demo, die="", flags=(), **options):
-    """One process of a run, resumed where there is one; the process and its stderr."""
+def finish(folder, demo, die="", flags=(), limit=0):
+    """One process of a run, resumed where there is one; its exit code and its stderr."""
     resume = ["--resume"] if (folder / "run").exists() else []
     flags = [*FLAGS, *flags, *places(folder, demo), *resume]
-    process = conftest.script("train_resnet", *flags, die=die, **options)
-    _, errors = process.communicate(timeout=100)
-    return process.returncode, errors
+    return conftest.finish(folder, "train_resnet", *flags, die=die, limit=limit)
 
 
 def saved_position(run):
@@ -125,16 +125,12 @@ def test_a_segmentation_fault_leaves_the_stack_and_is_told(demo, tmp_path):
     assert not (tmp_path / "run" / "crash.log").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits a process that was forked")
 def test_a_full_disk_ends_with_one_line_and_the_checkpoint_intact(demo, tmp_path):
     assert finish(tmp_path, demo, "run.loop.take_batch:3:before:SIGKILL")[0] == -signal.SIGKILL
     before = (tmp_path / "run" / "last.pt").read_bytes()
 
-    resource = pytest.importorskip("resource")
-
-    def small_disk():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    code, errors = finish(tmp_path, demo, preexec_fn=small_disk)
+    code, errors = finish(tmp_path, demo, limit=100_000)
     assert (code, "Traceback" in errors) == (2, False)
     assert errors.splitlines()[-1].startswith(f"files.py: {tmp_path / 'run'}")
     assert (tmp_path / "run" / "last.pt").read_bytes() == before
@@ -191,6 +187,35 @@ def test_numbers_that_are_not_finite_stop_the_run(
     assert (len(calls) == 3) != late
     for name in ("last.pt", "best.pt", "history.tsv", "predictions.tsv"):
         assert (run / name).read_bytes() == before[name]
+
+
+def test_a_validation_loss_that_is_not_finite_is_not_saved(
+    train, monkeypatch, refused, demo, tmp_path
+):
+    run, score = train("run", "--epochs", 1), train_resnet.score_pairs
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    monkeypatch.setattr(train_resnet, "score_pairs", lambda *a: score(*a) * float("nan"))
+    flags = [*conftest.SMALL, *places(tmp_path, demo), "--resume"]
+    refused(train_resnet.main, flags, "epoch 2, step 4: the validation loss is not finite")
+    for name in ("best.pt", "history.tsv", "predictions.tsv"):
+        assert (run / name).read_bytes() == before[name]
+
+
+def test_what_is_written_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+    calls, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda n: calls.append(("on disk", os.fstat(n).st_size)))
+    monkeypatch.setattr(os, "replace", lambda *a: calls.append("renamed") or replace(*a))
+    files.write_text(tmp_path / "x", "all of it")
+    assert calls == [("on disk", 9), "renamed"]
+    calls.clear()
+    with evidence.Evidence(tmp_path, step_log=True) as kept:
+        kept.mark(1, 2, "update")
+        assert (tmp_path / "step.log").read_text().endswith(" epoch 1, step 2, update\n")
+        assert calls == [("on disk", (tmp_path / "step.log").stat().st_size)]
+    stream = io.StringIO()
+    stream.flush = lambda: calls.append(stream.getvalue())
+    errors.say("a line", stream)
+    assert calls[1:] == ["a line\n"]
 
 
 # Bad input: how to damage a dataset, and the words of the one line.

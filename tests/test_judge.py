@@ -9,6 +9,7 @@ import torch
 
 import data
 from diagnose import judge as judging
+from run import scores as scored
 from run.scores import series_interval, tail
 
 COUNT = 483  # as many pairs as the official validation list
@@ -24,8 +25,8 @@ def val(tmp_path_factory):
     """A folder of made-up lists without photos, 483 pairs in val, and these pairs."""
     folder = tmp_path_factory.mktemp("lists") / "train_val"
     folder.mkdir()
-    seeds = (conftest.made_up(260, seed)[0] for seed in range(100))
-    rows = next(rows for rows in seeds if abs(balance(rows[:COUNT]) - 0.5) < 0.02)  # as official
+    rows = conftest.made_up(260, 4)[0]
+    assert abs(balance(rows[:COUNT]) - 0.5) < 0.02  # as official
     lines = [" ".join(map(str, row)) + "\n" for row in rows]
     (folder / "val_pairlist.txt").write_text("".join(lines[:COUNT]))
     last = int(lines[COUNT].split()[0])
@@ -211,6 +212,42 @@ def test_the_figures_are_right(val, tmp_path, judge):
                            for line in rng_path.read_text().splitlines()[1:]])  # fmt: skip
     loss = torch.nn.functional.cross_entropy(logits.double(), torch.from_numpy(pairs["label"]))
     assert f"loss     {loss:.4f}" in printed
+
+
+def test_every_figure_of_four_pairs_by_hand():
+    # Series 1: the official order is 1, 3, 2, the model's 3, 1, 2. Series 2: 2 before 1 in both.
+    rows = [(1, 1, 2, 0.9, 1, 3, 0, 1), (1, 1, 3, 0.7, 1, 2, 0, 2),
+            (1, 2, 3, 0.35, 3, 2, 1, 3), (2, 1, 2, 0.25, 2, 1, 1, 4)]  # fmt: skip
+    margin = torch.tensor([1.0, -0.5, -2.0, -0.3], dtype=torch.float64)
+    scores = torch.log_softmax(torch.stack([margin, torch.zeros(4).double()], 1), 1).numpy()
+    lines = list(scored.describe(np.array(rows, dtype=data.PAIR), scores, True))
+    assert lines[0].startswith("accuracy 0.7500  (3 of 4, 95 % interval ")
+    assert lines[0].endswith("1 - accuracy 0.2500")
+    assert lines[1:] == [
+        "constant 0.5000  (as good by chance: p = 0.31)",  # 5 of 16 outcomes
+        "loss     0.4922  (prior loss 0.6931)",  # mean of ln(1 + e^-m) on the label's side
+        "by agreement: .6-.7 1.000 (1), .7-.8 0.500 (2), .9-1 1.000 (1)",
+        "by photos in the series: 2 1.000 (1), 3 0.667 (3)",
+        "recall where the better one is: photo_1 0.500 (2), photo_2 1.000 (2)",
+        "position: photo_2 is predicted in 0.7500, preferred in 0.5000",
+        "calibration: mean confidence 0.7022, expected error 0.3590",
+        "best photo of the series: 1 of 2 (50.0 %); rank correlation with the official ranks "
+        "0.500 (1 series of 3 and more)",
+    ]
+
+
+def test_each_verdict_has_its_bound():
+    def verdict(right, count=100):
+        pairs = np.zeros(count, dtype=data.PAIR)
+        pairs["series"], pairs["label"] = np.arange(count), np.arange(count) % 2
+        predicted = np.where(np.arange(count) < right, pairs["label"], 1 - pairs["label"])
+        scores = np.log(np.where(np.arange(2) == predicted[:, None], 0.9, 0.1))
+        return scored.judge(pairs, scores)[0].split(" (")[0]
+
+    # Of 100 fair coins: P(59 and more) = .044, P(58) = .067; P(34 and fewer) = 9e-4, P(35) = 2e-3
+    usual = "no better than the constant predictor"
+    assert [verdict(n) for n in (34, 35, 58, 59)] == ["below chance", usual, usual, "healthy"]
+    assert [verdict(16, n) for n in (29, 30)] == ["cannot judge: only 29 pairs", usual]
 
 
 def test_exact_binomial_tail():

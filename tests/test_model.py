@@ -16,10 +16,18 @@ import eval as scoring
 import model
 import train_resnet
 import train_vgg
+from disk import tensors
 from disk.tensors import imagenet_file
 from run.loop import Run
 
 real = pytest.mark.real
+DEFAULTS = {
+    "weights": "imagenet", "size": 224, "fit": "pad", "pad_color": "imagenet",
+    "min_agreement": 0.0, "quick_experiment": 1.0, "hidden": [], "activation": "relu",
+    "dropout": 0.0, "batch_size": 8, "lr_backbone": 1e-5, "lr_head": 1e-4, "momentum": 0.9,
+    "weight_decay": 5e-4, "lr_factor": 0.3, "lr_every": 25, "epochs": 100, "patience": 10,
+    "seed": 42,
+}  # fmt: skip
 
 
 def photos(count=8, size=64, seed=0):
@@ -53,9 +61,10 @@ def test_groups_and_defaults(script, features, numel, monkeypatch, demo, tmp_pat
         values = [group[key] for key in ("lr", "momentum", "weight_decay", "nesterov", "dampening")]
         assert values == [lr, 0.9, 5e-4, False, 0]
     assert (schedule.step_size, schedule.gamma) == (25, 0.3)
-    facts = (224, "pad", "imagenet", 0.0, [], 0.0, 8, 100, 10)
-    assert facts == (args.size, args.fit, args.pad_color, args.min_agreement, args.hidden,
-                     args.dropout, args.batch_size, args.epochs, args.patience)  # fmt: skip
+    own = {"inner_dropout": 0.0} if script is train_vgg else {}
+    given = {key: getattr(args, key) for key in script.RECIPE}
+    assert given == DEFAULTS | own | {"weights": "none"}
+    assert {key: row[0] for key, row in script.RECIPE.items()} == DEFAULTS | own
 
 
 @pytest.mark.parametrize("features", [2048, 4096])
@@ -73,14 +82,14 @@ def test_head_variants():
     assert layers(torch.randn(3, 4096)).shape == (3, 2)
 
 
-def test_vgg_runs_without_inner_dropout_unless_told():
-    def rates(**options):
-        torch.manual_seed(0)
-        layers = model.vgg16("none", 64, **options).classifier
-        assert len(layers) == 6
-        return [layer.p for layer in layers if isinstance(layer, nn.Dropout)]
+def test_vgg_runs_without_inner_dropout_unless_told_and_without_a_pooling_that_does_nothing():
+    def facts(size, **options):
+        backbone = model.vgg16("none", size, **options)
+        rates = [layer.p for layer in backbone.classifier if isinstance(layer, nn.Dropout)]
+        return len(backbone.classifier), rates, type(backbone.avgpool).__name__
 
-    assert rates() == [0, 0] and rates(inner_dropout=0.5) == [0.5, 0.5]
+    assert facts(64) == (6, [0, 0], "AdaptiveAvgPool2d")
+    assert facts(224, inner_dropout=0.5) == (6, [0.5, 0.5], "Identity")
 
 
 @real
@@ -191,6 +200,16 @@ def test_weights_from_a_file(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             load(tmp_path / f"{name}.pth")
         assert word in capsys.readouterr().err
+
+
+def test_imagenet_means_the_weights_of_version_1(monkeypatch):
+    asked = []
+    monkeypatch.setattr(tensors, "imagenet_file", lambda url: sys.exit(asked.append(url)))
+    for build in (lambda: model.resnet50("imagenet"), lambda: model.vgg16("imagenet", 224)):
+        with pytest.raises(SystemExit):
+            build()
+    names = [url.rpartition("/")[2] for url in asked]
+    assert names == ["resnet50-0676ba61.pth", "vgg16-397923af.pth"]
 
 
 def test_imagenet_weights_from_the_cache_or_one_line(tmp_path, monkeypatch, capsys):

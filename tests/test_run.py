@@ -126,6 +126,7 @@ def test_resume_refuses_another_recipe(train, demo, tmp_path, refused):
     refused(
         train_resnet.main, [*flags, run, "--momentum", 0.5], "momentum was 0.9", "now it is 0.5"
     )
+    refused(train_resnet.main, [*flags, run, "--seed", 7], "seed was 42", "now it is 7")
     refused(train_vgg.main, [*flags, run], "recipe was train_resnet")
     refused(train_resnet.main, [*flags, run, "--epochs", 1], "--epochs 1 is less than 2")
 

@@ -113,13 +113,12 @@ def test_killed_and_resumed_a_variant_ends_with_the_same_bytes(name, demo, tmp_p
     def finish(folder, die=""):
         places = ["--out", tmp_path / folder, "--store", tmp_path / "stores"]
         resume = ["--resume"] * (tmp_path / folder).exists()
-        process = conftest.script(name, *small, *places, *resume, die=die)
-        return process.communicate(timeout=100)[1], process.returncode
+        return conftest.finish(tmp_path, name, *small, *places, *resume, die=die)
 
     for point in KILLS:  # the first of the fine-tuning lies between two passes of an update
-        errors, code = finish("run", f"{point}:SIGKILL")
+        code, errors = finish("run", f"{point}:SIGKILL")
         assert code == -signal.SIGKILL, errors
-    assert finish("run")[1] == 0 and finish("whole")[1] == 0
+    assert finish("run")[0] == 0 and finish("whole")[0] == 0
     assert same(tmp_path / "run", tmp_path / "whole", COMPARED) == []
     whole = tensors(tmp_path / "whole", "last.pt")
     assert all(torch.equal(t, whole[n]) for n, t in tensors(tmp_path / "run", "last.pt").items())

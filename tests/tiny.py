@@ -2,6 +2,10 @@
 
     PYTHONPATH=. python tests/tiny.py SCRIPT [flags]
 
+Without a script it waits for lines on stdin, JSON of [words, DIE, limit in bytes of a file it
+writes or 0, file for stderr], runs each in a fork of its own, which has imported everything
+already, and prints the exit code.
+
 With DIE=FUNCTION[@WORD]:N:before|after:SIGNAL in the environment the process sends itself that
 signal at the N-th call of the function (with WORD in an argument); with the signal `segv` it reads
 from address 0. FUNCTION: module.function, of the module that calls it, or module:Class.method.
@@ -9,6 +13,7 @@ from address 0. FUNCTION: module.function, of the module that calls it, or modul
 
 import faulthandler
 import importlib
+import json
 import os
 import pkgutil
 import signal
@@ -59,8 +64,36 @@ def die(target, count, when, how):
     setattr(owner, name, replacement)
 
 
-if __name__ == "__main__":
+def run(words, where=""):
+    """A script with tiny backbones, in this process."""
     install()
-    if "DIE" in os.environ:
-        die(*os.environ["DIE"].rsplit(":", 3))
-    importlib.import_module(sys.argv[1]).main(sys.argv[2:])
+    if where:
+        die(*where.rsplit(":", 3))
+    importlib.import_module(words[0]).main(words[1:])
+
+
+def serve():
+    """Runs every line of stdin in a fork."""
+    for line in sys.stdin:
+        words, where, limit, errors = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(100)  # seconds: a run that hangs ends
+            os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if limit:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            return run(words, where)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    return None
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        run(sys.argv[1:], os.environ.get("DIE", ""))
+    else:
+        import resource
+
+        for page in ("variants.train_frozen", "eval"):
+            importlib.import_module(page)
+        serve()
