@@ -100,7 +100,7 @@ def sample(tensor):
     return {
         "values": keep(flat[places(len(flat)).to(flat.device)]),
         "l2": float(torch.linalg.vector_norm(flat.double())),
-        "max": float(flat.abs().max()) if len(flat) else 0.0,
+        "max": float(torch.linalg.vector_norm(flat, torch.inf)) if len(flat) else 0.0,
     }
 
 
@@ -405,18 +405,21 @@ class Recorder(Sight):
             weights.append({k: w[k] for k in names} | {"dtype": str(w["tensor"].dtype)})
         trace = {"version": VERSION, "torch": str(torch.__version__), "double": self.double}
         trace |= {"weights": weights, "batches": [clean(pair) for pair in self.batches]}
-        trace |= {"updates": self.updates, "printed": self.printed, "files": self.files[:20_000]}
+        last = [self.pending | self.ending(None)] if self.pending is not None else []
+        trace |= {
+            "updates": self.updates + last,
+            "printed": self.printed,
+            "files": self.files[:20_000],
+        }
         schedules = [describe(s["object"]) | {"steps": s["steps"]} for s in self.schedules]
         return trace | {"schedules": schedules}
 
     def save(self):
         """Writes the trace, whole or not at all."""
-        if self.pending is not None:
-            self.updates.append(self.pending | self.ending(None))
-        self.done, part = True, Path(f"{self.out}.part")
-        torch.save(self.trace(), part)
+        self.done, part, trace = True, Path(f"{self.out}.part"), self.trace()
+        torch.save(trace, part)
         os.replace(part, self.out)
-        said = f"record.py: {len(self.updates)} updates, {len(self.batches)} batches, "
+        said = f"record.py: {len(trace['updates'])} updates, {len(self.batches)} batches, "
         print(f"{said}{len(self.weights)} weights -> {self.out}", file=sys.__stderr__)
 
 
