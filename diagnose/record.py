@@ -286,7 +286,7 @@ class Recorder(Sight):
         super().__init__(double)
         self.out, self.steps, self.within, self.unseen = Path(out), steps, False, 0
         self.batches, self.updates, self.waiting, self.pending = [], [], [], None
-        self.printed, self.files, self.schedules, self.line = [], [], [], ""
+        self.printed, self.files, self.schedules = [], [], []
 
     def backward(self, plain_backward, tensors, *args, **options):
         """torch.autograd.backward, with the loss and every gradient before and after."""
@@ -375,13 +375,11 @@ class Recorder(Sight):
         requires = [bool(w["tensor"].requires_grad) for w in self.weights]
         return {"next": weights, "requires_grad": requires}
 
-    def write(self, text):
-        """Lines with numbers, and how many batches and updates had been done."""
-        *lines, self.line = re.split(r"[\r\n]", self.line + text)
-        for line in lines:
-            if any(c.isdigit() for c in line) and len(self.printed) < 10_000:
-                done = len(self.batches) + len(self.waiting), len(self.updates)
-                self.printed.append([*done, line[:500]])
+    def hear(self, line):
+        """A line that the trainer prints: those with numbers, and how many batches were done."""
+        if any(c.isdigit() for c in line) and len(self.printed) < 10_000:
+            done = len(self.batches) + len(self.waiting), len(self.updates)
+            self.printed.append([*done, line[:500]])
 
     def see_schedule_made(self, made, schedule, *args, **options):
         made(schedule, *args, **options)
@@ -492,10 +490,12 @@ class Tee:
     """An output that the trainer writes to, overheard."""
 
     def __init__(self, stream, hear):
-        self.stream, self.hear = stream, hear
+        self.stream, self.hear, self.line = stream, hear, ""
 
     def write(self, text):
-        self.hear(text)
+        *lines, self.line = re.split(r"[\r\n]", self.line + text)
+        for line in lines:
+            self.hear(line)
         return self.stream.write(text)
 
     def __getattr__(self, name):
@@ -518,7 +518,8 @@ class Recording(ExitStack):
         self.wrap(torch, "compile", lambda compiled, model=None, *a, **o: model or (lambda m: m))
         self.wrap(LRScheduler, "__init__", recorder.see_schedule_made)
         self.wrap(LRScheduler, "step", recorder.see_schedule_stepped)
-        self.replace(sys, "stdout", Tee(sys.stdout, recorder.write))
+        for name in ("stdout", "stderr"):  # what logging and progress bars write to
+            self.replace(sys, name, Tee(getattr(sys, name), recorder.hear))
         if "PIL.Image" in sys.modules:
             self.wrap(sys.modules["PIL.Image"], "open", recorder.see_file)
         self.callback(register_optimizer_step_pre_hook(recorder.before_step).remove)

@@ -97,6 +97,15 @@ def test_a_recorded_run_as_it_is_prints_the_same_figures(tmp_path):
     assert lines[0] == lines[1] and len(lines[0]) == 3
 
 
+def test_what_is_logged_is_read_as_what_is_printed(tmp_path, monkeypatch):
+    plain = (zoo.HERE / "plain.py").read_text()
+    logged = plain.replace('print("epoch %d step', 'logging.warning("epoch %d step')
+    (tmp_path / "logs.py").write_text(f"import logging\n{logged}")
+    monkeypatch.setattr(zoo, "HERE", tmp_path)
+    assert logged != plain and zoo.wrong_with(["metric_inverted"], zoo.examine(
+        ["metric_inverted"], "logs", steps=4)) == []  # fmt: skip
+
+
 def record_page(script, folder, *flags):
     """The trace of a page of this project, run under record.py."""
     words = ["--weights", "none", "--size", "64", "--data", str(zoo.dataset()[1]), *flags]
