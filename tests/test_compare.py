@@ -99,11 +99,12 @@ def test_a_recorded_run_as_it_is_prints_the_same_figures(tmp_path):
 
 def test_what_is_logged_is_read_as_what_is_printed(tmp_path, monkeypatch):
     plain = (zoo.HERE / "plain.py").read_text()
-    logged = plain.replace('print("epoch %d step', 'logging.warning("epoch %d step')
-    (tmp_path / "logs.py").write_text(f"import logging\n{logged}")
+    logged = plain.replace('print("epoch %d step', 'logger.warning("epoch %d step')
+    head = 'import logging\nlogger = logging.getLogger("mine")\nlogger.propagate = False\n'
+    (tmp_path / "logs.py").write_text(f"{head}logger.addHandler(logging.StreamHandler())\n{logged}")
     monkeypatch.setattr(zoo, "HERE", tmp_path)
-    assert logged != plain and zoo.wrong_with(["metric_inverted"], zoo.examine(
-        ["metric_inverted"], "logs", steps=4)) == []  # fmt: skip
+    found = zoo.examine(["metric_inverted"], "logs", steps=4)
+    assert logged != plain and zoo.wrong_with(["metric_inverted"], found) == []
 
 
 def record_page(script, folder, *flags):
