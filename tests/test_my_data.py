@@ -56,6 +56,13 @@ def mine(request, tmp_path):
 pytestmark = pytest.mark.real
 
 
+def judge_file(request, path):
+    """What diagnose.judge says of a predictions file, told nothing else."""
+    args = dict.fromkeys(("sheet", "repeated", "rebatched"))
+    args |= {"reported_accuracy": [], "columns": [], "predictions": path}
+    return judge.score_predictions(Namespace(**args, data=option(request, "--data")))
+
+
 def test_my_labels_are_the_official_ones(request):
     labels = Path(option(request, "--labels"))
     verdict, code, evidence, *_ = audit.audit_labels(option(request, "--data"), labels, {}, None)
@@ -63,10 +70,7 @@ def test_my_labels_are_the_official_ones(request):
 
 
 def test_my_predictions_are_healthy(request):
-    args = dict.fromkeys(("sheet", "repeated", "rebatched")) | {"reported_accuracy": []}
-    args["columns"] = []
-    args |= {name: option(request, f"--{name}") for name in ("predictions", "data")}
-    verdict, code, evidence = judge.score_predictions(Namespace(**args))
+    verdict, code, evidence = judge_file(request, option(request, "--predictions"))
     assert code == 0, "\n".join([verdict, *evidence])
 
 
@@ -114,10 +118,8 @@ def test_the_predictions_give_the_accuracy_of_the_log(request):
 
 
 def test_the_run_is_judged_healthy(dataset, request):
-    predictions = str(Path(option(request, "--run")) / "predictions.tsv")
-    root = option(request, "--data")
-    args = Namespace(predictions=predictions, data=root, reported_accuracy=[], sheet=None)
-    verdict, code, evidence = judge.score_predictions(args)
+    path = Path(option(request, "--run")) / "predictions.tsv"
+    verdict, code, evidence = judge_file(request, path)
     if code == 2:
         pytest.skip(verdict)
     assert verdict == "healthy", "\n".join(evidence)
