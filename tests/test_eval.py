@@ -3,8 +3,10 @@
 import conftest
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import data
 import eval as scoring
 import model
 from run import curves
@@ -29,6 +31,31 @@ def test_a_run_is_judged_with_its_model_at_hand(train, demo, tmp_path, judge):
     logits = scoring.score_features(ranker, features, split.rows)
     defects, _ = scoring.probe(ranker, split, features, logits, model.embed, 16)
     assert any("batching" in defect for defect in defects)
+
+
+@pytest.mark.parametrize(
+    ("tilt", "again", "alone", "said"),
+    [
+        (0, 0, 0, None),
+        (0.5e-4, 0, 0.5e-3, None),
+        (2e-4, 0, 0, "the two photos do not go through the same backbone"),
+        (0, 1e-6, 0, "two evaluations differ"),
+        (0, 0, 2e-3, "scores change with batching"),
+    ],
+)
+def test_each_defect_of_a_model_has_its_bound(tilt, again, alone, said, monkeypatch):
+    features = torch.eye(2).repeat(2, 1)  # of four photos; against itself a photo then gives tilt
+    ranker = model.SiameseRanker(torch.nn.Identity(), torch.nn.Linear(2, 2, bias=False))
+    ranker.head.weight.data = torch.eye(2)
+    formula = lambda self, one, two: self.head(one - (1 - tilt) * two)  # noqa: E731
+    monkeypatch.setattr(model.SiameseRanker, "forward", formula)
+    rows = np.array([[0, 1], [1, 2], [3, 0]])
+    split = data.Split("val", None, None, [*"abcd"], rows, (0, 0, 0))
+    embed = lambda r, s, size: features * (1 + (alone if size == 1 else again))  # noqa: E731
+    logits = model.score_features(ranker, features, rows)
+    defects, lines = scoring.probe(ranker, split, features, logits, embed, 2)
+    assert lines[0] == "swapped pairs: the other photo is predicted in 1.0000 of them"
+    assert len(defects) == (said is not None) and all(d.startswith(said) for d in defects)
 
 
 def test_evaluated_twice_means_in_the_same_batches(train, tmp_path, judge, monkeypatch):
