@@ -278,6 +278,15 @@ def test_other_forms_of_a_file(judge, made_up, tmp_path):
     assert f"of {len(rows) - ties} (" in verdict, printed  # what nobody decided is not judged
 
 
+def test_as_many_votes_for_one_as_for_the_other_decide_nothing(tmp_path):
+    rows = ["1,1,2,3,3", "1,1,3,4,2", "1,2,3,2,4", "2,1,2,2,1", "2,2,1,2,1"]
+    (tmp_path / "t.csv").write_text("\n".join(["series,photo_1,photo_2,votes_1,votes_2", *rows]))
+    table, kind = tables.read_table(tmp_path / "t.csv", {})
+    assert (kind, table["label"].tolist()) == ("votes_1", [-1, 0, 1, 0, 0])
+    merged, several = tables.merge_votes(table)
+    assert (several, merged["label"].tolist()) == (1, [-1, 0, 1, -1])  # 2 + 1 votes to 1 + 2
+
+
 def test_bad_label_files_end_with_one_line(made_up, tmp_path, refused):
     root, *_ = made_up
     for text, word in [

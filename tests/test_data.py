@@ -62,6 +62,12 @@ def test_official_lists_have_the_published_figures():
     assert (train["preference"] == 0.5).sum() == 91
 
 
+def test_each_fit_has_a_store_of_its_own(demo, tmp_path):
+    shared = [load(demo, tmp_path / "stores", "val", fit).photos for fit in ("pad", "crop")]
+    alone = load(demo, tmp_path / "other", "val", "crop").photos
+    assert np.array_equal(shared[1], alone) and not np.array_equal(shared[0], shared[1])
+
+
 @pytest.mark.parametrize("fit", ["pad", "crop"])
 @pytest.mark.parametrize("shape", [(90, 151), (151, 90), (64, 64), (33, 40)])
 def test_store_is_bit_equal_to_pillow_and_torchvision(tmp_path, fit, shape):
@@ -171,6 +177,12 @@ def test_problems_are_counted_and_the_first_ten_printed(tmp_path, capsys, train)
     assert printed[0] == "data.py: 13 problems, the first 10:" and len(printed) == 11
     assert printed[1].startswith("data.py: train_pairlist.txt:1: preference 0.9 and ranks 2, 1")
     assert not (tmp_path / "run").exists() and not (tmp_path / "stores").exists()
+
+
+def test_a_pair_at_the_threshold_is_kept():
+    pairs = np.zeros(5, data.PAIR)
+    pairs["series"], pairs["preference"] = range(5), (0.7, 0.3, 0.699, 0.301, 0.5)
+    assert data.choose_pairs(pairs, 0.7, 1.0, 0).tolist() == [0, 1]
 
 
 def test_pairs_are_chosen_by_agreement_and_by_series(demo):
