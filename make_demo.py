@@ -145,8 +145,8 @@ def imitate_dataset(paths, seed):
         for pair in pairs.tolist():
             series, photo_1, photo_2, _, rank_1, rank_2 = pair[:6]
             known = shots[split].setdefault(series, {})
-            known[photo_1] = rank_1 or rng.integers(1, 6)
-            known[photo_2] = rank_2 or rng.integers(1, 6)
+            known[photo_1] = rank_1 or int(rng.integers(1, 6))
+            known[photo_2] = rank_2 or int(rng.integers(1, 6))
         for ranks in shots[split].values():
             worst = max(ranks.values())
             ranks.update({photo: (rank - 1) / max(1, worst - 1) for photo, rank in ranks.items()})
