@@ -20,6 +20,7 @@ import torch
 import model
 from data import Split, decode, decode_photo, parse_color, read_splits
 from disk.errors import command_line, one_door, stop, stop_on
+from disk.files import check_new
 from model import score_features
 from run import sheet
 from run.arithmetic import set_arithmetic, shape_model
@@ -118,6 +119,8 @@ def rank_photos(args, device):
         stop(__file__, "--photos: a series has at least two photos")
     decoded = []
     for path in paths:
+        if not path.is_file():
+            stop(__file__, f"--photos {path}: no such file")
         with stop_on(__file__, path, Exception):
             decoded.append(decode_photo(path, recipe.size, recipe.fit))
     photos, boxes = map(np.array, zip(*decoded, strict=True))
@@ -155,8 +158,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not args.photos and not args.data:
         stop(__file__, "--data: the labels come from the official lists")
-    if args.sheet and args.sheet.exists():
-        stop(__file__, f"--sheet {args.sheet}: exists already")
+    if args.sheet:
+        check_new("--sheet", args.sheet)
     device = torch.device(resolve_device(__file__, args.device))
     if args.photos:
         print(*rank_photos(args, device), sep="\n")

@@ -28,6 +28,7 @@ from diagnose import labels
 from diagnose.align import write_alignment
 from diagnose.tables import COLUMNS, UNDECIDED, merge_votes, named_columns, read_table
 from disk.errors import command_line, one_door, show_progress, stop
+from disk.files import check_new
 from run.scores import ENOUGH, chance_levels, give_verdict, percent
 
 SPLITS = ("train", "val")
@@ -372,8 +373,8 @@ def main(argv=None):
     names = named_columns(args.columns, COLUMNS)
     if args.labels is None:
         give_verdict(*audit_dataset(args.data), args.json)
-    if args.align and args.align.exists():
-        stop(__file__, f"--align {args.align}: exists already")
+    if args.align:
+        check_new("--align", args.align)
     if args.align and read_table(args.labels, names)[1] not in ("votes_1", "preference"):
         stop(__file__, "--align: labels alone fit many numberings; it takes votes or preferences")
     found = audit_labels(args.data, args.labels, names, args.base)

@@ -32,6 +32,7 @@ from diagnose.tables import (
     read_photo,
 )
 from disk.errors import command_line, one_door, stop, stop_on
+from disk.files import check_new
 from run import scores as figures
 from run import sheet
 from run.scores import ENOUGH, give_verdict, percent
@@ -327,8 +328,8 @@ def main(argv=None):
         if not re.fullmatch(r"0?\.[0-9]{2,9}|1\.0{2,9}", reported):
             text = "a fraction from 0 to 1 with all its digits, at least two: .70"
             stop(__file__, f"--reported-accuracy {reported[:LONGEST]}: {text}")
-    if args.sheet and args.sheet.exists():
-        stop(__file__, f"--sheet {args.sheet}: exists already")
+    if args.sheet:
+        check_new("--sheet", args.sheet)
     give_verdict(*score_predictions(args), args.json)
 
 

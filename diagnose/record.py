@@ -25,6 +25,7 @@ import runpy
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
@@ -43,6 +44,7 @@ MERGES = ("sub", "__sub__", "rsub", "subtract", "cat", "concat", "mul", "__mul__
 PARTS = ("chunk", "split", "tensor_split", "unbind", "__getitem__", "narrow", "select")
 FLIPS = "rsub __rsub__ sub __sub__ eq __eq__ ne __ne__ logical_not bitwise_xor __xor__ bitwise_not"
 FLIPS = (*FLIPS.split(), "__invert__")  # what may turn a label around
+LONGEST_NAME = 200  # bytes of the trace's name, beside which a longer one is written first
 NOT_OPS = "__get__ __set__ size dim backward requires_grad_ register_hook detach_ numel item tolist"
 NOT_OPS = (*NOT_OPS.split(), "__repr__", "__len__", "is_floating_point")
 
@@ -404,18 +406,17 @@ class Recorder(Sight):
         trace = {"version": VERSION, "torch": str(torch.__version__), "double": self.double}
         trace |= {"weights": weights, "batches": [clean(pair) for pair in self.batches]}
         last = [self.pending | self.ending(None)] if self.pending is not None else []
-        trace |= {
-            "updates": self.updates + last,
-            "printed": self.printed,
-            "files": self.files[:20_000],
-        }
+        trace |= {"updates": self.updates + last, "printed": self.printed}
+        trace["files"] = self.files[:20_000]
         schedules = [describe(s["object"]) | {"steps": s["steps"]} for s in self.schedules]
         return trace | {"schedules": schedules}
 
     def save(self):
         """Writes the trace, whole or not at all."""
-        self.done, part, trace = True, Path(f"{self.out}.part"), self.trace()
-        torch.save(trace, part)
+        self.done, trace = True, self.trace()
+        part = Path(f"{self.out}.{uuid4().hex}.part")  # a new name: through no link, over no file
+        with open(part, "xb") as file:
+            torch.save(trace, file)
         os.replace(part, self.out)
         said = f"record.py: {len(trace['updates'])} updates, {len(self.batches)} batches, "
         print(f"{said}{len(self.weights)} weights -> {self.out}", file=sys.__stderr__)
@@ -546,10 +547,36 @@ def watch(out, steps=5, as_is=False):
     atexit.register(recording.close)
 
 
+def refuse(message):
+    """Ends the program with one line, before the trainer has begun."""
+    print(f"record.py: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def check_out(out):
+    """Ends the program where the trace is there already, or could not be written."""
+    folder = out.absolute().parent
+    if os.path.lexists(out):
+        refuse(f"--out {out}: exists already")
+    if len(os.fsencode(out.name)) > LONGEST_NAME:
+        refuse(f"--out {out}: a name has at most {LONGEST_NAME} bytes")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        refuse(f"--out {out}: {folder} is no folder that can be written")
+
+
+def is_program(name):
+    """Whether a module of this name can be run: a file, or a package with a __main__."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.submodule_search_locations is None:
+        return spec is not None
+    return importlib.util.find_spec(f"{name}.__main__") is not None
+
+
 def main(argv=None):
     """Records after the command line."""
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=shape)
+    parser.error = refuse
     parser.add_argument("--steps", type=int, default=5, help="updates to record (%(default)s)")
     parser.add_argument("--as-is", action="store_true", help="leave the precision alone")
     parser.add_argument("--out", required=True, help="the trace to write")
@@ -558,16 +585,15 @@ def main(argv=None):
     args = parser.parse_args(argv)
     is_module = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", args.script)
     is_module = is_module and not args.script.endswith(".py")
-    if not is_module and not Path(args.script).is_file():
-        parser.error(f"{args.script}: no such file")
-    if Path(args.out).exists():
-        parser.error(f"--out {args.out}: exists already")
+    if not is_module and not (os.path.isfile(args.script) and os.access(args.script, os.R_OK)):
+        refuse(f"{args.script}: no such file, or it cannot be read")
+    check_out(Path(args.out))
     if importlib.util.find_spec("PIL"):  # so that its open is overheard
         importlib.import_module("PIL.Image")
     sys.argv = [args.script, *args.arguments]
     sys.path.insert(0, os.getcwd() if is_module else str(Path(args.script).resolve().parent))
-    if is_module and importlib.util.find_spec(args.script) is None:
-        parser.error(f"{args.script}: no such module")
+    if is_module and not is_program(args.script):
+        refuse(f"{args.script}: no such module")
     with Recording(args.out, args.steps, args.as_is):
         if is_module:
             runpy.run_module(args.script, run_name="__main__", alter_sys=True)

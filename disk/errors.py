@@ -112,13 +112,27 @@ class say_on:  # noqa: N801
         return isinstance(error, Exception)
 
 
+class name_path:  # noqa: N801
+    """Context in which a path that the system refuses ends the program with one line on it."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, OSError) and error.filename is not None:
+            stop(self.source, f"{error.filename}: {error.strerror}")
+
+
 def one_door(main):
     """A main function in which what nobody foresaw ends the program with one line, exit code 2."""
 
     @functools.wraps(main)
     def guarded(argv=None):
         source = sys.modules[main.__module__].__file__
-        with stop_on(source, "not foreseen", Exception):
+        with stop_on(source, "not foreseen", Exception), name_path(source):
             return main(argv)
 
     return guarded

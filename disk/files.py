@@ -7,6 +7,19 @@ from uuid import uuid4
 
 from disk.errors import stop, stop_on
 
+LONGEST_NAME = 255 - len(f".{uuid4().hex}.part")  # bytes, of a file that is written beside first
+
+
+def check_new(flag, path):
+    """Ends the program where the file of a flag is there already, or could not be written."""
+    parent = path.absolute().parent
+    if os.path.lexists(path):
+        stop(__file__, f"{flag} {path}: exists already")
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        stop(__file__, f"{flag} {path}: a name has at most {LONGEST_NAME} bytes")
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        stop(__file__, f"{flag} {path}: {parent} is no folder that can be written")
+
 
 def replace_file(path, write):
     """Calls write(file) on a file beside path, flushes it to disk and renames it over path.

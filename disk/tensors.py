@@ -6,7 +6,7 @@ from urllib.error import URLError
 
 import torch
 
-from disk.errors import stop, stop_on
+from disk.errors import name_path, stop, stop_on
 
 
 def load_weights(backbone, weights, imagenet):
@@ -41,7 +41,8 @@ def load_tensors(path):
     """What torch.save wrote to path, on the CPU; code in it is refused, never run."""
     if not path.is_file():
         stop(__file__, f"{path}: no such file")
-    with stop_on(__file__, f"{path}: not a checkpoint of plain tensors", Exception, detail=False):
+    wrong = stop_on(__file__, f"{path}: not a checkpoint of plain tensors", Exception, detail=False)
+    with wrong, name_path(__file__):
         if zipfile.is_zipfile(path):  # torch itself does not look at the checksums
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()

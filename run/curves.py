@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from disk.errors import command_line, one_door, stop, stop_on
-from disk.files import replace_file
+from disk.files import check_new, replace_file
 
 GOOD, SLIGHT = 0.05, 0.10  # gap in accuracy: up to 5 points good, up to 10 slight
 
@@ -106,8 +106,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not available():
         stop(__file__, "needs matplotlib: python -m pip install matplotlib")
-    if args.out.exists():
-        stop(__file__, f"--out {args.out}: exists already")
+    check_new("--out", args.out)
     draw(args.runs, args.out)
 
 
