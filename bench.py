@@ -32,7 +32,7 @@ from torchvision import transforms
 
 import data
 import train_resnet
-from disk.errors import command_line, one_door, show_progress, stop
+from disk.errors import command_line, one_door, say, show_progress, stop
 from disk.store import build_store, take_photos
 from make_demo import invent_dataset, pairlist_lines, write_dataset
 from model import score_pairs
@@ -498,10 +498,11 @@ def main(argv=None):
             rows.append(row)
             show_progress(f"{len(rows)} rows, {time.perf_counter() - started:.0f} s")
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {device}"
-    print(f"\n| | {machine}, size {flags.size} | measured | aim |\n|---|---|---|---|")
+    lines = [f"\n| | {machine}, size {flags.size} | measured | aim |\n|---|---|---|---|"]
     for row in sorted(rows, key=lambda row: row[0]):
-        print(f"| {' | '.join(row)} |")
-    print(f"\n{time.perf_counter() - started:.0f} seconds in all")
+        lines.append(f"| {' | '.join(row)} |")
+    lines.append(f"\n{time.perf_counter() - started:.0f} seconds in all")
+    say("\n".join(lines), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ equals the training run's predictions.tsv. Predictions of any other origin: diag
 
 import argparse
 import importlib
+import sys
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 
 import model
 from data import Split, decode, decode_photo, parse_color, read_splits
-from disk.errors import command_line, one_door, stop, stop_on
+from disk.errors import command_line, one_door, say, stop, stop_on
 from disk.files import check_new
 from model import score_features
 from run import sheet
@@ -162,7 +163,7 @@ def main(argv=None):
         check_new("--sheet", args.sheet)
     device = torch.device(resolve_device(__file__, args.device))
     if args.photos:
-        print(*rank_photos(args, device), sep="\n")
+        say("\n".join(rank_photos(args, device)), sys.stdout)
     else:
         give_verdict(*score_run(args, device), args.json)
 

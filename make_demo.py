@@ -7,7 +7,9 @@ lost contrast; preferences follow the amounts, with some human noise. The same s
 same bytes. With --like, series, photos and ranks come from official pairlists instead.
 """
 
+import io
 import os
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
@@ -17,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from data import read_pairlist
-from disk.errors import command_line, one_door, show_progress, stop, stop_on
+from disk.errors import command_line, one_door, say, show_progress, stop, stop_on
 
 SIDES = (480, 640, 800)  # longer side, pixels; the official photos fit in 800 x 800
 STRENGTH = 6.0  # of a full amount of defect, in units of the logit of a preference
@@ -94,7 +96,9 @@ def take_shots(folder, series, amounts, seed):
         left, top = rng.integers(0, margin, 2)
         shot = scene.crop((left, top, left + width, top + height))
         shot = spoil(shot, defect, amount)
-        shot.save(folder / f"{series:06d}-{photo:02d}.JPG", quality=90)
+        encoded = io.BytesIO()  # Pillow itself is silent about a disk that takes only a part
+        shot.save(encoded, "JPEG", quality=90)
+        (folder / f"{series:06d}-{photo:02d}.JPG").write_bytes(encoded.getvalue())
 
 
 def invent_series(rng):
@@ -194,7 +198,7 @@ def main(argv=None):
             count = write_dataset(Path(folder) / "data", lists, shots, args.seed)
             (Path(folder) / "data").rename(out)
     pairs = ", ".join(f"{len(text.splitlines())} {split} pairs" for split, text in lists.items())
-    print(f"{out}: {count} photos, {pairs}")
+    say(f"{out}: {count} photos, {pairs}", sys.stdout)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,10 @@ PROGRESS, EVERY = {}, 30  # when a line was printed last; seconds between two of
 
 
 class listening:  # noqa: N801
-    """Context in which a reader that went away meanwhile (a pipe into `head`) ends nothing."""
+    """Context in which a reader that went away meanwhile (a pipe into `head`) ends nothing.
+
+    Where the output itself cannot take what is written, a full disk, one line ends the program.
+    """
 
     def __init__(self, stream):
         self.stream = stream
@@ -42,10 +45,13 @@ class listening:  # noqa: N801
         return self
 
     def __exit__(self, kind, error, traceback):
-        gone = isinstance(error, BrokenPipeError) and self.stream is sys.__stdout__
-        if gone:  # what Python flushes at its end goes nowhere either
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
-        return gone
+        if not isinstance(error, OSError) or self.stream is not sys.__stdout__:
+            return False
+        # what Python flushes at its end goes nowhere either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+        if not isinstance(error, BrokenPipeError):
+            stop(__file__, f"the output cannot be written: {error.strerror}")
+        return True
 
 
 def show_progress(text, last=False):

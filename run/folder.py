@@ -204,8 +204,7 @@ def log(out, text):
     path = out / "train.log"
     with stop_on(__file__, path, OSError), open(path, "a", encoding="ascii", newline="\n") as file:
         file.write(f"{text}\n")
-    with stop_on(__file__, "the output", OSError):
-        say(text, sys.stdout)
+    say(text, sys.stdout)
 
 
 def header(args, splits, groups):

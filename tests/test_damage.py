@@ -1,6 +1,7 @@
 """Damaged files: a flipped bit is noticed or without effect; links, other runs."""
 
 import io
+import os
 import shutil
 import sys
 
@@ -11,6 +12,7 @@ import torch
 from test_run import same
 
 import eval as scoring
+import make_demo
 import train_resnet
 from diagnose import audit, compare, judge
 from disk.tensors import load_tensors
@@ -210,3 +212,53 @@ def test_a_damaged_trace_is_one_line(tmp_path, demo):
         torch.save(dict.fromkeys(keys, value), tmp_path / "x.trace")
         code, said = ends(compare.main, [tmp_path / "x.trace", "--data", demo])
         assert code == 2 and len(said.strip().splitlines()) == 1, said
+
+
+@pytest.fixture
+def output(monkeypatch):
+    """output(file): from here on, what this process prints goes to this descriptor."""
+    kept = os.dup(1)
+
+    def turn(file):
+        os.dup2(file, 1)
+        os.close(file)
+        monkeypatch.setattr(sys, "stdout", sys.__stdout__)
+
+    yield turn
+    os.dup2(kept, 1)
+    os.close(kept)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("command", ["train", "score", "rank", "audit", "judge", "demo"])
+def test_an_output_that_is_full_or_closed(command, runs, demo, tmp_path, output):
+    folder, flags, places = runs
+    run, predictions = folder / "done", folder / "done" / "predictions.tsv"
+    photos = sorted((demo / "test" / "test_imgs").iterdir())[:2]
+    main, argv = {
+        "train": (train_resnet.main, [*flags, "--out", tmp_path / "new"]),
+        "score": (scoring.main, ["--run", run, *places]),
+        "rank": (scoring.main, ["--run", run, "--photos", *photos]),
+        "audit": (audit.main, ["--data", demo]),
+        "judge": (judge.main, ["--data", demo, "--predictions", predictions]),
+        "demo": (make_demo.main, ["--series", 10, "--out", tmp_path / "made"]),
+    }[command]
+    output(os.open("/dev/full", os.O_WRONLY))
+    full = "errors.py: the output cannot be written: No space left on device\n"
+    assert ends(main, argv) == (2, full)
+    shutil.rmtree(tmp_path / "made", ignore_errors=True)
+    reader, writer = os.pipe()
+    os.close(reader)
+    output(writer)
+    code, said = ends(main, argv)
+    assert (code, said) == ({"score": 2, "judge": 2}.get(command, 0), "")  # too few to judge
+
+
+def test_a_demo_that_the_disk_cannot_take_leaves_nothing(tmp_path):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    code, said = ends(make_demo.main, ["--series", 10, "--out", tmp_path / "made"])
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2 and f"--out {tmp_path / 'made'}: OSError" in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
