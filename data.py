@@ -109,10 +109,8 @@ def read_list(root, split):
     path, folder = find_split(root, split)
     pairs, problems = read_pairlist(path, labelled=split != "test")
     names, present = photo_names(pairs, folder)
-    if len(pairs) and not folder.is_dir():
-        text = (
-            f"{folder}: the photos are not there; unzip {folder.parent.name}.zip (docs/dataset.md)"
-        )
+    if len(pairs) and not present:
+        text = f"{folder}: no photo is there; unzip {folder.parent.name}.zip (docs/dataset.md)"
         return pairs, names, folder, [text]
     for pair, pair_names in zip(pairs, names, strict=True):
         for side, name in zip(("photo_1", "photo_2"), pair_names, strict=True):
@@ -139,6 +137,7 @@ def read_dataset(root, splits):
                 where = f"{split}_pairlist.txt:{pair['line']}: series {pair['series']}"
                 problems.append(f"{where} is also in {other}_pairlist.txt")
         dataset[split] = pairs, names, folder
+    problems = list(dict.fromkeys(problems))  # train and val have one folder
     if len(problems) == 1:
         stop(__file__, problems[0])
     if problems:

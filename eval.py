@@ -22,6 +22,7 @@ import model
 from data import Split, decode, decode_photo, parse_color, read_splits
 from disk.errors import command_line, one_door, say, stop, stop_on
 from disk.files import check_new
+from disk.tensors import load_state
 from model import score_features
 from run import sheet
 from run.arithmetic import set_arithmetic, shape_model
@@ -57,10 +58,11 @@ def load_ranker(run, recipe, device):
     path = Path(run) / "best.pt"
     if not path.is_file():
         stop(__file__, f"--run {run}: no best.pt yet (the first epoch has not ended)")
+    state = load_best(Path(run))["model"]  # so args.json, after which all is built, is its own
     ranker = importlib.import_module(recipe.recipe).build(without_weights(recipe))
     set_arithmetic(recipe)  # as in training: equal predictions to the byte
     shape_model(recipe, ranker)
-    ranker.load_state_dict(load_best(Path(run), ranker)["model"])
+    load_state(ranker, state, path)
     return ranker.eval().to(device)
 
 

@@ -22,7 +22,6 @@ from data import photo_names
 from diagnose import labels
 from diagnose.audit import SPLITS, name_missing, read_labelled
 from diagnose.tables import (
-    LONGEST,
     TABLE,
     UNDECIDED,
     check_label,
@@ -33,6 +32,7 @@ from diagnose.tables import (
 )
 from disk.errors import command_line, one_door, stop, stop_on
 from disk.files import check_new
+from disk.pairlist import LONGEST
 from run import scores as figures
 from run import sheet
 from run.scores import ENOUGH, give_verdict, percent

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from disk.errors import stop, stop_on
-from disk.pairlist import LARGEST_PHOTO, LARGEST_SERIES
+from disk.pairlist import LARGEST_PHOTO, LARGEST_SERIES, LONGEST
 
 COLUMNS = {
     "series": ("series", "series_id"),
@@ -27,7 +27,6 @@ FIELDS = (("series", "i8"), ("photo_1", "i8"), ("photo_2", "i8"), ("label", "i8"
 FIELDS += (("wins_1", "f8"), ("wins_2", "f8"), ("strange_winner", "?"), ("split", "U16"))
 TABLE = np.dtype([*FIELDS, ("line", "i8")])
 UNDECIDED = -1  # label of a pair with as many votes for one as for the other
-LONGEST = 60  # characters of a field that are quoted
 
 
 def read_rows(path):
@@ -59,7 +58,7 @@ def read_rows(path):
 def find_column(path, header, ours, names):
     """The position of one of our columns in the header, or None; names: {ours: the file's}."""
     if ours in names and names[ours] not in header:
-        stop(__file__, f"--columns {ours}={names[ours]}: {path} has {', '.join(header)}")
+        stop(__file__, f"--columns {ours}={names[ours]}: {path} has {', '.join(header)[:200]}")
     known = (names[ours],) if ours in names else COLUMNS.get(ours, (ours,))
     return next((header.index(name) for name in known if name in header), None)
 
@@ -79,9 +78,8 @@ def read_photo(text, where):
     if not found:
         stop(__file__, f"{where}: {text[:LONGEST]!r} is neither a photo number nor a file name")
     if int(found[2]) > LARGEST_PHOTO or int(found[1] or 0) > LARGEST_SERIES:
-        stop(
-            __file__, f"{where}: {text!r}: photos go to {LARGEST_PHOTO}, series to {LARGEST_SERIES}"
-        )
+        limits = f"photos go to {LARGEST_PHOTO}, series to {LARGEST_SERIES}"
+        stop(__file__, f"{where}: {text[:LONGEST]!r}: {limits}")
     return found[1] and int(found[1]), int(found[2])
 
 

@@ -3,6 +3,7 @@
 import re
 
 LARGEST_SERIES, LARGEST_PHOTO = 999_999, 99  # what the names %06d-%02d.JPG can hold
+LONGEST = 60  # characters of a field that are quoted
 
 
 def read_lines(path, columns):
@@ -60,7 +61,7 @@ def line_problem(fields, columns):
     numbers = fields[:3] + fields[4:]
     for text in numbers:
         if not re.fullmatch(r"[0-9]{1,9}", text):
-            return f"{text!r} is not a whole number from 1 on"
+            return f"{text[:LONGEST]!r} is not a whole number from 1 on"
     series, photo_1, photo_2, *ranks = map(int, numbers)
     if not 1 <= series <= LARGEST_SERIES:
         return f"series {series} is not in 1..{LARGEST_SERIES}"
@@ -76,10 +77,11 @@ def preference_problem(text, rank_1, rank_2):
     """What is wrong with a preference and the two ranks beside it, or None."""
     is_number = re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]+)?|[0-9]+\.", text)
     if not is_number or not 0 <= float(text) <= 1:
-        return f"preference {text!r} is not a number from 0 to 1"
+        return f"preference {text[:LONGEST]!r} is not a number from 0 to 1"
     if rank_1 == rank_2:
         return f"both photos have rank {rank_1}"
     preference = float(text)
     if preference != 0.5 and (rank_1 < rank_2) != (preference > 0.5):
-        return f"preference {text} and ranks {rank_1}, {rank_2} (1 = best) contradict each other"
+        text = f"preference {text[:LONGEST]} and ranks {rank_1}, {rank_2} (1 = best)"
+        return f"{text} contradict each other"
     return None

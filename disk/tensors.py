@@ -1,5 +1,6 @@
 """Tensors from files: nothing but plain tensors is read, and all of them must fit."""
 
+import warnings
 import zipfile
 from pathlib import Path
 from urllib.error import URLError
@@ -42,7 +43,7 @@ def load_tensors(path):
     if not path.is_file():
         stop(__file__, f"{path}: no such file")
     wrong = stop_on(__file__, f"{path}: not a checkpoint of plain tensors", Exception, detail=False)
-    with wrong, name_path(__file__):
+    with wrong, name_path(__file__), warnings.catch_warnings(action="ignore"):
         if zipfile.is_zipfile(path):  # torch itself does not look at the checksums
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
@@ -92,6 +93,7 @@ def alike(value, tensor):
     return (
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided
+        and not value.is_nested
         and value.device.type == "cpu"
         and value.shape == tensor.shape
         and value.is_floating_point() == tensor.is_floating_point()

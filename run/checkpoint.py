@@ -58,7 +58,9 @@ def load_last(run):
     if run.position["history"]:
         if not (run.out / "best.pt").is_file():
             stop(__file__, f"--resume: {run.out} has no best.pt, though epoch 1 is done")
-        logits = load_best(run.out, run.ranker)["logits"]
+        best = load_best(run.out)
+        check_state(run.ranker, best["model"], run.out / "best.pt")
+        logits = best["logits"]
         if logits.shape != (len(run.val.pairs), 2):
             stop(__file__, f"{run.out / 'best.pt'}: holds logits of other pairs")
         write_predictions(run.out / "predictions.tsv", run.val, logits)
@@ -93,11 +95,10 @@ def save_best(run, epoch, accuracy, logits):
     replace_file(run.out / "best.pt", lambda file: torch.save(state, file))
 
 
-def load_best(out, ranker):
-    """best.pt of a run folder, checked against args.json beside it and the tensors of a ranker."""
+def load_best(out):
+    """best.pt of a run folder, checked against args.json beside it; its model is not yet."""
     path = out / "best.pt"
     state = load_own(path, BEST)
-    check_state(ranker, state["model"], path)
     if not isinstance(state["logits"], torch.Tensor):
         stop(__file__, f"{path}: holds no logits")
     return state

@@ -81,7 +81,7 @@ def check_room(out, ranker):
 
 def read_settings(out):
     """What args.json of a run folder holds; ends the program where it is not that of a run."""
-    with stop_on(__file__, out / "args.json", OSError, ValueError):
+    with stop_on(__file__, out / "args.json", OSError, ValueError, RecursionError):
         settings = json.loads((out / "args.json").read_text(encoding="utf-8"))
     if not isinstance(settings, dict) or not isinstance(settings.get("epochs"), int):
         stop(__file__, f"{out / 'args.json'}: not that of a run")

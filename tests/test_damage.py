@@ -1,9 +1,11 @@
 """Damaged files: a flipped bit is noticed or without effect; links, other runs."""
 
 import io
+import json
 import os
 import shutil
 import sys
+import warnings
 
 import conftest
 import numpy as np
@@ -15,7 +17,7 @@ import eval as scoring
 import make_demo
 import train_resnet
 from diagnose import audit, compare, judge
-from disk.tensors import load_tensors
+from disk.tensors import load_tensors, load_weights
 from run import curves
 from run.loop import Run
 
@@ -262,3 +264,59 @@ def test_a_demo_that_the_disk_cannot_take_leaves_nothing(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 2 and f"--out {tmp_path / 'made'}: OSError" in said and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("error")  # a warning of torch's would be a second line
+def test_weights_that_are_no_numbers_name_their_tensor(tmp_path):
+    model, path = conftest.tiny.backbone(2048, norm=True), tmp_path / "weights.pt"
+    state, name = model.state_dict(), "0.weight"
+    holed = state[name].clone()
+    holed[3, 1, 2, 4] = float("nan")
+    for value, words in (
+        (holed, "0.weight holds numbers that are not finite"),
+        (holed.to("meta"), "1 tensors of another shape or type, first 0.weight"),
+        (state[name].to_sparse(), "1 tensors of another shape or type, first 0.weight"),
+        (state[name].cfloat(), "1 tensors of another shape or type, first 0.weight"),
+        ([1.0], "1 tensors of another shape or type, first 0.weight"),
+    ):
+        with warnings.catch_warnings(action="ignore"):  # of making and writing it
+            torch.save(state | {name: value}, path)
+        ended = ends(lambda argv: load_weights(model, *argv, None), [path])
+        assert ended == (2, f"tensors.py: --weights {path}: {words}\n")
+
+
+@pytest.mark.parametrize("change", [{"size": -64}, {"hidden": ["a"]}, {"hidden": [10**9]}, None])
+def test_settings_that_are_not_those_of_a_run_are_named(change, runs, tmp_path):
+    folder, flags, places = runs
+    path = shutil.copytree(folder / "done", tmp_path / "run") / "args.json"
+    text = json.dumps(json.loads(path.read_text()) | (change or {}))
+    path.write_text(text if change else "[" * 100_000)
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    for main, argv in (
+        (scoring.main, ["--run", path.parent, *places]),
+        (train_resnet.main, [*flags, "--out", path.parent]),
+    ):
+        code, said = ends(main, argv)
+        assert code == 2 and len(said.splitlines()) == 1 and "not foreseen" not in said, said
+        assert "args.json" in said or f"{next(iter(change))} was" in said, said
+    assert before == {file.name: file.read_bytes() for file in path.parent.iterdir()}
+
+
+def test_a_long_field_is_quoted_in_part_and_missing_photos_are_told_once(demo, tmp_path):
+    root = shutil.copytree(demo, tmp_path / "data")
+    flags = [*conftest.SMALL, "--data", root, "--out", tmp_path / "run"]
+    path = root / "train_val" / "train_pairlist.txt"
+    whole = path.read_text()
+    for column in range(6):
+        for long in ("9" * 10**7, "x" * 10**7, "." + "9" * 10**7):
+            fields = whole.split("\n")[0].split()
+            fields[column] = long
+            path.write_text(" ".join(fields))
+            code, said = ends(train_resnet.main, flags)
+            assert code == 2 and "train_pairlist.txt:1: " in said and len(said) < 200
+    path.write_text(whole)
+    shutil.rmtree(root / "train_val" / "train_val_imgs")
+    flags = [*flags[2:], "--weights", tmp_path / "none.pt"]  # asked for behind the photos
+    code, said = ends(train_resnet.main, flags)
+    assert code == 2 and said.endswith("no photo is there; unzip train_val.zip (docs/dataset.md)\n")
+    assert len(said.splitlines()) == 1
