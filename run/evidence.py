@@ -7,6 +7,7 @@ step.log (--step-log) one flushed line per phase, for a crash that leaves nothin
 
 import ctypes
 import faulthandler
+import importlib.util
 import os
 import re
 import signal
@@ -96,14 +97,14 @@ def lock_folder(out):
         __file__, f"--out {out}: another process runs in it, or it cannot be locked", OSError
     ):
         file = open(out / "run.lock", "a+b")
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
+        if importlib.util.find_spec("fcntl"):
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt  # Windows
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     return file
 
 
