@@ -21,12 +21,13 @@ def check_new(flag, path):
         stop(__file__, f"{flag} {path}: {parent} is no folder that can be written")
 
 
-def replace_file(path, write):
+def replace_file(path, write, there=lambda: False):
     """Calls write(file) on a file beside path, flushes it to disk and renames it over path.
 
     The file beside it has a name that did not exist, so no link is followed and nothing else is
     overwritten. A kill at any moment leaves the old file or the new one, whole; a full disk leaves
-    the old one and ends the program with one line.
+    the old one and ends the program with one line. Where there() by then another process has
+    written the same file, which it may hold open (Windows replaces no such file), that one stays.
     """
     part = Path(f"{path}.{uuid4().hex}.part")
     culprit = f"{path}: cannot be written in full, what was there stays"
@@ -35,7 +36,10 @@ def replace_file(path, write):
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        if there():
+            part.unlink()
+        else:
+            os.replace(part, path)
 
 
 def write_text(path, text):

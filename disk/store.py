@@ -10,6 +10,7 @@ import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import PIL
@@ -44,11 +45,16 @@ def open_store(paths, size, fit, folder, decode):
     """
     count, photo_bytes = len(paths), 3 * size * size
     path = folder / f"{store_key(paths, size, fit)}.store"
-    if not path.is_file() or path.stat().st_size != count * (photo_bytes + ROW.itemsize):
+    if not is_whole(path, count, size):
         build_store(path, paths, size, fit, decode)
     photos = np.memmap(path, np.uint8, "r", shape=(count, 3, size, size))
     rows = np.memmap(path, ROW, "r", count * photo_bytes, shape=(count,))
     return photos, np.concatenate([rows["box"], rows["crc"][:, None]], 1, dtype=np.int64)
+
+
+def is_whole(path, count, size):
+    """Whether a store of so many photos of this size lies at path, as long as it must be."""
+    return path.is_file() and path.stat().st_size == count * (3 * size * size + ROW.itemsize)
 
 
 def row_checksum(array, box):
@@ -67,7 +73,8 @@ def build_store(path, paths, size, fit, decode):
         if time.time() - part.stat().st_mtime > DAY:  # left by a build that was killed
             part.unlink(missing_ok=True)
     check_space(path.parent, len(paths) * (3 * size * size + ROW.itemsize), "the photo store")
-    replace_file(path, lambda file: write_photos(file, paths, size, fit, decode))
+    there = partial(is_whole, path, len(paths), size)  # built by another run meanwhile
+    replace_file(path, lambda file: write_photos(file, paths, size, fit, decode), there)
 
 
 def write_photos(file, paths, size, fit, decode):

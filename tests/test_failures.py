@@ -18,7 +18,7 @@ import data
 import eval as scoring
 import train_resnet
 import train_vgg
-from disk import errors, files
+from disk import errors, files, store
 from run import evidence, watch
 
 # Dropout makes the random state matter; 4 steps an epoch, saved after 2 and 4.
@@ -479,3 +479,32 @@ def test_eval_says_where_the_pairs_are_not_those_of_the_run(train, demo, tmp_pat
     assert "not the pairs that the run was trained with" in judge(scoring.main, *score)[2]
     assert not (run / "predictions_val.tsv").exists()
     assert (run / "predictions.tsv").read_bytes() == before
+
+
+def test_two_runs_that_build_one_store_at_once(demo, tmp_path):
+    flags = [*conftest.SMALL, "--data", demo, "--store", tmp_path / "stores", "--out"]
+    started = [conftest.script("train_resnet", *flags, tmp_path / name) for name in "ab"]
+    ended = [(*process.communicate(timeout=100), process.returncode) for process in started]
+    assert [code for *_, code in ended] == [0, 0], ended
+    assert same(tmp_path / "a", tmp_path / "b", COMPARED) == []
+    assert [path.suffix for path in (tmp_path / "stores").iterdir()] == [".store"] * 2
+
+
+def test_a_store_that_another_run_has_built_meanwhile_is_used(demo, tmp_path, monkeypatch):
+    paths, first, replace = sorted((demo / "test" / "test_imgs").iterdir()), [], os.replace
+
+    def decode(path, *how):
+        if not first:  # the other run is done before this one's first photo
+            first.append(path)
+            first.append(store.open_store(paths, 64, "pad", tmp_path, data.decode_photo))
+        return data.decode_photo(path, *how)
+
+    def replace_as_windows_does(part, path):
+        if path.exists():
+            raise PermissionError(13, "another process has it open", str(path))
+        replace(part, path)
+
+    monkeypatch.setattr(os, "replace", replace_as_windows_does)
+    mine, theirs = store.open_store(paths, 64, "pad", tmp_path, decode), first[1]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".store"]
+    assert all(map(np.array_equal, mine, theirs)) and len(mine[0]) == len(paths)
