@@ -19,8 +19,8 @@ from diagnose.finding import cause, settle, skipped, unknown
 from diagnose.pairs import Official, judge_inputs, judge_labels, judge_pairs, label_of
 from diagnose.printed import judge_printed
 from diagnose.start import judge_start
-from disk.errors import command_line, one_door, say, show_progress, stop
-from disk.tensors import load_tensors
+from diagnose.trace import read_trace
+from disk.errors import command_line, name_path, one_door, say, show_progress, stop_on
 
 STAGES = ("pairs", "labels", "inputs", "start", "features", "head", "loss", "gradients")
 STAGES += ("update", "printed")
@@ -37,17 +37,6 @@ SOLVED = (
 # What a schedule is told by, of its values.
 TELLING = ("step_size", "gamma", "T_max", "eta_min", "milestones", "total_steps", "max_lr")
 TELLING += ("factor", "start_factor", "total_iters", "warmup", "power")
-KEYS = "version torch double weights batches updates printed files schedules"
-
-
-def read_trace(path):
-    """A trace of record.py; ends the program where it is none, or holds no update."""
-    trace = load_tensors(path)
-    if not isinstance(trace, dict) or set(trace) != set(KEYS.split()):
-        stop(__file__, f"{path}: not a trace of record.py")
-    if not trace["updates"] or not trace["batches"]:
-        stop(__file__, f"{path}: no update was recorded: no pair of photos met a loss")
-    return trace
 
 
 def recipe_of(page):
@@ -417,7 +406,9 @@ def main(argv=None):
     parser.add_argument("--page", choices=PAGES, help="the reference; found out if not given")
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
     args = parser.parse_args(argv)
-    findings, told = explain(read_trace(args.trace), args.data, args.page)
+    trace = read_trace(args.trace)
+    with stop_on(__file__, f"{args.trace}: cannot be replayed", Exception), name_path(__file__):
+        findings, told = explain(trace, args.data, args.page)
     if args.json:
         rows = [f._asdict() | {"steps": at} for f, at in findings]
         say(json.dumps(rows, indent=1), sys.stdout)
