@@ -77,7 +77,7 @@ def read_scores(texts, kind, pair, where):
         return [1.0, -1.0] if texts[0] == "0" else [-1.0, 1.0]
     said = " ".join(texts)[:LONGEST]
     with stop_on(__file__, f"{where}: {said}", ValueError, detail=False):
-        values = [float(text) for text in texts]
+        values = [figures.number(text) for text in texts]
     if not all(map(math.isfinite, values)):
         stop(__file__, f"{where}: {said} is not finite")
     if len(values) == 1:

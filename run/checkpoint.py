@@ -19,6 +19,7 @@ POSITION = {
     "history": list,
     "log": str,
 }
+ROW = [int] + 6 * [float]  # of a position's history, see run.folder.HISTORY
 
 
 def save_last(run):
@@ -80,7 +81,7 @@ def check_position(path, position, run):
     if kinds != POSITION:
         stop(__file__, f"{path}: its position is not that of a run")
     epochs, steps = len(position["history"]), -(-len(run.train.pairs) // run.args.batch_size)
-    rows = [isinstance(row, tuple | list) and len(row) == 7 for row in position["history"]]
+    rows = [isinstance(row, tuple) and [*map(type, row)] == ROW for row in position["history"]]
     if not (position["epoch"] - 1 <= epochs <= position["epoch"] and all(rows)):
         stop(__file__, f"{path}: epoch {position['epoch']} with {epochs} epochs in its history")
     if not 0 <= position["step"] <= steps:

@@ -11,8 +11,12 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
+
 from disk.errors import command_line, one_door, stop, stop_on
 from disk.files import check_new, replace_file
+from run.folder import HISTORY
+from run.scores import number, read_tsv
 
 GOOD, SLIGHT = 0.05, 0.10  # gap in accuracy: up to 5 points good, up to 10 slight
 
@@ -37,15 +41,19 @@ def read_run(run):
     path = Path(run) / "history.tsv"
     if not path.is_file():
         stop(__file__, f"{path}: no such file; is {run} a run with an epoch done?")
-    header, *rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+    with stop_on(__file__, path, ValueError):
+        header, *rows = read_tsv(path)
+        columns = [[number(value) for value in values] for values in zip(*rows, strict=True)]
+    if header != HISTORY.split() or not np.isfinite(columns).all():
+        stop(__file__, f"{path}: does not hold finite numbers of {HISTORY}")
     if not rows:
         stop(__file__, f"{path}: no epoch yet")
-    with stop_on(__file__, path, ValueError):
-        columns = [[float(value) for value in values] for values in zip(*rows, strict=True)]
-    log = (Path(run) / "train.log").read_text(encoding="ascii")
-    chance = re.search(r"val: .*constant ([0-9.]+), prior loss ([0-9.]+)", log)
+    log = Path(run) / "train.log"
+    with stop_on(__file__, log, ValueError):
+        text = log.read_text(encoding="ascii")
+    chance = re.search(r"val: .*constant ([01]\.[0-9]{4}), prior loss ([01]\.[0-9]{4})\n", text)
     if chance is None:
-        stop(__file__, f"{Path(run) / 'train.log'}: has no line on the validation pairs")
+        stop(__file__, f"{log}: has no line on the validation pairs")
     return dict(zip(header, columns, strict=True)), float(chance[1]), float(chance[2])
 
 

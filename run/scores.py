@@ -7,7 +7,7 @@ import sys
 import numpy as np
 from torch.nn import functional as F
 
-from disk.errors import say
+from disk.errors import say, stop, stop_on
 
 DRAWS = 2000  # of the bootstrap
 ENOUGH = 30  # pairs; fewer do not establish anything
@@ -151,13 +151,31 @@ def rank_series(pairs, scores):
     return top, len(groups), float(np.mean(correlations or [0])), len(correlations)
 
 
+def number(text):
+    """A number in a file; ValueError where float alone takes more, 1_0 or digits of no ASCII."""
+    if "_" in text or not text.isascii():
+        raise ValueError(f"{text!r} is no number")
+    return float(text)
+
+
+def read_tsv(path):
+    """The rows of a tab-separated file that this project wrote; ValueError where one is short."""
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    if len({len(row) for row in rows}) != 1:
+        raise ValueError("its rows have not one length")
+    return rows
+
+
 def quality(path):
     """(how good the model of a predictions.tsv is, beside chance; whether it is any better)."""
     if not path.is_file():
         return "how good this model is is not known: no predictions.tsv", False
-    header, *rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-    places = [header.index(name) for name in ("label", "logit_1", "logit_2")]
-    label, *logits = np.array([[float(row[i]) for i in places] for row in rows]).T
+    with stop_on(__file__, path, ValueError):
+        header, *rows = read_tsv(path)
+        places = [header.index(name) for name in ("label", "logit_1", "logit_2")]
+        label, *logits = np.array([[number(row[i]) for i in places] for row in rows]).T
+    if not (np.isin(label, (0, 1)).all() and np.isfinite(logits).all()):
+        stop(__file__, f"{path}: a label is neither 0 nor 1, or a logit not finite")
     correct = (logits[1] > logits[0]) == label
     better = against_chance(label, correct)[0] < ABOVE_CONSTANT
     text = f"this model is right on {correct.mean():.4f} of {len(label)} validation pairs"

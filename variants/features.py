@@ -97,7 +97,10 @@ def read_file(path):
             held = {key: file[key] for key in file.files}
     if not isinstance(held, dict) or not {"names", "features"} <= set(held):
         stop(__file__, f"{culprit}: holds no `names` and `features`")
-    names, features = list(map(str, held["names"])), torch.as_tensor(held["features"])
+    with stop_on(__file__, f"{culprit}: `names` is no list, or `features` no array", Exception):
+        names, features = list(held["names"]), torch.as_tensor(held["features"])
+    if not all(isinstance(name, str) for name in names):
+        stop(__file__, f"{culprit}: `names` holds what is no text")
     if features.dim() != 2 or len(features) != len(names) or not features.is_floating_point():
         shape = list(features.shape)
         stop(__file__, f"{culprit}: {len(names)} names, but features of shape {shape}, not [N, F]")
