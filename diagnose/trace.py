@@ -57,6 +57,7 @@ def misfit(value, kind, place):
         found = (misfit(v, kind[0], f"{place}[{n}]") for n, v in enumerate(value))
         return next(filter(None, found), None)
     sound = value is None if kind is None else type(value) is kind
+    sound = sound or (kind is float and type(value) is int)  # as people write a momentum of 0
     if kind is int:
         sound = sound and -1 <= value <= LARGEST
     if kind is T:
