@@ -45,7 +45,7 @@ class Split:
     rows: np.ndarray  # [P, 2] rows of photo_1 and photo_2 in files, photos and boxes
     pad_color: tuple  # what fills the padding: three numbers in 0..1
     photos: np.ndarray | torch.Tensor = None  # [N, 3, S, S] uint8
-    boxes: np.ndarray | torch.Tensor = None  # [N, 4] left, top, right, bottom, in pixels
+    boxes: np.ndarray | torch.Tensor = None  # [N, 4] left, top, right, bottom; CRC-32 of a store
 
 
 # Pairs and labels

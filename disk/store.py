@@ -118,7 +118,7 @@ def take_photos(photos, boxes, rows, device):
     """
     if isinstance(photos, torch.Tensor):
         rows = torch.as_tensor(rows).to(photos.device, non_blocking=True)
-        return photos[rows], boxes[rows]
+        return photos[rows], boxes[rows, :4]
     taken, places = photos[rows], boxes[rows]
     for array, place in zip(taken, places.tolist(), strict=True):
         if len(place) > 4 and place[4] != row_checksum(array, place[:4]):
@@ -138,4 +138,4 @@ def move_store(photos, boxes, device):
     moved = torch.empty(photos.shape, dtype=torch.uint8, device=device)
     for rows in torch.arange(len(photos)).split(256):
         moved[rows[0] : rows[-1] + 1] = take_photos(photos, boxes, rows.numpy(), device)[0]
-    return moved, torch.from_numpy(boxes[:, :4]).to(device)
+    return moved, torch.from_numpy(boxes).to(device)
