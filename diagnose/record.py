@@ -415,7 +415,7 @@ class Recorder(Sight):
         """Writes the trace, whole or not at all."""
         self.done, trace = True, self.trace()
         part = Path(f"{self.out}.{uuid4().hex}.part")  # a new name: through no link, over no file
-        with open(part, "xb") as file:
+        with Unwritten(part), open(part, "xb") as file:
             torch.save(trace, file)
         os.replace(part, self.out)
         said = f"record.py: {len(trace['updates'])} updates, {len(self.batches)} batches, "
@@ -501,6 +501,21 @@ class Tee:
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
+
+
+class Unwritten:
+    """Context in which a file that cannot be written in full is gone, and one line says why."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, (OSError, RuntimeError)):  # torch's writer has no kind of its own
+            self.path.unlink(missing_ok=True)
+            refuse(f"{self.path}: {str(error).strip().splitlines()[0]}")
 
 
 class Recording(ExitStack):

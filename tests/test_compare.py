@@ -302,6 +302,19 @@ def test_a_loss_must_give_every_batch():
     assert found[0].sentence.endswith("does not fit the next: class weights 1 to 1.5")
 
 
+def test_a_trace_that_the_disk_cannot_take_is_one_line(tmp_path, monkeypatch, capsys):
+    def full(trace, file):
+        file.write(b"a part")
+        raise RuntimeError("file write failed\nat a place of its own")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(SystemExit) as ended:
+        record.Recorder(tmp_path / "mine.trace").save()
+    assert ended.value.code == 2 and list(tmp_path.iterdir()) == []
+    line = capsys.readouterr().err
+    assert line.endswith(": file write failed\n") and line.count("\n") == 1
+
+
 def test_what_is_no_trace_is_one_line(tmp_path, refused):
     path = tmp_path / "mine.trace"
     flags = [path, "--data", zoo.dataset()[1]]
