@@ -106,7 +106,8 @@ def score_run(args, device):
     evidence = [head, *evidence, *lines, "not checked: the training labels (see diagnose.audit)"]
     if args.sheet:
         names = np.array(split.files, dtype=object)[split.rows]
-        sheet.draw_errors(args.sheet, split.pairs, names, split.folder, scores)
+        run = f"{Path(args.run).resolve().name}, {split.name}"
+        sheet.draw_errors(args.sheet, split.pairs, names, split.folder, scores, run)
     return (defects[0], 1, evidence) if defects and code != 2 else (verdict, code, evidence)
 
 

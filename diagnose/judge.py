@@ -306,7 +306,8 @@ def score_predictions(args):
     if args.sheet:
         folder = lists["val"][2]
         photos, _ = photo_names(official[unique], folder)
-        sheet.draw_errors(args.sheet, official[unique], photos, folder, scores)
+        run = Path(args.predictions).name
+        sheet.draw_errors(args.sheet, official[unique], photos, folder, scores, run)
     return verdict, code, [*counts, *evidence]
 
 

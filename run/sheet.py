@@ -1,93 +1,105 @@
 """Contact sheets, 1,200 pixels wide: the most confident errors, or a ranked series."""
 
 import io
+from itertools import accumulate
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from disk.errors import stop, stop_on
 from disk.files import replace_file
+from run.scores import constant_accuracy
 
-WIDTH, GAP, TEXT = 1200, 12, 18  # pixels; TEXT is the height of a letter
+WIDTH, MARGIN, APART = 1200, 20, 36  # pixels; APART: between two pairs, or photos of a ranking
+PHOTO = 254, 190  # widest and highest, pixels
+FRAME, TEXT, LINE = 4, 16, 21  # TEXT is the height of a letter, LINE that of a line
 ERRORS = 12  # pairs on a sheet
 INK, PAPER, GREEN, RED = (30, 30, 30), (255, 255, 255), (20, 130, 60), (190, 40, 40)
 
 
-def draw_errors(path, pairs, names, folder, scores):
+def draw_errors(path, pairs, names, folder, scores, run):
     """Draws the pairs [P] that the log-probabilities [P, 2] get most confidently wrong.
 
-    names [P, 2]: file names in folder. The preferred photo has a green frame, the one that the
-    model predicted a red one. Ends the program where a photo is missing.
+    names [P, 2]: file names in folder; run: whose predictions these are. The preferred photo has
+    a green frame, the one that the model predicted a red one. Ends the program where a photo is
+    missing.
     """
     wrong = np.flatnonzero(scores.argmax(1) != pairs["label"])
     margin = np.abs(scores[:, 0] - scores[:, 1])
-    worst = wrong[np.argsort(-margin[wrong], kind="stable")][:ERRORS]
-    half, cell = (WIDTH - 3 * GAP) // 2, (WIDTH - 3 * GAP) // 4 - GAP // 2
-    height = cell + 3 * TEXT + 3 * GAP
-    image = blank(max(1, -(-len(worst) // 2)) * height + GAP)
-    for place, row in enumerate(worst):
-        left, top = GAP + place % 2 * (half + GAP), GAP + place // 2 * height
-        label, pair = pairs["label"][row], pairs[row]
-        for side in (0, 1):
-            corner = left + side * (cell + GAP), top
-            color = GREEN if side == label else RED
-            put_photo(image, folder / names[row, side], corner, cell, color)
-        chance = 1 / (1 + np.exp(-margin[row]))
-        share = max(pair["preference"], 1 - pair["preference"])
-        better, chosen = ("left", "right") if label == 0 else ("right", "left")
-        lines = (
-            f"series {pair['series']}, photos {pair['photo_1']} and {pair['photo_2']}",
-            f"{better} is preferred ({share:.2f} of the people), {chosen} predicted ({chance:.2f})",
-        )
-        write(image, lines, left, top + cell + GAP // 2)
-    if not len(worst):
-        write(image, ["no pair is predicted wrongly"], GAP, GAP)
-    save(image, path)
+    blocks = []
+    for place, row in enumerate(wrong[np.argsort(-margin[wrong], kind="stable")][:ERRORS], 1):
+        pair, label = pairs[row], pairs["label"][row]
+        people = 1 - pair["preference"] if label else pair["preference"]
+        words = [f"model: {1 / (1 + np.exp(-margin[row])):.2f}"] * 2
+        words[label] = f"people: {people:.2f}"
+        colors = [GREEN, RED][:: -1 if label else 1]
+        title = f"{place}. series {pair['series']}, photos {pair['photo_1']} and {pair['photo_2']}"
+        photos = [folder / name for name in names[row]]
+        blocks.append(draw_block(title, photos, colors, words))
+    chance = constant_accuracy(pairs["label"])
+    head = f"{run}: accuracy {1 - len(wrong) / len(pairs):.4f}, {chance:.4f} by chance"
+    shown = f"the {len(blocks)} most confident of {len(wrong)} errors in {len(pairs)} pairs"
+    legend = [("preferred by people", GREEN), ("predicted by the model", RED)]
+    save(path, blocks, [head, shown if blocks else "no pair is predicted wrongly"], legend)
 
 
 def draw_ranking(path, photos, words, title):
     """Draws photos (paths) best first, words under each; the title says how good the model is."""
-    cell = (WIDTH - 5 * GAP) // 4
-    height = cell + 3 * TEXT + 2 * GAP
-    head = GAP + TEXT
-    image = blank(head + -(-len(photos) // 4) * height + GAP)
-    write(image, [title], GAP, GAP // 2)
-    for place, photo in enumerate(photos):
-        corner = GAP + place % 4 * (cell + GAP), head + GAP + place // 4 * height
-        put_photo(image, photo, corner, cell, GREEN if place == 0 else INK)
+    blocks = []
+    for place, (photo, word) in enumerate(zip(photos, words, strict=True), 1):
         name = photo.name if len(photo.name) <= 26 else photo.name[:23] + "..."
-        write(image, (f"{place + 1}. {name}", words[place]), corner[0], corner[1] + cell + GAP // 2)
-    save(image, path)
+        color = GREEN if place == 1 else INK
+        blocks.append(draw_block(f"{place}. {name}", [photo], [color], [word]))
+    save(path, blocks, [title], [])
 
 
-def blank(height):
-    """White paper."""
-    return Image.new("RGB", (WIDTH, height), PAPER)
+def draw_block(title, paths, colors, words):
+    """Photos side by side, each framed in its color, above a title and a word under each."""
+    framed = [open_photo(*photo) for photo in zip(paths, colors, strict=True)]
+    lefts = [0, *accumulate(photo.width + FRAME for photo in framed)]
+    texts = [(0, 0, title), *((left, LINE, word) for left, word in zip(lefts, words, strict=False))]
+    font, height = ImageFont.load_default(TEXT), max(photo.height for photo in framed)
+    width = max(lefts[-1], *(int(left + font.getlength(text)) + 1 for left, _, text in texts))
+    block = Image.new("RGB", (width, height + FRAME + 2 * LINE), PAPER)
+    for left, photo in zip(lefts, framed, strict=False):
+        block.paste(photo, (left, height - photo.height))
+    for left, down, text in texts:
+        ImageDraw.Draw(block).text((left, height + FRAME + down), text, INK, font)
+    return block
 
 
-def put_photo(image, path, corner, side, color):
-    """Fits a photo into a square of `side` pixels at corner, framed."""
+def open_photo(path, color):
+    """The photo within PHOTO, with a frame of this color around it."""
     if not path.is_file():
         stop(__file__, f"{path}: the photo is missing, --sheet needs it")
     with stop_on(__file__, path, Exception), Image.open(path) as photo:
-        photo = photo.convert("RGB")
-    photo.thumbnail((side - 8, side - 8))
-    x, y = (c + (side - s) // 2 for c, s in zip(corner, photo.size, strict=True))
-    frame = [x - 4, y - 4, x + photo.width + 3, y + photo.height + 3]
-    ImageDraw.Draw(image).rectangle(frame, fill=color)
-    image.paste(photo, (x, y))
+        photo = ImageOps.contain(photo.convert("RGB"), PHOTO)
+    return ImageOps.expand(photo, FRAME, color)
 
 
-def write(image, lines, left, top):
-    """Writes lines of text from a corner on."""
-    font = ImageFont.load_default(TEXT)
-    draw = ImageDraw.Draw(image)
-    for i, line in enumerate(lines):
-        draw.text((left, top + i * (TEXT + 4)), line, fill=INK, font=font)
-
-
-def save(image, path):
-    """Writes a PNG, whole or not at all."""
+def save(path, blocks, head, legend):
+    """Writes a PNG, whole or not at all: lines of text, a legend, and the blocks in rows."""
+    rows, room = [], 0
+    for block in blocks:
+        if block.width > room:
+            rows, room = [*rows, []], WIDTH - 2 * MARGIN
+        rows[-1].append(block)
+        room -= block.width + APART
+    heights = [max(block.height for block in row) for row in rows]
+    top = 2 * MARGIN + len(head) * (LINE + 4)
+    image = Image.new("RGB", (WIDTH, top + sum(heights) + MARGIN * len(rows)), PAPER)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(TEXT + 2)
+    for place, line in enumerate(head):
+        draw.text((MARGIN, MARGIN + place * (LINE + 4)), line, INK, font)
+    for place, (word, color) in enumerate(legend):
+        left, y = 720 + 225 * place, MARGIN + LINE + 6
+        draw.rectangle([left, y, left + TEXT, y + TEXT], color)
+        draw.text((left + TEXT + 8, y - 2), word, INK, font)
+    for row, height in zip(rows, heights, strict=True):
+        left, top = MARGIN, top + height + MARGIN
+        for block in row:
+            image.paste(block, (left, top - MARGIN - block.height))
+            left += block.width + APART
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     replace_file(path, lambda file: file.write(buffer.getvalue()))

@@ -9,7 +9,7 @@ from PIL import Image
 import data
 import eval as scoring
 import model
-from run import curves
+from run import curves, sheet
 
 
 def test_a_run_is_judged_with_its_model_at_hand(train, demo, tmp_path, judge):
@@ -108,9 +108,32 @@ def test_sheet_of_errors(train, demo, tmp_path, judge, refused):
     run = train("run", "--epochs", 1, "--lr-backbone", 0, "--lr-head", 0)
     flags = ["--run", run, "--data", demo, "--store", tmp_path / "stores", "--split", "train"]
     judge(scoring.main, *flags, "--sheet", tmp_path / "errors.png")
-    sheet = np.asarray(Image.open(tmp_path / "errors.png"))
-    assert sheet.shape[1] == 1200 and (sheet == (20, 130, 60)).all(2).any()
+    assert Image.open(tmp_path / "errors.png").width == 1200
     refused(scoring.main, [*flags, "--sheet", tmp_path / "errors.png"], "exists already")
+
+
+def test_the_sheet_has_the_most_confident_errors_first(tmp_path, monkeypatch):
+    draw_block, said = sheet.draw_block, []
+    monkeypatch.setattr(sheet, "draw_block", lambda *a: said.append((a[0], a[3])) or draw_block(*a))
+    lines = ["1 1 2 0.9 1 2", "2 1 2 0.2 2 1", "3 1 2 0.7 1 2", "4 1 2 0.6 1 2"]
+    root = conftest.write_dataset(tmp_path, lines, [], lambda series, photo: 50 * series + photo)
+    pairs, names, folder = data.read_dataset(root, ("train",))["train"]
+    scores = np.array([[-2, -1], [-1, -9], [-1, -2], [-5, -1]])  # of the third alone right
+    sheet.draw_errors(tmp_path / "s.png", pairs, names, folder, scores, "a run")
+    assert said[1] == ("2. series 4, photos 1 and 2", ["people: 0.60", "model: 0.98"])
+    drawn = np.asarray(Image.open(tmp_path / "s.png")).astype(int)
+    colors = {sheet.GREEN: "people", sheet.RED: "model"}
+    masks = [(drawn == color).all(2) for color in colors]
+    top = np.flatnonzero(sum(masks).sum(1) > 400)[0]  # of the first row of frames
+    row = np.argmax([np.zeros(1200), *(mask[top + 50] for mask in masks)], 0)
+    edges = np.flatnonzero(np.diff(row))  # two a side of a frame, four a photo
+    assert len(edges) == 16
+    kinds = [list(colors.values())[row[edges[4 * photo] + 1] - 1] for photo in range(4)]
+    assert kinds == ["model", "people", "people", "model"]  # series 2, then 4
+    grays = [drawn[top + 50, edges[4 * photo + 1] + 50, 0] for photo in range(4)]
+    assert np.allclose(grays, [101, 102, 201, 202], atol=1)
+    within, apart = edges[4] - edges[3], edges[8] - edges[7]
+    assert 4 * within < apart < edges[12] - edges[4]
 
 
 def test_curves(train, tmp_path, refused, capsys):
