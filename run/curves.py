@@ -3,13 +3,14 @@
     python -m run.curves runs/train_resnet [runs/other ...] --out curves.png
 
 Loss with the prior's loss, accuracy with the constant predictor and the best epoch, both rates,
-and the gap between training and validation accuracy with its reading.
+and the gap between training and validation accuracy; a line below for each run, with its reading.
 """
 
 import importlib.util
 import io
 import re
 from pathlib import Path
+from statistics import median_low
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from run.folder import HISTORY
 from run.scores import number, read_tsv
 
 GOOD, SLIGHT = 0.05, 0.10  # gap in accuracy: up to 5 points good, up to 10 slight
+FEW = 12  # epochs; each has a marker up to here
+BURST = 3  # times what a line is in half of its epochs; higher losses are told, not drawn
 
 
 def available():
@@ -26,8 +29,10 @@ def available():
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def read_gap(gap):
-    """The reading of training minus validation accuracy."""
+def read_gap(gap, best, constant):
+    """The reading of training minus validation accuracy, where that is `best`, above chance."""
+    if best <= constant:
+        return "no better than chance"
     if gap <= GOOD:
         return "good"
     return "slight" if gap <= SLIGHT else "overfitting"
@@ -57,51 +62,113 @@ def read_run(run):
     return dict(zip(header, columns, strict=True)), float(chance[1]), float(chance[2])
 
 
+def describe(name, trained, validated, constant):
+    """What the accuracies of a run come to, in a line."""
+    best = max(validated)
+    place = validated.index(best)
+    gap = trained[place] - best
+    return (
+        f"run {name}: best accuracy {best:.4f} in epoch {place + 1}, {constant:.4f} by chance; "
+        f"gap {100 * gap:+.1f} points: {read_gap(gap, best, constant)}"
+    )
+
+
+def draw_lines(axis, lines, word, style, steps=False):
+    """One line a run, [values per epoch], in its color; equal ones lie within each other."""
+    axis.plot([], [], style, color="gray", label=word)
+    for run, line in enumerate(lines):
+        look = {"color": f"C{run % 10}", "ls": style, "lw": 1.5 + 3 * lines[run + 1 :].count(line)}
+        if steps:
+            edges = [epoch + 0.5 for epoch in range(len(line) + 1)]
+            axis.stairs(line, edges, baseline=None, **look)
+        else:
+            look |= {"marker": "o" * (len(line) <= FEW), "ms": 4 + look["lw"]}
+            look |= {"mfc": "white"} if style == "--" else {}
+            axis.plot(range(1, len(line) + 1), line, **look)
+
+
+def draw_scores(axis, trained, validated, levels, word):
+    """Both lines of each run, and a dotted one for each level of chance that differs."""
+    draw_lines(axis, trained, "training", "--")
+    draw_lines(axis, validated, "validation", "-")
+    levels = sorted(set(levels))
+    axis.plot([], [], "k:", label=f"{word} {', '.join(f'{level:.4f}' for level in levels)}")
+    for level in levels:
+        axis.axhline(level, color="black", ls=":")
+
+
+def leave_out_bursts(axis, lines, levels):
+    """Ends the axis above what each line is in half of its epochs; the title says what is gone."""
+    top = BURST * max(*levels, *map(median_low, lines))
+    above = [(loss, epoch) for line in lines for epoch, loss in enumerate(line, 1) if loss > top]
+    if above:
+        shown = [*levels, *(loss for line in lines for loss in line if loss <= top)]
+        axis.set_ylim(min(shown) - 0.1 * max(shown), 1.2 * max(shown))
+        axis.set_title("loss (not drawn: up to {:.3g}, in epoch {})".format(*max(above)))
+
+
+def draw_rates(axis, backbones, heads):
+    """Both rates of each run as steps, on a scale that has a place for a rate of 0."""
+    draw_lines(axis, heads, "head", "--", steps=True)
+    draw_lines(axis, backbones, "backbone", "-", steps=True)
+    rates = sorted({rate for line in backbones + heads for rate in line})
+    axis.set_yscale("symlog", linthresh=min(filter(None, rates), default=1) / 2, linscale=0.3)
+    axis.yaxis.set_major_formatter("{x:.2g}")
+    if len(rates) <= FEW:
+        axis.set_yticks(rates)
+
+
+def draw_gaps(axis, trained, validated):
+    """Training minus validation accuracy of each run in points, and where a reading begins."""
+    both = [zip(*lines, strict=True) for lines in zip(trained, validated, strict=True)]
+    draw_lines(axis, [[100 * (train - val) for train, val in line] for line in both], "", "-")
+    axis.margins(y=0.1)  # room for a word above the highest line
+    for level, word in ((0, ""), (100 * GOOD, "slight"), (100 * SLIGHT, "overfitting")):
+        axis.axhline(level, color="black", ls=":" if word else "-", lw=1)
+        axis.text(0.01, level, word, transform=axis.get_yaxis_transform(), va="bottom")
+
+
+def draw_figure(runs):
+    """The matplotlib figure of run folders, 13 inches wide; its four panels are equal in size."""
+    from matplotlib.figure import Figure
+
+    tables, constants, priors = zip(*map(read_run, runs), strict=True)
+    column = {key: [table[key] for table in tables] for key in tables[0]}
+    trained, validated = column["train_acc"], column["val_acc"]
+    names = [Path(run).absolute().name[:60].replace("$", r"\$") for run in runs]
+    figure = Figure(figsize=(13, 9 + 0.25 * len(runs)), layout="constrained")
+    figure.suptitle(f"{len(runs)} runs" if len(runs) > 1 else f"run {names[0]}")
+    losses, accuracies, rates, gaps = panels = figure.subplots(2, 2).ravel()
+    titles = ("loss", "accuracy", "learning rate", "training - validation accuracy, points")
+    for axis, title in zip(panels, titles, strict=True):
+        axis.set(title=title, xlabel="epoch", xlim=(0.5, 0.5 + max(map(len, validated))))
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axis.grid(alpha=0.3)
+    draw_scores(losses, column["train_loss"], column["val_loss"], priors, "prior's loss")
+    leave_out_bursts(losses, column["train_loss"] + column["val_loss"], priors)
+    draw_scores(accuracies, trained, validated, constants, "constant predictor")
+    draw_rates(rates, column["lr_backbone"], column["lr_head"])
+    draw_gaps(gaps, trained, validated)
+    accuracies.plot([], [], "*", color="gray", mec="black", ms=13, label="best")
+    for axis in (losses, accuracies, rates):
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4, frameon=False)
+    for run, name in enumerate(names):
+        line, look = validated[run], {"color": f"C{run % 10}", "mec": "black"}
+        look["ms"] = 13 + 6 * validated[run + 1 :].count(line)
+        look["label"] = describe(name, trained[run], line, constants[run])
+        accuracies.plot(line.index(max(line)) + 1, max(line), "*", **look)
+    figure.legend(handles=accuracies.lines[-len(runs) :], loc="outside lower center")
+    return figure
+
+
 def draw(runs, path):
     """Draws the curves of run folders to a PNG at path, 1,300 pixels wide."""
     import matplotlib
 
-    matplotlib.use("Agg")  # no window
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(2, 2, figsize=(13, 11), layout="constrained")
-    losses, accuracies, rates, gaps = axes.flat
-    colors = pyplot.rcParams["axes.prop_cycle"].by_key()["color"]
-    for run, color in zip(runs, colors * len(runs), strict=False):
-        columns, constant, prior = read_run(run)
-        name, epochs = Path(run).name, columns["epoch"]
-        for axis, kind, chance, word in (
-            (losses, "loss", prior, "prior's loss"),
-            (accuracies, "acc", constant, "constant predictor"),
-        ):
-            axis.plot(epochs, columns[f"train_{kind}"], "--", color=color, label=f"{name} train")
-            axis.plot(epochs, columns[f"val_{kind}"], "-", color=color, label=f"{name} val")
-            axis.axhline(chance, color=color, lw=1, ls=":", label=f"{word} {chance:.4f}")
-        best = max(range(len(epochs)), key=columns["val_acc"].__getitem__)
-        label = f"best: {columns['val_acc'][best]:.4f}, epoch {epochs[best]:.0f}"
-        accuracies.plot(
-            epochs[best], columns["val_acc"][best], "*", ms=14, color=color, label=label
-        )
-        for group, style in (("backbone", "-"), ("head", "--")):
-            lr = columns[f"lr_{group}"]
-            label = f"{name} {group}: {lr[0]:.2g} to {lr[-1]:.2g}"
-            rates.plot(epochs, lr, style, color=color, label=label)
-        pairs = zip(columns["train_acc"], columns["val_acc"], strict=True)
-        gap = [100 * (train - val) for train, val in pairs]
-        reading = f"{name}: {gap[best]:+.1f} points at the best epoch, {read_gap(gap[best] / 100)}"
-        gaps.plot(epochs, gap, "-", color=color, label=reading)
-    rates.set_yscale("symlog", linthresh=1e-9)  # as log, but a rate of 0 has its place
-    for level, word in ((100 * GOOD, "slight above"), (100 * SLIGHT, "overfitting above")):
-        gaps.axhline(level, color="gray", lw=1, ls=":", label=f"{word} {level:.0f}")
-    titles = ("loss", "accuracy", "learning rate", "training - validation accuracy, points")
-    for axis, title in zip(axes.flat, titles, strict=True):
-        axis.set_title(title)
-        axis.set_xlabel("epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend(fontsize=9, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    with matplotlib.rc_context({"lines.scale_dashes": False}):  # equal lines have equal dashes
+        figure = draw_figure(runs)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
-    pyplot.close(figure)
     replace_file(path, lambda file: file.write(buffer.getvalue()))
 
 

@@ -146,6 +146,40 @@ def test_curves(train, tmp_path, refused, capsys):
     refused(curves.main, [first, "--out", tmp_path / "curves.png"], "exists already")
 
 
+def test_curves_stand_in_their_panels(tmp_path):
+    pytest.importorskip("matplotlib")
+    columns = {"epoch": (1, 2, 3), "lr_backbone": (0, 1e-5, 3e-6), "lr_head": (1e-4, 1e-4, 3e-5)}
+    columns |= {"train_loss": (66, 0.6, 0.5), "train_acc": (0.5, 0.6, 0.7)}
+    columns |= {"val_loss": (0.8, 0.7, 0.9), "val_acc": (0.52, 0.51, 0.5)}
+    lines = ["\t".join(map(str, row)) for row in (columns, *zip(*columns.values(), strict=True))]
+    for name in ("first", "equal"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "history.tsv").write_text("\n".join(lines))
+        (tmp_path / name / "train.log").write_text("val: constant 0.5714, prior loss 0.6829")
+    runs = [tmp_path / "first", tmp_path / "equal"]
+    figure = curves.draw_figure(runs)
+    losses, accuracies, rates, gaps = figure.axes
+    for axis, names in (
+        (losses, ("train_loss", "val_loss")),
+        (accuracies, ("train_acc", "val_acc")),
+    ):
+        drawn = [tuple(line.get_ydata()) for line in axis.lines if len(line.get_ydata()) == 3]
+        assert drawn == [columns[name] for name in names for _ in runs]
+    steps = [tuple(step.get_data().values) for step in rates.patches]
+    assert steps == [columns[name] for name in ("lr_head", "lr_backbone") for _ in runs]
+    assert np.allclose(gaps.lines[1].get_ydata(), [-2, 9, 20])
+    assert losses.get_ylim()[1] < 2 and "up to 66, in epoch 1" in losses.get_title()
+    words = accuracies.get_legend().get_texts()
+    assert [w.get_text() for w in words].count("constant predictor 0.5714") == 1
+    text = figure.legends[0].get_texts()[0].get_text()
+    assert "best accuracy 0.5200 in epoch 1" in text and "gap -2.0 points: no better" in text
+    curves.draw(runs, tmp_path / "c.png")
+    drawn = np.asarray(Image.open(tmp_path / "c.png"))[:450, :600, :3].astype(int)
+    for color in ((31, 119, 180), (255, 127, 14)):  # the line below an equal one is seen
+        assert (abs(drawn - color).max(2) < 30).sum() > 300
+
+
 def test_the_gap_has_a_reading():
-    readings = [curves.read_gap(gap) for gap in (-0.02, 0.049, 0.051, 0.1, 0.101)]
+    readings = [curves.read_gap(gap, 0.8, 0.6) for gap in (-0.02, 0.049, 0.051, 0.1, 0.101)]
     assert readings == ["good", "good", "slight", "slight", "overfitting"]
+    assert curves.read_gap(-0.02, 0.6, 0.6) == "no better than chance"
