@@ -215,6 +215,15 @@ def test_demo_has_the_same_bytes_for_the_same_seed(demo, tmp_path):
     assert (demo / lists).read_bytes() != (tmp_path / "other" / lists).read_bytes()
 
 
+def test_demo_photos_are_exposed_as_cameras_expose(demo):
+    for path in demo.rglob("*.JPG"):
+        gray = np.asarray(Image.open(path).convert("L"))
+        assert 40 < gray.mean() < 215 and gray.std() > 12, path
+        assert (gray < 8).mean() < 0.05 and (gray > 250).mean() < 0.3, path
+        corners = np.asarray(Image.open(path))[:: gray.shape[0] - 1, :: gray.shape[1] - 1]
+        assert corners.max(2).min() > 12, path  # however tilted, no shot leaves the scene
+
+
 def test_demo_like_given_lists(demo, tmp_path, refused):
     lists = sorted((demo / "train_val").glob("*_pairlist.txt"))
     make_demo.main(["--out", str(tmp_path / "like"), "--like", *map(str, lists)])
