@@ -38,9 +38,11 @@ def draw_errors(path, pairs, names, folder, scores, run):
         blocks.append(draw_block(title, photos, colors, words))
     chance = constant_accuracy(pairs["label"])
     head = f"{run}: accuracy {1 - len(wrong) / len(pairs):.4f}, {chance:.4f} by chance"
-    shown = f"the {len(blocks)} most confident of {len(wrong)} errors in {len(pairs)} pairs"
-    legend = [("preferred by people", GREEN), ("predicted by the model", RED)]
-    save(path, blocks, [head, shown if blocks else "no pair is predicted wrongly"], legend)
+    shown, legend = f"no error in {len(pairs)} pairs", []
+    if blocks:
+        shown = f"{len(blocks)} of {len(wrong)} errors in {len(pairs)} pairs, most confident first"
+        legend = [("preferred by people", GREEN), ("predicted by the model", RED)]
+    save(path, blocks, [head, shown], legend)
 
 
 def draw_ranking(path, photos, words, title):
