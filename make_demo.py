@@ -24,7 +24,7 @@ from disk.errors import command_line, one_door, say, show_progress, stop, stop_o
 SIDES = (480, 640, 800)  # longer side, pixels; the official photos fit in 800 x 800
 STRENGTH = 6.0  # of a full amount of defect, in units of the logit of a preference
 HUMAN_NOISE = 0.5  # deviation of a shot's strength between people, same units
-BLUR, TILT, CUT = 1 / 60, 9, 0.44  # in full: part of a side, degrees, part of the width
+BLUR, TILT, CUT = 1 / 45, 9, 0.44  # in full: part of a side, degrees, part of the width
 STOPS = 1.4, -2.2  # exposure in full, too light or too dark
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}  # of the series
 # A sky: its colors above and at the horizon, and the light on all that stands below it.
@@ -78,7 +78,7 @@ def draw_land(rng, width, height, above, low, sea):
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     horizon = rng.uniform(0.42, 0.5)
     cover = clouds(rng, width, height, width / 3, height / 7) - rng.uniform(0, 1)
-    grain = clouds(rng, width, height, width / 25, height / (70 if sea else 40))
+    grain = clouds(rng, width, height, width / 50, height / (140 if sea else 80))
     land = above + (low - above) * np.minimum(rows / horizon, 1)
     land = land + (245 - land) * cover.clip(0, 0.8)
     for near, color in enumerate(("#768ca5", "#547674", "#3e643e")):
@@ -86,7 +86,7 @@ def draw_land(rng, width, height, above, low, sea):
         land = np.where(rows > horizon - rise, rgb(color) + (5 + 4 * near) * grain, land)
     depth = ((rows - horizon) / (1 - horizon)).clip(0, 1)
     far, near = map(rgb, ("#709eb2", "#184e6c") if sea else ("#8aa054", "#427028"))
-    land = np.where(depth > 0, far + (near - far) * depth + (5 + 12 * depth) * grain, land)
+    land = np.where(depth > 0, far + (near - far) * depth + (7 + 14 * depth) * grain, land)
     shore = 0.74 + 0.015 * clouds(rng, width, 1, width / 2, 1)[0] if sea else 2
     beach = np.where(rows > shore, rgb("#d6be92") + 5 * grain, 235)  # sand; foam above it
     return np.where(rows > shore - 0.012, beach, land)
@@ -125,8 +125,9 @@ def take_shots(folder, series, amounts, seed):
     sides = rng.choice(SIDES), rng.choice(SIDES[:2])
     width, height = (max(sides), min(sides) * 3 // 4)[:: rng.choice([1, 1, -1])]
     scene = draw_scene(rng, int(1.9 * width), int(1.4 * height), min(width, height))
-    shares, sign, stops = rng.uniform(0, 0.45, 4), rng.choice([-1, 1]), rng.choice(STOPS)
+    shares = rng.uniform((0.45, 0.1, 0.1, 0.1), 0.6)  # of the defects: who hurries shakes, too
     shares[rng.integers(4)] = 1  # the main defect of the series
+    sign, stops = rng.choice([-1, 1]), rng.choice(STOPS)
     for photo, amount in amounts.items():
         blur, tilt, cut, exposure = (amount * shares).tolist()
         turn = np.radians(sign * TILT * tilt)
