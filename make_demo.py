@@ -24,8 +24,8 @@ from disk.errors import command_line, one_door, say, show_progress, stop, stop_o
 SIDES = (480, 640, 800)  # longer side, pixels; the official photos fit in 800 x 800
 STRENGTH = 6.0  # of a full amount of defect, in units of the logit of a preference
 HUMAN_NOISE = 0.5  # deviation of a shot's strength between people, same units
-BLUR, TILT, CUT = 1 / 45, 9, 0.44  # in full: part of a side, degrees, part of the width
-STOPS = 1.4, -2.2  # exposure in full, too light or too dark
+BLUR, TILT, CUT = 1 / 36, 9, 0.44  # in full: part of a side, degrees, part of the width
+STOPS = 1.2, -2.2, -2.2, -2.2  # exposure in full: too light, more often too dark
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}  # of the series
 # A sky: its colors above and at the horizon, and the light on all that stands below it.
 SKIES = ("#3e76be #c4d8e8 #fffffa", "#546096 #f6be8c #ffe0c2", "#96a0ac #d0d4d8 #e0e6ea")
@@ -125,11 +125,11 @@ def take_shots(folder, series, amounts, seed):
     sides = rng.choice(SIDES), rng.choice(SIDES[:2])
     width, height = (max(sides), min(sides) * 3 // 4)[:: rng.choice([1, 1, -1])]
     scene = draw_scene(rng, int(1.9 * width), int(1.4 * height), min(width, height))
-    shares = rng.uniform((0.45, 0.1, 0.1, 0.1), 0.6)  # of the defects: who hurries shakes, too
+    shares = rng.uniform((0.5, 0.1, 0.1, 0.3), 0.7)  # of the defects: who hurries shakes, too
     shares[rng.integers(4)] = 1  # the main defect of the series
     sign, stops = rng.choice([-1, 1]), rng.choice(STOPS)
     for photo, amount in amounts.items():
-        blur, tilt, cut, exposure = (amount * shares).tolist()
+        blur, tilt, cut, exposure = (amount**0.7 * shares).tolist()
         turn = np.radians(sign * TILT * tilt)
         a, b = np.cos(turn), np.sin(turn)
         x, y = rng.uniform(-0.015, 0.015, 2) * height  # of a hand that moves
