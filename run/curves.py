@@ -73,11 +73,15 @@ def describe(name, trained, validated, constant):
     )
 
 
-def draw_lines(axis, lines, word, style, steps=False):
-    """One line a run, [values per epoch], in its color; equal ones lie within each other."""
+def draw_lines(axis, lines, word, style, steps=False, above=()):
+    """One line a run, [values per epoch], in its color; equal ones lie within each other.
+
+    above: lines that will be drawn above these.
+    """
     axis.plot([], [], style, color="gray", label=word)
     for run, line in enumerate(lines):
-        look = {"color": f"C{run % 10}", "ls": style, "lw": 1.5 + 3 * lines[run + 1 :].count(line)}
+        equal = [*lines[run + 1 :], *above].count(line)
+        look = {"color": f"C{run % 10}", "ls": style, "lw": 1.5 + 3 * equal}
         if steps:
             edges = [epoch + 0.5 for epoch in range(len(line) + 1)]
             axis.stairs(line, edges, baseline=None, **look)
@@ -109,7 +113,7 @@ def leave_out_bursts(axis, lines, levels):
 
 def draw_rates(axis, backbones, heads):
     """Both rates of each run as steps, on a scale that has a place for a rate of 0."""
-    draw_lines(axis, heads, "head", "--", steps=True)
+    draw_lines(axis, heads, "head", "--", steps=True, above=backbones)
     draw_lines(axis, backbones, "backbone", "-", steps=True)
     rates = sorted({rate for line in backbones + heads for rate in line})
     axis.set_yscale("symlog", linthresh=min(filter(None, rates), default=1) / 2, linscale=0.3)

@@ -61,7 +61,9 @@ def draw_block(title, paths, colors, words):
     lefts = [0, *accumulate(photo.width + FRAME for photo in framed)]
     texts = [(0, 0, title), *((left, LINE, word) for left, word in zip(lefts, words, strict=False))]
     font, height = ImageFont.load_default(TEXT), max(photo.height for photo in framed)
-    width = max(lefts[-1], *(int(left + font.getlength(text)) + 1 for left, _, text in texts))
+    width = max(
+        lefts[-1] - FRAME, *(int(left + font.getlength(text)) + 1 for left, _, text in texts)
+    )
     block = Image.new("RGB", (width, height + FRAME + 2 * LINE), PAPER)
     for left, photo in zip(lefts, framed, strict=False):
         block.paste(photo, (left, height - photo.height))
