@@ -310,20 +310,24 @@ def fit(x, photo, geometry, filter_, turn, size):
     pixels, inside = photo.base(geometry, filter_, turn, size)
     if int(inside.sum()) < 16:
         return math.inf, geometry, filter_, turn, "RGB"
-    ours, theirs = pixels[:, inside], x[:, inside]
-    gray = (pixels * torch.tensor([0.299, 0.587, 0.114]).double()[:, None, None]).sum(0)[inside]
-    ours = torch.cat([ours, gray[None]])
-    ours, theirs = (v - v.mean(1, keepdim=True) for v in (ours, theirs))
-    ours, theirs = (v / v.norm(dim=1, keepdim=True).clamp(min=1e-12) for v in (ours, theirs))
-    match = theirs @ ours.T  # [3, 4] correlations
+    theirs = standardise(x[:, inside])
+    is_gray = bool(((theirs - theirs[:1]).abs().max(1).values < 1e-2 * theirs.abs().max()).all())
+    if is_gray:  # made before the resize, which rounds: filters are not told apart without
+        pixels, _ = photo.base(geometry, filter_, turn, size, gray=True)
+    match = theirs @ standardise(pixels[:, inside]).T  # [3, 3] correlations
     fits = {
         "".join(p): sum(float(match[c, "RGB".index(p[c])]) for c in range(3)) / 3
         for p in permutations("RGB")
     }
     order = max(fits, key=fits.get)
-    if float(match[:, 3].mean()) > fits[order] + 1e-7:
-        fits["gray"], order = float(match[:, 3].mean()), "gray"
-    return math.sqrt(max(0.0, 2 - 2 * fits[order])), geometry, filter_, turn, order
+    residual = math.sqrt(max(0.0, 2 - 2 * fits[order]))
+    return residual, geometry, filter_, turn, "gray" if is_gray else order
+
+
+def standardise(values):
+    """Each row of values [C, N] with mean 0 and length 1."""
+    values = values - values.mean(1, keepdim=True)
+    return values / values.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
 def finish(x, photo, slots, size):
