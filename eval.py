@@ -31,6 +31,7 @@ from run.flags import ROUNDING_FLAGS, RUN_FLAGS, resolve_device
 from run.folder import pairs_checksum, read_settings, write_predictions
 from run.probe import probe
 from run.scores import give_verdict, judge, quality
+from run.watch import show_evaluation
 
 # Whose runs can be scored; a new page adds its name.
 PAGES = ("train_resnet", "train_vgg", "variants.train_frozen", "variants.train_finetune")
@@ -84,18 +85,17 @@ def score_run(args, device):
     recipe.data, recipe.store, recipe.device = args.data, args.store, str(device)
     (split,) = read_splits(recipe, (args.split,))
     decode(split, recipe)
-    features = embed(recipe, ranker, split, recipe.batch_size)
+    size, shown = recipe.batch_size, show_evaluation(ranker.backbone, len(split.files))
+    features = embed(recipe, ranker, split, size)
+    shown.remove()
     logits = score_features(ranker, features, split.rows)
     own = pairs_checksum(split)
     trained = getattr(recipe, f"{split.name}_pairs_crc32", own)
     name = args.split if trained == own else f"{args.split}_{own}"
     path = Path(args.run) / f"predictions_{name}.tsv"
     write_predictions(path, split, logits)
-    defects, lines = probe(
-        ranker, split, features, logits, partial(embed, recipe), recipe.batch_size
-    )
-    lines += [f"wrote {path}"]
-    lines += ["these are not the pairs that the run was trained with"] * (trained != own)
+    defects, lines = probe(ranker, split, features, logits, partial(embed, recipe), size)
+    lines += [f"wrote {path}", *["not the pairs that the run was trained with"] * (trained != own)]
     head = f"{split.name}: {len(split.pairs)} pairs, {len(np.unique(split.pairs['series']))} series"
     if split.name == "test":
         return "cannot judge: no labels to score against", 2, [head, *lines]
@@ -162,8 +162,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not args.photos and not args.data:
         stop(__file__, "--data: the labels come from the official lists")
-    if args.sheet:
-        check_new("--sheet", args.sheet)
+    check_new("--sheet", args.sheet)
     device = torch.device(resolve_device(__file__, args.device))
     if args.photos:
         say("\n".join(rank_photos(args, device)), sys.stdout)

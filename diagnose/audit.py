@@ -373,8 +373,7 @@ def main(argv=None):
     names = named_columns(args.columns, COLUMNS)
     if args.labels is None:
         give_verdict(*audit_dataset(args.data), args.json)
-    if args.align:
-        check_new("--align", args.align)
+    check_new("--align", args.align)
     if args.align and read_table(args.labels, names)[1] not in ("votes_1", "preference"):
         stop(__file__, "--align: labels alone fit many numberings; it takes votes or preferences")
     found = audit_labels(args.data, args.labels, names, args.base)

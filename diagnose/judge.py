@@ -329,8 +329,7 @@ def main(argv=None):
         if not re.fullmatch(r"0?\.[0-9]{2,9}|1\.0{2,9}", reported):
             text = "a fraction from 0 to 1 with all its digits, at least two: .70"
             stop(__file__, f"--reported-accuracy {reported[:LONGEST]}: {text}")
-    if args.sheet:
-        check_new("--sheet", args.sheet)
+    check_new("--sheet", args.sheet)
     give_verdict(*score_predictions(args), args.json)
 
 

@@ -11,7 +11,12 @@ LONGEST_NAME = 255 - len(f".{uuid4().hex}.part")  # bytes, of a file that is wri
 
 
 def check_new(flag, path):
-    """Ends the program where the file of a flag is there already, or could not be written."""
+    """Ends the program where the file of a flag is there already, or could not be written.
+
+    path None: the flag was not given.
+    """
+    if path is None:
+        return
     parent = path.absolute().parent
     if os.path.lexists(path):
         stop(__file__, f"{flag} {path}: exists already")

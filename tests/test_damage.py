@@ -148,7 +148,9 @@ def output(monkeypatch):
     def turn(file):
         os.dup2(file, 1)
         os.close(file)
-        monkeypatch.setattr(sys, "stdout", sys.__stdout__)
+        stream = open(1, "w", closefd=False)  # the one before may know that it was a plain file
+        monkeypatch.setattr(sys, "__stdout__", stream)
+        monkeypatch.setattr(sys, "stdout", stream)
 
     yield turn
     os.dup2(kept, 1)
