@@ -13,8 +13,11 @@ demo: .venv/installed data/demo
 	$(RUN) diagnose/record.py --steps 3 --out runs/stuck.trace examples/stuck.py --data data/demo
 	$(RUN) -m diagnose.compare runs/stuck.trace --data data/demo || test $$? = 1
 
+# Two halves at once, a core each; the same one after the other: python -m pytest
 test: .venv/installed
-	$(RUN) -m pytest
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest tests/test_compare.py >.venv/compare.log 2>&1 & compare=$$!; \
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --ignore=tests/test_compare.py; rest=$$?; \
+	wait $$compare; compare=$$?; cat .venv/compare.log; test $$compare$$rest = 00
 
 zoo: .venv/installed
 	$(RUN) tests/zoo/zoo.py
