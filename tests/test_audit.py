@@ -345,7 +345,7 @@ def test_a_dataset_is_checked_before_anyone_trains(judge, demo, tmp_path):
     code, verdict, printed = judge(audit.main, "--data", root)
     assert code == 1 and "1 photos have equal bytes across splits" in verdict
     assert "1 files are no whole photos, first 000011-01.JPG" in printed
-    assert "11 photos, 3 stand in no pair" in printed or "stand in no pair" in printed
+    assert "11 photos, 1 stand in no pair" in printed
     whole = (photos / "000001-02.JPG").read_bytes()
     (photos / "000001-02.JPG").write_bytes(whole[: len(whole) // 2])
     assert (
