@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from disk.errors import stop, stop_on
-from disk.pairlist import read_lines
+from disk.pairlist import DATASET, read_lines
 from disk.store import move_store, open_store, take_photos
 
 PAIR = np.dtype(
@@ -110,7 +110,7 @@ def read_list(root, split):
     pairs, problems = read_pairlist(path, labelled=split != "test")
     names, present = photo_names(pairs, folder)
     if len(pairs) and not present:
-        text = f"{folder}: no photo is there; unzip {folder.parent.name}.zip (docs/dataset.md)"
+        text = f"{folder}: no photo is there; unzip {folder.parent.name}.zip of {DATASET}"
         return pairs, names, folder, [text]
     for pair, pair_names in zip(pairs, names, strict=True):
         for side, name in zip(("photo_1", "photo_2"), pair_names, strict=True):

@@ -3,6 +3,7 @@
 import re
 
 LARGEST_SERIES, LARGEST_PHOTO = 999_999, 99  # what the names %06d-%02d.JPG can hold
+DATASET = "https://www.kaggle.com/datasets/ericwolter/triage"  # a mirror, see docs/dataset.md
 LONGEST = 60  # characters of a field that are quoted
 
 

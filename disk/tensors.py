@@ -1,5 +1,6 @@
 """Tensors from files: nothing but plain tensors is read, and all of them must fit."""
 
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -7,7 +8,7 @@ from urllib.error import URLError
 
 import torch
 
-from disk.errors import name_path, stop, stop_on
+from disk.errors import name_path, say, stop, stop_on
 
 
 def load_weights(backbone, weights, imagenet):
@@ -18,23 +19,26 @@ def load_weights(backbone, weights, imagenet):
     """
     if weights == "none":
         return
-    path = imagenet_file(imagenet.url) if weights == "imagenet" else Path(weights)
+    path = Path(weights)
+    if weights == "imagenet":
+        path = imagenet_file(imagenet.url, imagenet.meta["_file_size"])
     if not path.is_file():
         stop(__file__, f"--weights {path}: no such file")
     load_state(backbone, load_tensors(path), f"--weights {path}")
 
 
-def imagenet_file(url):
-    """The file of torchvision's ImageNet weights, downloaded where it is not yet cached."""
+def imagenet_file(url, size):
+    """The file of torchvision's ImageNet weights, size in MB, downloaded where not yet cached."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rsplit("/", 1)[1]
-    advice = f"put {path.name} into {folder}, or name another file (or none) with --weights"
+    advice = f"put {url} ({size:.0f} MB) into {folder}, or name a file, or none, with --weights"
     culprit = f"the ImageNet weights are neither cached nor reachable: {advice}"
     if not path.is_file():
+        say(f"downloading {path.name}, {size:.0f} MB, into {folder}", sys.stdout)
         with stop_on(__file__, culprit, URLError, OSError, RuntimeError):
             folder.mkdir(parents=True, exist_ok=True)
             digest = path.stem.rsplit("-", 1)[1]
-            torch.hub.download_url_to_file(url, path, digest, progress=False)
+            torch.hub.download_url_to_file(url, path, digest, sys.stderr.isatty())
     return path
 
 

@@ -17,6 +17,7 @@ import eval as scoring
 import make_demo
 import train_resnet
 from diagnose import audit, judge
+from disk.pairlist import DATASET
 from disk.tensors import load_weights
 from run import curves
 from run.loop import Run
@@ -244,5 +245,5 @@ def test_a_long_field_is_quoted_in_part_and_missing_photos_are_told_once(demo, t
     shutil.rmtree(root / "train_val" / "train_val_imgs")
     flags = [*flags[2:], "--weights", tmp_path / "none.pt"]  # asked for behind the photos
     code, said = ends(train_resnet.main, flags)
-    assert code == 2 and said.endswith("no photo is there; unzip train_val.zip (docs/dataset.md)\n")
+    assert code == 2 and said.endswith(f"unzip train_val.zip of {DATASET}\n")
     assert len(said.splitlines()) == 1

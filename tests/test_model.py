@@ -204,26 +204,28 @@ def test_weights_from_a_file(tmp_path, monkeypatch, capsys):
 
 def test_imagenet_means_the_weights_of_version_1(monkeypatch):
     asked = []
-    monkeypatch.setattr(tensors, "imagenet_file", lambda url: sys.exit(asked.append(url)))
+    monkeypatch.setattr(
+        tensors, "imagenet_file", lambda url, size: sys.exit(asked.append((url, size)))
+    )
     for build in (lambda: model.resnet50("imagenet"), lambda: model.vgg16("imagenet", 224)):
         with pytest.raises(SystemExit):
             build()
-    names = [url.rpartition("/")[2] for url in asked]
-    assert names == ["resnet50-0676ba61.pth", "vgg16-397923af.pth"]
+    names = [(url.rpartition("/")[2], round(size)) for url, size in asked]
+    assert names == [("resnet50-0676ba61.pth", 98), ("vgg16-397923af.pth", 528)]
 
 
 def test_imagenet_weights_from_the_cache_or_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     unreachable = "file:///nowhere/resnet50-0676ba61.pth"
     with pytest.raises(SystemExit) as stopped:
-        imagenet_file(unreachable)
+        imagenet_file(unreachable, 97.8)
     line = capsys.readouterr().err
     assert stopped.value.code == 2 and line.count("\n") == 1
-    assert "resnet50-0676ba61.pth" in line and str(tmp_path / "checkpoints") in line
+    assert f"put {unreachable} (98 MB) into {tmp_path / 'checkpoints'}" in line
     assert "--weights" in line
     cached = tmp_path / "checkpoints" / "resnet50-0676ba61.pth"
     cached.write_bytes(b"")
-    assert imagenet_file(unreachable) == cached
+    assert imagenet_file(unreachable, 97.8) == cached
 
 
 def forward_by(formula):
