@@ -257,9 +257,7 @@ def judge_passes(view, values, house, rounding):
         parts = ", ".join(sorted({name.split(".")[0] for name in matches_[0].missing}))
         findings.append(cause("features", f"the backbone ends before {parts}"))
     findings += made
-    if setting is not None and same:
-        findings += replay.judge_momentum(batch, backbones, matches_[0], sides, setting)
-    return findings, backbones, setting, (worst, room)
+    return findings + replay.judge_momentum(batch), backbones, setting, (worst, room)
 
 
 def judge_zeroed(batch, held):
