@@ -155,7 +155,7 @@ def audit_dataset(root):
     if "test" not in official:
         evidence.append("not checked: test (no test_pairlist.txt)")
     if problems:
-        return f"{len(problems)} wrong lines in the pairlists", 1, evidence
+        defects.insert(0, f"{len(problems)} wrong lines in the pairlists")
     if defects:
         return "; ".join(defects), 1, evidence
     return "healthy", 0, evidence

@@ -6,7 +6,6 @@ python -m diagnose.compare mine.trace --data DATASET [--page train_resnet] [--js
 import importlib
 import itertools
 import json
-import math
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -63,7 +62,7 @@ class Told(NamedTuple):
 
     steps: int
     pairs: int  # whose photos were recognised
-    worst: float  # largest relative difference of the features, with the changes in place
+    worst: float | None  # largest relative difference of the features, with the changes in place
     noise: float  # what rounding explains of it
 
 
@@ -117,7 +116,7 @@ def explain(trace, root, page=None):
         whole += rates.judge_schedules(trace, recipe, seen)
     findings = settle(findings) + [(step, f) for f in whole for step in range(steps)]
     known = sum(found is not None for _, found in seen)
-    worst, noise = map(max, zip(*told, strict=True)) if told else (math.inf, 0.0)
+    worst, noise = map(max, zip(*told, strict=True)) if told else (None, None)
     return join(findings), Told(steps, known, worst, noise)
 
 
@@ -213,7 +212,7 @@ def judge_view(trace, view, values, house, told):
     rounding = replay.rounding_of(trace, view.step, kept)
     findings, backbones, setting = [], None, None
     if sides.inputs is not None:
-        findings, backbones, setting, about = judge_passes(view, values, house, rounding)
+        findings, backbones, setting, about = judge_passes(trace, view, values, house, rounding)
         told.append(about)
     findings += replay.judge_head(sides, batch, values, rounding)
     update = trace["updates"][view.step]
@@ -232,7 +231,7 @@ def judge_photos(sides, labels, house, seen):
     return findings, pairs
 
 
-def judge_passes(view, values, house, rounding):
+def judge_passes(trace, view, values, house, rounding):
     """(findings on the features, the two backbones, setting that reproduces them, (difference,
     noise) of the features).
     """
@@ -247,6 +246,7 @@ def judge_passes(view, values, house, rounding):
         findings.append(cause("features", text))
     if known is not None:
         known = [*known, *replay.still_rows(batch, matches_[0])]
+        known += replay.linear_rows(trace["weights"], matches_[0], values)
     made, setting, worst, room = replay.judge_features(sides, batch, backbones, rounding, known)
     row = ([f.sentence for f in made], setting)
     house.known["features"] = None if setting is None else [row]
@@ -376,6 +376,8 @@ def print_report(findings, on):
     causes = [f for f, _ in findings if f.kind == "cause"]
     unknown = [f for f, _ in findings if f.kind == "unknown"]
     stated = [f for f, _ in findings if f.kind == "stated"]
+    steps = "step" if on.steps == 1 else f"{on.steps} steps"
+    near = f", to {on.worst:.0e} (rounding: up to {on.noise:.0e})" if on.worst is not None else ""
     changes = "this change" if len(causes) == 1 else f"these {len(causes)} changes"
     part = ", in all that was judged" if any(f.kind == "skipped" for f, _ in findings) else ""
     if unknown:
@@ -384,12 +386,9 @@ def print_report(findings, on):
         text += f" with {changes}." if causes else "."
     elif causes:
         text = f"Your trainer is the reference with {changes}{part}; with that it reproduces your "
-        text += f"first {on.steps} steps, each stage from your own values before it, to "
-        text += f"{on.worst:.0e} (rounding: up to {on.noise:.0e})."
+        text += f"first {steps}, each stage from your own values before it{near}."
     else:
-        text = (
-            f"EQUAL in {on.steps} steps{part}, to {on.worst:.0e} (rounding: up to {on.noise:.0e})"
-        )
+        text = f"EQUAL in {on.steps} step{'s' * (on.steps > 1)}{part}{near}"
         text += ", but for what is stated" if stated else ""
     say(text, sys.stdout)
     return 1 if causes or unknown or stated else 0

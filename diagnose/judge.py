@@ -43,6 +43,7 @@ KINDS += [(f"{kind}_{side}",) for kind in ("prob", "score") for side in (1, 2)]
 KINDS += [("predicted",), ("winner",)]
 COLUMNS = ("series", "photo_1", "photo_2", "label", *dict.fromkeys(n for k in KINDS for n in k))
 BATCHES = (4, 8, 16, 32, 64, 128, 256)
+LEAST = 1e-12  # of a probability, whose logarithm is the loss
 NAMED = 4  # digits from which on a figure names its arithmetic
 
 
@@ -86,7 +87,7 @@ def read_scores(texts, kind, pair, where):
     if kind[0].startswith("prob"):
         if min(values) < 0 or abs(sum(values) - 1) > 1e-3:
             stop(__file__, f"{where}: {said} are no probabilities that add up to 1")
-        return [math.log(max(value, 1e-12)) for value in values]
+        return [math.log(max(value, LEAST)) for value in values]
     largest = max(values)
     norm = largest + math.log(sum(math.exp(value - largest) for value in values))
     if kind[0].startswith("logprob") and abs(norm) > 1e-3:
@@ -302,6 +303,8 @@ def score_predictions(args):
     missing = [f"the labels used (fewer than {ENOUGH} in a label column)"] if few else []
     missing += [] if reported else ["the metric (no --reported-accuracy)"]
     missing += [] if with_loss else ["loss and calibration (only scores)"]
+    zeros = int((plain == math.log(LEAST)).any(1).sum())
+    evidence += [f"{zeros} probabilities are 0; the loss counts {LEAST} for each"] * (zeros > 0)
     evidence.append(f"not checked: {', '.join([*missing, 'what needs the model'])}")
     if args.sheet:
         folder = lists["val"][2]

@@ -414,12 +414,18 @@ class Recorder(Sight):
     def save(self):
         """Writes the trace, whole or not at all."""
         self.done, trace = True, self.trace()
+        if not trace["updates"]:
+            text = "no update was seen in which a pair of photos met a loss; nothing is written"
+            if sys.exc_info()[0] is None:
+                refuse(text)
+            print(f"record.py: {text}", file=sys.__stderr__)
+            return
         part = Path(f"{self.out}.{uuid4().hex}.part")  # a new name: through no link, over no file
         with Unwritten(part), open(part, "xb") as file:
             torch.save(trace, file)
         os.replace(part, self.out)
-        said = f"record.py: {len(trace['updates'])} updates, {len(self.batches)} batches, "
-        print(f"{said}{len(self.weights)} weights -> {self.out}", file=sys.__stderr__)
+        said = f"record.py: updates: {len(trace['updates'])}, batches: {len(self.batches)}, "
+        print(f"{said}weights: {len(self.weights)} -> {self.out}", file=sys.__stderr__)
 
 
 def joins_batches(name, args, kwargs):

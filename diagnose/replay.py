@@ -251,6 +251,28 @@ def still_rows(batch, match):
     return [([f"BatchNorm of {parts} is in evaluation mode while training"], {"still": still})]
 
 
+def linear_rows(weights, match, values):
+    """[(sentences, setting)] where one linear layer stands behind the features of each photo."""
+    extra = [n for n in match.extra if is_behind(weights, n, match)]
+    layer = [values[n] for n in sorted(extra, key=lambda n: weights[n]["place"])]
+    if (
+        len(extra) < len(match.extra)
+        or not layer
+        or [len(t.shape) for t in layer] not in ([2], [2, 1])
+    ):
+        return []
+    out, width = layer[0].shape
+    text = f"a linear layer, {width} to {out}, stands behind the features of each photo"
+    text += ": photos are scored one by one" * (out == 1)
+    return [([text], {"after": lambda f: nn.functional.linear(f, *(t.to(f.dtype) for t in layer))})]
+
+
+def is_behind(weights, n, match):
+    """Whether a weight is that of a linear layer behind all of the reference's backbone."""
+    last = max((weights[other]["depth"] for other in match.names), default=0)
+    return weights[n]["op"] == "linear" and weights[n]["depth"] > last
+
+
 def judge_features(sides, batch, backbones, rounding, known=()):
     """(findings, setting that reproduces the features or None, difference left, noise).
 
@@ -273,10 +295,9 @@ def judge_features(sides, batch, backbones, rounding, known=()):
             if worst <= room:
                 return ([cause("features", s, worst) for s in sentences], setting, worst, room)
         best = min(best, worst)
-    sentence = f"none of {tried} changes of the backbone's passes reproduces the features"
-    if known is None:
-        sentence = "no change of the backbone's passes reproduces the features"
-    return [unknown("features", sentence, f"nearest {best:.1e}")], None, best, 0.0
+    text = "no change of the backbone's passes reproduces the features"
+    near = f"of {tried}, the nearest {best:.1e} off" if math.isfinite(best) else "of other sizes"
+    return [unknown("features", text, near)], None, best, 0.0
 
 
 def forward_noise(sides, backbones, setting, made, rounding):
@@ -298,6 +319,8 @@ def judge_head(sides, batch, values, rounding):
     kept = max(tolerance, 10 * rounding * 2.0**-24 * (rounding < 1))  # of later weights
     a, b = sides.features
     merged = batch["merged"]
+    if all(entry["op"] != "linear" for entry in batch["head"]):
+        return [unknown("head", "no layer stands between the merge and the loss")]
     name = next(
         (name for name, (_, formula) in MERGES.items() if gap(formula(a, b), merged) <= tolerance),
         None,

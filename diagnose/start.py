@@ -2,7 +2,7 @@
 
 import math
 
-from diagnose.finding import cause, stated, unknown
+from diagnose.finding import cause, skipped, stated, unknown
 from diagnose.replay import number
 
 
@@ -39,6 +39,8 @@ def judge_untrained(batch):
     norms = [
         norm["before"] for norm in batch["passes"][0]["norms"] if norm["before"][0] is not None
     ]
+    if batch["passes"][0]["input"] is None:
+        return [skipped("start", "whether the features come from a trained backbone is not seen")]
     if not norms or any(bool(mean.any()) or bool((var != 1).any()) for mean, var in norms):
         return []
     text = "the backbone starts untrained (running means 0, variances 1), not from ImageNet"

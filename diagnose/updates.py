@@ -6,7 +6,7 @@ import math
 import torch
 
 from diagnose.finding import cause, harmless, unknown
-from diagnose.replay import number
+from diagnose.replay import is_behind, number
 
 RULE = ("momentum", "weight_decay", "dampening", "nesterov", "maximize")  # of SGD, beside the rate
 ULPS = 8  # of an element, by which a replayed weight in double may differ
@@ -15,11 +15,14 @@ ULPS = 8  # of an element, by which a replayed weight in double may differ
 def trainable(trace, matches, batch, update):
     """{number: `backbone` or `head`} of the trainer's counterparts of the reference's weights.
 
-    What the reference has not, as an fc that nothing uses, counts where it has a gradient.
+    What the reference has not, as an fc that nothing uses, counts where it has a gradient; a
+    linear layer behind the backbone, which scores photos one by one, as the head's.
     """
     roles = {n: "backbone" for match in matches for n in match.names}
-    extra = (n for match in matches for n in match.extra)
-    roles |= {n: "backbone" for n in extra if update["gradients"][n] is not None}
+    for match in matches:
+        for n in match.extra:
+            if update["gradients"][n] is not None:
+                roles[n] = "head" if is_behind(trace["weights"], n, match) else "backbone"
     roles |= {n: "head" for entry in batch["head"] for n in entry["weights"]}
     weights = trace["weights"]
     return {

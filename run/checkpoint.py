@@ -36,7 +36,7 @@ def save_last(run):
         "cuda_random": torch.cuda.get_rng_state(run.device) if on_gpu else None,
     }
     replace_file(run.out / "last.pt", lambda file: torch.save(state, file))
-    run.evidence.note_resources(run.position["epoch"], run.step)
+    run.evidence.note_resources(run.epoch, run.step)
 
 
 def load_last(run):
@@ -50,8 +50,9 @@ def load_last(run):
         run.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["random"])
     run.position = state["position"]
-    where = f"epoch {run.position['epoch']} with {run.position['step']} steps done"
-    say(f"going on in {where}", sys.stdout)
+    where = f"going on in epoch {run.position['epoch']} with {run.position['step']} steps done"
+    ended = run.position["epoch"] > run.args.epochs or run.out_of_patience()
+    say("nothing is left to do: the run has ended" if ended else where, sys.stdout)
     if run.device.type == "cuda" and state["cuda_random"] is not None:
         torch.cuda.set_rng_state(state["cuda_random"], run.device)
     write_history(run.out, run.position["history"])

@@ -52,7 +52,7 @@ class Run:
         self.criterion, self.train, self.val = criterion, train, val
         self.position = {"epoch": 1, "step": 0, "loss_sum": 0.0, "correct": 0}
         self.position |= {"history": [], "log": ""}
-        self.step = 0  # the step under way, from 1 on
+        self.epoch = self.step = 0  # those under way, from 1 on
         self.passes = 0  # of the backbone in this step
         self.batch = self.loss = None  # of this step
         self.unchecked = []  # (step, batch, flags), see run.watch
@@ -94,7 +94,8 @@ class Run:
         """The epochs still to train, from 1 on; saves after each, and ends the log."""
         position, self.received = self.position, catch_signals()
         while position["epoch"] <= self.args.epochs and not self.out_of_patience():
-            yield position["epoch"]
+            self.epoch = position["epoch"]
+            yield self.epoch
             position |= {"epoch": position["epoch"] + 1, "step": 0, "loss_sum": 0.0, "correct": 0}
             save_last(self)
             self.leave_if_asked()
@@ -170,7 +171,7 @@ class Run:
 
     def mark(self, phase):
         """Puts on file, in case the process dies in it, which phase of a step begins."""
-        self.evidence.mark(self.position["epoch"], self.step, phase)
+        self.evidence.mark(self.epoch, self.step, phase)
 
     def leave_if_asked(self):
         """After a signal, with all saved: says how to go on, ends with 128 + the number."""

@@ -79,6 +79,25 @@ def test_the_real_resnet(plants):
         assert zoo.wrong_with(plants, findings) == []
 
 
+def test_photos_that_are_scored_one_by_one_are_told_and_no_rate_is_blamed():
+    found = [(f.kind, f.stage, f.sentence) for f, _ in zoo.examine(["score_each"])]
+    causes = [row for row in found if row[0] == "cause"]
+    text = "a linear layer, 2048 to 1, stands behind the features of each photo: photos are scored"
+    assert [(stage, words.startswith(text)) for _, stage, words in causes] == [("features", True)]
+    assert {stage for kind, stage, _ in found if kind == "unknown"} == {"head", "loss"}
+
+
+def test_nothing_is_written_where_nothing_was_recorded(tmp_path):
+    (tmp_path / "trainer.py").write_text("print('no photos')")
+    command = [sys.executable, str(conftest.ROOT / "diagnose" / "record.py"), "--out"]
+    command += [str(tmp_path / "mine.trace"), str(tmp_path / "trainer.py")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2 and not (tmp_path / "mine.trace").exists()
+    assert (
+        ended.stderr.startswith("record.py: no update was seen") and ended.stderr.count("\n") == 1
+    )
+
+
 @pytest.mark.parametrize("plants", [[], ["label_invert_loss", "adam", "bgr"]])
 def test_a_trainer_as_it_is_in_single(plants):
     assert zoo.wrong_with(plants, zoo.examine(plants, as_is=True)) == []

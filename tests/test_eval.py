@@ -155,7 +155,7 @@ def test_curves_stand_in_their_panels(tmp_path):
     for name in ("first", "equal"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "history.tsv").write_text("\n".join(lines))
-        (tmp_path / name / "train.log").write_text("val: constant 0.5714, prior loss 0.6829")
+        (tmp_path / name / "train.log").write_text("val: constant 0.5714, prior loss 0.6829\n")
     runs = [tmp_path / "first", tmp_path / "equal"]
     figure = curves.draw_figure(runs)
     losses, accuracies, rates, gaps = figure.axes

@@ -152,7 +152,7 @@ def test_evidence_of_a_healthy_run(train):
     run = train("run", "--step-log")
     assert not (run / "crash.log").exists() and evidence.last_words(run) == []
     rows = [line.split("\t") for line in (run / "resources.tsv").read_text().splitlines()]
-    assert rows[0] == evidence.RESOURCES.split() and [row[0] for row in rows[1:]] == ["2", "3"]
+    assert rows[0] == evidence.RESOURCES.split() and [row[0] for row in rows[1:]] == ["1", "2"]
     assert 5e7 < int(rows[1][3]) < 1e11
     phases = [line.split(", ")[-1] for line in (run / "step.log").read_text().splitlines()]
     step = ["loading the photos", "forward pass of photo_1", "forward pass of photo_2"]

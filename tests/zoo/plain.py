@@ -37,7 +37,7 @@ hflip_random vflip grayscale half_input bf16_input
 head_zero head_fan_out head_default head_xavier
 features_normalized features_sigmoid features_tanh features_relu reversed_difference
 abs_difference concat product dropout_features hidden_layer hidden_dropout no_head_bias layer3
-max_pool detach_second detach_backbone two_backbones logits_scaled logits_swapped
+max_pool score_each detach_second detach_backbone two_backbones logits_scaled logits_swapped
 one_pass bn_eval bn_momentum bn_eps
 label_invert_loss smoothing focal class_weights softmax_then_ce nll_on_probs bce mse margin
 softmax_dim0 label_columns soft_labels agreement_weights agreement_weighted_mean
@@ -270,7 +270,8 @@ class PairNet(nn.Module):
             self.scorer = nn.Sequential(nn.Linear(width, 128), nn.ReLU(), *middle,
                                         nn.Linear(128, 2))
         else:
-            self.scorer = nn.Linear(width, 2, bias="no_head_bias" not in P)
+            outputs = 1 if "score_each" in P else 2
+            self.scorer = nn.Linear(width, outputs, bias="no_head_bias" not in P)
         for module in self.scorer.modules():
             if isinstance(module, nn.Linear):
                 start_linear(module, P)
@@ -319,6 +320,8 @@ class PairNet(nn.Module):
         if "dropout_features" in P:
             compared = F.dropout(compared, p=0.5, training=self.training)
 
+        if "score_each" in P:
+            return torch.cat([self.scorer(f1), self.scorer(f2)], dim=1)
         logits = self.scorer(compared)
         if "logits_scaled" in P:
             logits = logits / 0.1
