@@ -155,7 +155,7 @@ def judge_labels(seen):
         findings.append(cause("pairs", text))
     known = [(y, *found) for y, found in seen if y is not None]
     if not known:
-        text = "no labels were seen" if seen else "the photos are not recognised"
+        text = "no labels were seen" if seen else "which photos these are is not known"
         return [*findings, skipped("labels", text)]
     n, right = len(known), sum(y == label for y, _, _, label, _, _ in known)
     turned = sum(t for *_, t, _ in known)

@@ -18,7 +18,7 @@ def judge_printed(printed, facts):
         series = figures_of(kind, printed, len(facts))
         judged = [found for rows in series for found in explain_figures(kind, rows, facts)]
         if not series:
-            text = f"no {kind} was printed beside two batches or more"
+            text = f"fewer than two lines with a training {kind} were printed"
             judged = [skipped("printed", text)]
         findings += judged
     if any(re.search("val|test", line, re.I) for _, _, line in printed):
