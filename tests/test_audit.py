@@ -199,6 +199,33 @@ def plant_shift(rows, pairs, split_of, rng):
 CHANGES = (plant_rule, plant_inversion, plant_numbers, plant_shift)
 
 
+def test_each_bound_of_an_explanation_stands_between_two_files(made_up):
+    _, pairs, split_of = audit.read_labelled(made_up[0])
+    rows, val = np.zeros(len(pairs), tables.TABLE), np.flatnonzero(split_of == 1)
+    train, count = np.flatnonzero(split_of == 0), len(pairs)
+    for name in ("series", "photo_1", "photo_2"):
+        rows[name] = pairs[name]
+
+    def words(*flipped):
+        """What explains labels of which these rows are inverted, one set after the other."""
+        rows["label"] = pairs["label"]
+        for places in flipped:
+            rows["label"][places] = 1 - rows["label"][places]
+        best = labels.explain(rows, pairs, split_of)[0]
+        return best and best.words
+
+    def some(places, number):
+        return np.random.default_rng(1).choice(places, number, replace=False)
+
+    noise, wrong, rest = int(0.15 * count), int(0.15 * len(val)), len(val) // 2
+    inverted = ("labels are inverted in the validation pairs",)
+    assert words(some(train, noise)) == () and words(some(train, noise + 1)) is None
+    assert words(val, some(val, wrong)) == inverted != words(val, some(val, wrong + 1))
+    assert words(val, some(train, rest)) == inverted != words(val, some(train, rest + 1))
+    assert words(np.arange(40, 48)) == ("labels are inverted in rows 41 to 48",)
+    assert words(np.arange(40, 47)) == ()
+
+
 def test_random_labels_are_never_explained(lists):
     root, pairs, split_of = lists
     rows = np.zeros(len(pairs), tables.TABLE)
