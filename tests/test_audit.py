@@ -384,7 +384,8 @@ def test_a_dataset_is_checked_before_anyone_trains(judge, demo, tmp_path):
     )
     (root / "train_val" / "train_pairlist.txt").write_text("1 1 2 0.9 2 1\n")
     code, verdict, printed = judge(audit.main, "--data", root)
-    assert code == 1 and verdict == "1 wrong lines in the pairlists"
+    both = "1 wrong lines in the pairlists; 2 files are no whole photos, first 000001-02.JPG"
+    assert (code, verdict) == (1, both)
     assert "train_pairlist.txt:1: preference 0.9" in printed
     (root / "train_val" / "train_pairlist.txt").write_text("1 1 2 0.9 1 2\n")
     photos.rename(root / "elsewhere")

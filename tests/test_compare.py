@@ -327,8 +327,10 @@ def test_a_trace_that_the_disk_cannot_take_is_one_line(tmp_path, monkeypatch, ca
         raise RuntimeError("file write failed\nat a place of its own")
 
     monkeypatch.setattr(torch, "save", full)
+    recorder = record.Recorder(tmp_path / "mine.trace")
+    recorder.updates = [{}]
     with pytest.raises(SystemExit) as ended:
-        record.Recorder(tmp_path / "mine.trace").save()
+        recorder.save()
     assert ended.value.code == 2 and list(tmp_path.iterdir()) == []
     line = capsys.readouterr().err
     assert line.endswith(": file write failed\n") and line.count("\n") == 1
