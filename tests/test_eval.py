@@ -116,7 +116,9 @@ def test_the_sheet_has_the_most_confident_errors_first(tmp_path, monkeypatch):
     draw_block, said = sheet.draw_block, []
     monkeypatch.setattr(sheet, "draw_block", lambda *a: said.append((a[0], a[3])) or draw_block(*a))
     lines = ["1 1 2 0.9 1 2", "2 1 2 0.2 2 1", "3 1 2 0.7 1 2", "4 1 2 0.6 1 2"]
-    root = conftest.write_dataset(tmp_path, lines, [], lambda series, photo: 50 * series + photo)
+    root = conftest.write_dataset(
+        tmp_path, lines, [], lambda series, photo: 50 * series + 10 * photo
+    )
     pairs, names, folder = data.read_dataset(root, ("train",))["train"]
     scores = np.array([[-2, -1], [-1, -9], [-1, -2], [-5, -1]])  # of the third alone right
     sheet.draw_errors(tmp_path / "s.png", pairs, names, folder, scores, "a run")
@@ -131,7 +133,7 @@ def test_the_sheet_has_the_most_confident_errors_first(tmp_path, monkeypatch):
     kinds = [list(colors.values())[row[edges[4 * photo] + 1] - 1] for photo in range(4)]
     assert kinds == ["model", "people", "people", "model"]  # series 2, then 4
     grays = [drawn[top + 50, edges[4 * photo + 1] + 50, 0] for photo in range(4)]
-    assert np.allclose(grays, [101, 102, 201, 202], atol=1)
+    assert np.allclose(grays, [110, 120, 210, 220], atol=1)
     within, apart = edges[4] - edges[3], edges[8] - edges[7]
     assert 4 * within < apart < edges[12] - edges[4]
 
