@@ -217,16 +217,14 @@ def test_no_path_flag_is_forgotten(module, monkeypatch):
 
 
 @posix
-def test_a_trace_is_written_through_no_link(house, monkeypatch):
-    monkeypatch.chdir(house)
-    monkeypatch.setattr(sys, "argv", ["x"])
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    link = house / "linked.trace.part"
-    link.symlink_to("one.JPG")
+def test_a_trace_is_written_through_no_link(house, tmp_path):
+    recorder, link = record.Recorder(tmp_path / "linked.trace"), tmp_path / "linked.trace.part"
+    link.symlink_to(house / "one.JPG")
     before = (house / "one.JPG").read_bytes()
-    record.main(["--out", "linked.trace", "trainer.py"])
+    recorder.updates = [{}]
+    recorder.save()
     assert (house / "one.JPG").read_bytes() == before and link.is_symlink()
-    assert (house / "linked.trace").is_file()
+    assert (tmp_path / "linked.trace").is_file()
 
 
 def test_a_demo_like_test_lists_is_made(demo, tmp_path):
