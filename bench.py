@@ -205,6 +205,7 @@ def epochs_in_turn(flags, rounds):
     plain, ours, pairs = [], [], []
 
     def epochs(run):
+        """Epochs of the plain loop and of the page in turn, in the place of Run.epochs."""
         model = plain_model(run)
         pairs.extend([len(run.train.pairs), len(run.val.pairs)])
         for _ in range(rounds):

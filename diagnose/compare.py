@@ -4,7 +4,6 @@ python -m diagnose.compare mine.trace --data DATASET [--page train_resnet] [--js
 """
 
 import importlib
-import itertools
 import json
 import sys
 from argparse import Namespace
@@ -18,24 +17,12 @@ from diagnose.finding import cause, settle, skipped, unknown
 from diagnose.pairs import Official, judge_inputs, judge_labels, judge_pairs, label_of
 from diagnose.printed import judge_printed
 from diagnose.start import judge_start
-from diagnose.trace import read_trace
+from diagnose.trace import batches_of, read_trace
 from disk.errors import command_line, name_path, one_door, say, show_progress, stop_on
 
 STAGES = ("pairs", "labels", "inputs", "start", "features", "head", "loss", "gradients")
 STAGES += ("update", "printed")
 PAGES = ("train_resnet", "train_vgg")
-# Sentences of losses with a value that is solved for; it must be the same in every step.
-SOLVED = (
-    "label smoothing of",
-    "focal loss",
-    "class weights",
-    "a hinge",
-    "the logits are mult",
-    "the loss is mult",
-)
-# What a schedule is told by, of its values.
-TELLING = ("step_size", "gamma", "T_max", "eta_min", "milestones", "total_steps", "max_lr")
-TELLING += ("factor", "start_factor", "total_iters", "warmup", "power")
 
 
 def recipe_of(page):
@@ -83,8 +70,6 @@ class View(NamedTuple):
     batch: dict
     sides: replay.Sides
     matches: list  # the replay.Match of each side
-    labels: list | None  # [B] as they entered the step, as the loss took them
-    pairs: list  # the official pair of each, None where it is none; [] where not all are proved
     evidence: losses.Evidence | None  # of the loss
     factor: float | None = None  # by which the reference's loss is multiplied
 
@@ -120,14 +105,6 @@ def explain(trace, root, page=None):
     return join(findings), Told(steps, known, worst, noise)
 
 
-def batches_of(trace):
-    """(step, batch) of every recorded batch that an update took."""
-    batches = iter(trace["batches"])
-    for step, update in enumerate(trace["updates"]):
-        for batch in itertools.islice(batches, update["batches"]):
-            yield step, batch
-
-
 def view_batch(trace, step, batch, house, seen):
     """(findings on the inputs, the View of a batch or None); adds to the pairs seen."""
     sides, labels = replay.sides_of(batch), label_of(batch)
@@ -143,7 +120,7 @@ def view_batch(trace, step, batch, house, seen):
         findings, pairs = judge_photos(sides, labels, house, seen)
     matches_ = [replay.match_weights(n, trace["weights"], house.weights) for n in sides.numbers]
     said, evidence = losses.evidence_of(batch, labels, pairs)
-    view = View(step, batch, sides, matches_, labels, pairs, evidence)
+    view = View(step, batch, sides, matches_, evidence)
     return [*findings, *said], view
 
 

@@ -4,6 +4,7 @@ import itertools
 
 from diagnose.finding import stated
 from diagnose.replay import number
+from diagnose.trace import batches_of
 
 # What a schedule is told by, of its values.
 TELLING = ("step_size", "gamma", "T_max", "eta_min", "milestones", "total_steps", "max_lr")
@@ -34,14 +35,12 @@ def epoch_ends(trace, seen):
     if any(found is None for _, found in seen) or not seen:
         return None
     ends, known, places = [], set(), iter([found[:2] for _, found in seen])
-    batches = iter(trace["batches"])
-    for done, update in enumerate(trace["updates"]):
-        for batch in itertools.islice(batches, update["batches"]):
-            drawn = set(itertools.islice(places, len(batch["features"][0])))
-            if drawn & known:
-                ends.append(done)
-                known = set()
-            known |= drawn
+    for done, batch in batches_of(trace):
+        drawn = set(itertools.islice(places, len(batch["features"][0])))
+        if drawn & known:
+            ends.append(done)
+            known = set()
+        known |= drawn
     return ends
 
 

@@ -318,9 +318,8 @@ class Recorder(Sight):
             self.unseen += 1
             if self.unseen >= PATIENCE + self.steps:
                 self.done = True
-                text = f"record.py: {self.unseen} updates, and no pair of photos was seen to meet"
-                print(f"{text} a loss; see docs/trainer.md", file=sys.__stderr__)
-                sys.exit(2)
+                text = f"{self.unseen} updates, and no pair of photos was seen to meet a loss"
+                refuse(f"{text}; see docs/trainer.md")
         if self.done or (not self.waiting and self.pending is None):
             return
         self.updating = True
@@ -569,7 +568,7 @@ def watch(out, steps=5, as_is=False):
 
 
 def refuse(message):
-    """Ends the program with one line, before the trainer has begun."""
+    """Ends the program with one line, exit code 2."""
     print(f"record.py: {message}", file=sys.stderr)
     sys.exit(2)
 

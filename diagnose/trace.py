@@ -1,5 +1,7 @@
 """The trace of record.py, every entry of it held against what record.py writes."""
 
+import itertools
+
 import torch
 
 from disk.errors import stop
@@ -39,6 +41,14 @@ def read_trace(path):
     if not trace["updates"] or not trace["batches"]:
         stop(__file__, f"{path}: no update was recorded: no pair of photos met a loss")
     return trace
+
+
+def batches_of(trace):
+    """(number of the update, batch) of every recorded batch that an update took."""
+    batches = iter(trace["batches"])
+    for step, update in enumerate(trace["updates"]):
+        for batch in itertools.islice(batches, update["batches"]):
+            yield step, batch
 
 
 def misfit(value, kind, place):

@@ -123,7 +123,7 @@ def equal(made, update, numbers=None):
     )
 
 
-def reference_rules(update, roles, recipe):
+def reference_rules(roles, recipe):
     """{number: (SGD, values)} as the reference would update these weights."""
     values = {"momentum": recipe["momentum"], "weight_decay": recipe["weight_decay"]}
     return {n: ("SGD", values | {"lr": recipe[f"lr_{role}"]}) for n, role in roles.items()}
@@ -134,7 +134,7 @@ def judge_update(update, roles, recipe, weights, moving):
 
     weights: what is known of each, for the words; moving: what is said of rates that change.
     """
-    own, reference = declared(update), reference_rules(update, roles, recipe)
+    own, reference = declared(update), reference_rules(roles, recipe)
     left = {n for n in roles if n not in own}
     found = judge_absent(update, roles, own, weights)
     present = {n: rule for n, rule in reference.items() if n not in left}

@@ -52,9 +52,14 @@ def open_store(paths, size, fit, folder, decode):
     return photos, np.concatenate([rows["box"], rows["crc"][:, None]], 1, dtype=np.int64)
 
 
+def store_bytes(count, size):
+    """How long the file of so many photos, size x size pixels, is, in bytes."""
+    return count * (3 * size * size + ROW.itemsize)
+
+
 def is_whole(path, count, size):
     """Whether a store of so many photos of this size lies at path, as long as it must be."""
-    return path.is_file() and path.stat().st_size == count * (3 * size * size + ROW.itemsize)
+    return path.is_file() and path.stat().st_size == store_bytes(count, size)
 
 
 def row_checksum(array, box):
@@ -72,7 +77,7 @@ def build_store(path, paths, size, fit, decode):
     for part in path.parent.glob("*.store.*.part"):
         if time.time() - part.stat().st_mtime > DAY:  # left by a build that was killed
             part.unlink(missing_ok=True)
-    check_space(path.parent, len(paths) * (3 * size * size + ROW.itemsize), "the photo store")
+    check_space(path.parent, store_bytes(len(paths), size), "the photo store")
     there = partial(is_whole, path, len(paths), size)  # built by another run meanwhile
     replace_file(path, lambda file: write_photos(file, paths, size, fit, decode), there)
 

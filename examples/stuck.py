@@ -31,6 +31,7 @@ class Pairs(Dataset):
         return len(self.lines)
 
     def load(self, series, photo):
+        """One photo, [3, size, size], normalised."""
         path = self.folder / "train_val_imgs" / f"{int(series):06d}-{int(photo):02d}.JPG"
         image = Image.open(path).convert("RGB")
         scale = self.size / max(image.size)
@@ -64,6 +65,7 @@ class Net(nn.Module):
 
 
 def main():
+    """Trains on the official pairs, printing loss and accuracy of every step."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", required=True)
     parser.add_argument("--size", type=int, default=64)

@@ -21,6 +21,9 @@ import data  # noqa: E402
 import make_demo  # noqa: E402
 import train_resnet  # noqa: E402
 from diagnose import align  # noqa: E402
+from disk import errors  # noqa: E402
+
+errors.EVERY = 1e9  # seconds: no line of progress where a slow test counts lines
 
 SMALL = ["--weights", "none", "--size", "64", "--epochs", "2"]
 SMALL += ["--lr-backbone", "1e-2", "--lr-head", "1e-2"]

@@ -311,7 +311,6 @@ def save(value, path):
 @pytest.mark.filterwarnings("ignore")  # of what the damages themselves are made with
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_a_damaged_archive_is_one_line_or_what_it_was(name, house, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("disk.errors.EVERY", 1e9)  # seconds: progress is no part of it
     read, bytes_, fields = ARCHIVES[name]
     shutil.copytree(house, tmp_path, dirs_exist_ok=True, copy_function=shutil.copy2)
     path, rng = tmp_path / name, np.random.default_rng(8)
