@@ -12,9 +12,12 @@ from torch.nn import functional as F
 
 # The backbone's passes: sentence, what to set in diagnose.replay.features.
 PASSES = {
-    "one pass": (
-        "both photos go through the backbone in one pass, so BatchNorm mixes them",
-        {"one_pass": True},
+    "own passes": (
+        (
+            "both photos go through the backbone in one pass, so BatchNorm mixes them",
+            "the photos go through the backbone in {} passes, so BatchNorm sees other batches",
+        ),
+        {"own_passes": True},
     ),
     "evaluation": ("BatchNorm is in evaluation mode while training", {"evaluation": True}),
     "max pool": ("features are pooled by their maximum, not their mean", {"max_pool": True}),

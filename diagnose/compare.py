@@ -117,7 +117,7 @@ def view_batch(trace, step, batch, house, seen):
         text = "features were given: no photo met a weight"
         findings, pairs = [skipped(stage, text) for stage in ("inputs", "features")], []
     else:
-        findings, pairs = judge_photos(sides, labels, house, seen)
+        findings, pairs, sides = judge_photos(sides, batch, labels, house, seen)
     matches_ = [replay.match_weights(n, trace["weights"], house.weights) for n in sides.numbers]
     said, evidence = losses.evidence_of(batch, labels, pairs)
     view = View(step, batch, sides, matches_, evidence)
@@ -196,16 +196,23 @@ def judge_view(trace, view, values, house, told):
     return findings + judge_contribution(view, backbones, setting, rounding, update)
 
 
-def judge_photos(sides, labels, house, seen):
-    """(findings on the inputs, official pairs of the batch); adds to the pairs seen."""
+def judge_photos(sides, batch, labels, house, seen):
+    """(findings on the inputs, official pairs of the batch, its sides, photo_1 first); adds to the
+    pairs seen.
+
+    Where photo_2 goes through the backbone first and the difference is taken the other way round,
+    that is the reference, and nothing is exchanged.
+    """
     findings, paths = judge_inputs(sides, house.official)
     root = labels[0].tolist() if labels else [None] * len(paths)
     proved = [a is not None and b is not None for a, b in paths]
-    pairs = [house.official.find(a, b) for (a, b), sure in zip(paths, proved, strict=True) if sure]
+    sure = [path for path, known in zip(paths, proved, strict=True) if known]
+    pairs = [house.official.find(a, b) for a, b in sure]
+    if replay.is_reversed(sides, batch) and all(pair and pair[3] for pair in pairs):
+        sides, pairs = sides.turned(), [house.official.find(b, a) for a, b in sure]
     known = [y for y, sure in zip(root, proved, strict=False) if sure]
     seen += list(zip(known, pairs, strict=False))
-    pairs = pairs if all(proved) else []
-    return findings, pairs
+    return findings, pairs if all(proved) else [], sides
 
 
 def judge_passes(trace, view, values, house, rounding):

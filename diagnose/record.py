@@ -38,10 +38,16 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 VERSION = 1
 PATIENCE = 20  # updates without a pair of photos, more than asked for, before it gives up
+PASS = 2**32  # between the numbers of the first rows of two passes
 SAMPLE = 512  # elements of a tensor that are kept of every step, at fixed places
 WEIGHTS = {"conv2d": (1, 2), "linear": (1, 2), "batch_norm": (1, 2, 3, 4)}  # places of weights
 MERGES = ("sub", "__sub__", "rsub", "subtract", "cat", "concat", "mul", "__mul__")
-PARTS = ("chunk", "split", "tensor_split", "unbind", "__getitem__", "narrow", "select")
+JOINS = ("cat", "concat", "concatenate")
+MOVES = (
+    "stack chunk split tensor_split unbind __getitem__ narrow select index_select flip roll view"
+)
+MOVES += " reshape flatten unflatten squeeze unsqueeze permute transpose movedim repeat_interleave"
+MOVES = (*MOVES.split(), *JOINS)  # ops that move rows and compute nothing
 FLIPS = "rsub __rsub__ sub __sub__ eq __eq__ ne __ne__ logical_not bitwise_xor __xor__ bitwise_not"
 FLIPS = (*FLIPS.split(), "__invert__")  # what may turn a label around
 LONGEST_NAME = 200  # bytes of the trace's name, beside which a longer one is written first
@@ -58,20 +64,20 @@ def to_double(value):
 
 
 class Tag:
-    """What is known of a tensor: photos {(pass, part): record}, depth in weighted ops, pair.
+    """What is known of a tensor: passes {number: record}, depth in weighted ops, pair, label.
 
-    sides: the photos of each of the tensors that it was joined from, to be taken apart again.
+    rows: which photo each row of the tensor comes from, [N]; or each element, in the tensor's own
+    shape, where a row holds several photos; None where that is lost, as in a mean over the batch.
     """
 
-    def __init__(self, photos=(), depth=0, pair=None, label=None, sides=()):
-        self.photos, self.depth, self.pair, self.label = dict(photos), depth, pair, label
-        self.sides = sides
+    def __init__(self, rows=None, passes=(), depth=0, pair=None, label=None):
+        self.rows, self.passes, self.depth = rows, dict(passes), depth
+        self.pair, self.label = pair, label
 
 
 def new_pass(photo, autocast):
     """The record of one pass of photos [B, 3, H, W] (None: features were given)."""
-    seen = {"input": photo, "norms": [], "weights": [], "ops": []}
-    return seen | {"interleaved": False, "autocast": autocast}
+    return {"input": photo, "norms": [], "weights": [], "ops": [], "autocast": autocast}
 
 
 def tensors_in(value):
@@ -147,7 +153,7 @@ class Sight(TorchFunctionMode):
         norm = [keep(t) for t in args[1:3]] if name == "batch_norm" and tags else None
         result = function(*args, **kwargs)
         if tags:
-            self.look_after(name, args, kwargs, operands, weights, tags, result, norm)
+            self.look_after(name, function, args, kwargs, operands, weights, tags, result, norm)
         elif name in FLIPS and operands and is_label(operands[0]):
             self.tag_label(name, operands[0], result)
         return result
@@ -169,54 +175,78 @@ class Sight(TorchFunctionMode):
     def see_photo(self, photo):
         """The tag of a photo's pass, which holds the input."""
         self.passes += torch.is_grad_enabled()
-        self.number_of_pass += 1
-        record = new_pass(keep(photo), torch.is_autocast_enabled(photo.device.type))
-        return Tag({(self.number_of_pass, ""): record})
+        return self.new_tag(photo, keep(photo), torch.is_autocast_enabled(photo.device.type))
 
     def see_features(self, operands):
         """Tags of two features [B, F] that were given, where no photo met a weight in training."""
         alike = [t for t in operands if is_feature(t)]
         if len(alike) != 2 or len(operands) != 2 or alike[0].shape != alike[1].shape:
             return []
-        for number, tensor in enumerate(alike):
-            self.tags[tensor] = Tag({(number, ""): new_pass(None, False)})
+        for tensor in alike:
+            self.tags[tensor] = self.new_tag(tensor, None, False)
         return [self.tags[tensor] for tensor in alike]
 
-    def look_after(self, name, args, kwargs, operands, weights, tags, result, before):
+    def new_tag(self, tensor, photo, autocast):
+        """The tag of the first tensor [B, ...] of a new pass; its rows are numbered from there."""
+        self.number_of_pass += 1
+        rows = torch.arange(len(tensor), device=tensor.device) + self.number_of_pass * PASS
+        return Tag(rows, {self.number_of_pass: new_pass(photo, autocast)})
+
+    def look_after(self, name, function, args, kwargs, operands, weights, tags, result, before):
         """Tags the results of an op on what comes from photos; notes merges, head and labels."""
-        photos = {key: record for tag in tags for key, record in tag.photos.items()}
+        passes = {number: record for tag in tags for number, record in tag.passes.items()}
         pair = next((tag.pair for tag in tags if tag.pair), None)
-        if pair is None and len(photos) > 2 and not torch.is_grad_enabled():
+        if pair is None and len(passes) > 2 and not torch.is_grad_enabled():
             return  # features of many photos, put by for later: no pair of them
-        depth = max(tag.depth for tag in tags) + bool(weights)
+        depth, outputs = max(tag.depth for tag in tags) + bool(weights), tensors_in(result)
         self.number(name, weights, depth)
-        if pair is None:
-            for record in photos.values():
-                record["ops"].append(name)
-                record["weights"] += [self.numbers[id(weight)] for weight in weights]
-        outputs = tensors_in(result)
         if before is not None:
-            self.note_norm(args, kwargs, photos, before)
-        sides = [tag for tag in tags if tag.photos]
-        merged = len(photos) > 1 and all(len(tag.photos) < len(photos) for tag in sides)
-        joined = joins_batches(name, args, kwargs)
-        merged = merged and not joined
-        if pair is None and merged and not weights and outputs:
-            pair = self.merge(name, operands, outputs[0], photos)
-        elif pair is not None and outputs and outputs[0].is_floating_point():
-            self.follow(name, args, kwargs, operands, weights, pair, outputs[0])
-        apart = next((tag.sides for tag in tags if tag.sides), ()) if name in PARTS else ()
+            self.note_norm(args, kwargs, passes, before)
+        for record in passes.values() if pair is None else ():
+            record["ops"].append(name)
+            record["weights"] += [self.numbers[id(weight)] for weight in weights]
+        sides = [t for t in operands if t in self.tags and self.tags[t].rows is not None]
+        moved = self.moved_rows(name, function, args, kwargs) if sides else None
+        kept = next((tag.rows for tag in tags if tag.rows is not None), None)
+        if pair is not None:
+            if outputs and outputs[0].is_floating_point():
+                self.follow(name, args, kwargs, operands, weights, pair, outputs[0])
+        elif moved is None and outputs and not weights and self.meet(sides):
+            pair = self.merge(name, sides, outputs[0], passes)
         for place, output in enumerate(outputs):
-            split, part = photos, place if len(outputs) > 1 else first_row(args[1:])
-            if apart:
-                split = apart[min(part, len(apart) - 1)]
-            elif pair is None and name in PARTS and len(photos) == 1:
-                (((number, known), record),) = photos.items()
-                record["interleaved"] |= takes_turns(name, args, kwargs)
-                split = {(number, f"{known}{part:06d}"): record}
-            whole = pair is None and joined and [tag.photos for tag in sides]
-            kept = () if apart else next((tag.sides for tag in tags if tag.sides), ())
-            self.tags[output] = Tag(split, depth, pair, sides=whole or kept)
+            rows = moved[place] if moved else kept
+            lost = pair or rows is None or rows.shape != output.shape[: rows.dim()]
+            self.tags[output] = Tag(None if lost else rows, passes, depth, pair)
+
+    def meet(self, sides):
+        """Whether tensors come from several photos in one row."""
+        rows = [self.tags[t].rows for t in sides]
+        return any(not torch.equal(rows[0], other) or other.dim() > 1 for other in rows)
+
+    def moved_rows(self, name, function, args, kwargs):
+        """The rows of what an op gives that only moves them; None where it computes or merges."""
+        if name not in MOVES or "out" in kwargs:
+            return None
+        options = {key: self.rows_in(value) for key, value in kwargs.items()}
+        moved = [
+            shorten(rows) for rows in tensors_in(function(*map(self.rows_in, args), **options))
+        ]
+        beside = name in JOINS and moved[0].dim() > 1  # features in one row, not in one batch
+        return None if beside else moved
+
+    def rows_in(self, value):
+        """An argument in which the numbers of the rows stand for every tensor that has them."""
+        if isinstance(value, (list, tuple)):
+            return (
+                [*map(self.rows_in, value)]
+                if isinstance(value, list)
+                else (*map(self.rows_in, value),)
+            )
+        tag = self.tags.get(value) if isinstance(value, torch.Tensor) else None
+        if tag is None or tag.rows is None:
+            return value
+        rows = tag.rows.view(*tag.rows.shape, *[1] * (value.dim() - tag.rows.dim()))
+        return rows.expand_as(value).contiguous()
 
     def number(self, name, weights, depth):
         """Numbers the weights that an op meets for the first time."""
@@ -226,22 +256,21 @@ class Sight(TorchFunctionMode):
                 facts = {"depth": depth, "op": name, "place": place, "shape": list(weight.shape)}
                 self.weights.append({"tensor": weight, **facts})
 
-    def note_norm(self, args, kwargs, photos, before):
+    def note_norm(self, args, kwargs, passes, before):
         """What a batch_norm was told, and its running statistics before and after."""
         names = ("input", "mean", "var", "weight", "bias", "training", "momentum", "eps")
         values = dict(zip(names, args, strict=False)) | kwargs
         norm = {key: plain(values.get(key)) for key in ("training", "momentum", "eps")}
         norm["weight"] = self.numbers.get(id(values.get("weight")))
         norm["before"], norm["after"] = before, [keep(t) for t in args[1:3]]
-        for record in photos.values():
+        for record in passes.values():
             record["norms"].append(norm)
 
-    def merge(self, name, operands, output, photos):
+    def merge(self, name, sides, output, passes):
         """A new pair of photos: the features of both sides, and how they were merged."""
-        sides = [t for t in operands if t in self.tags and self.tags[t].photos]
-        pair = {"merge": name, "merged": keep(output), "photos": photos, "gradients": {}}
+        pair = {"merge": name, "merged": keep(output), "passes": passes, "gradients": {}}
         pair |= {"features": [keep(t) for t in sides], "head": [], "ops": [], "labels": []}
-        pair |= {"keys": [min(self.tags[t].photos) for t in sides], "backwards": []}
+        pair |= {"rows": [keep(self.tags[t].rows) for t in sides], "backwards": []}
         for place, side in enumerate(sides):
             self.hook(side, pair, f"features_{place}")
         return pair
@@ -271,7 +300,7 @@ class Sight(TorchFunctionMode):
 
     def is_new_label(self, tensor):
         tag = self.tags.get(tensor)
-        return is_label(tensor) and (tag is None or (tag.label is not None and not tag.photos))
+        return is_label(tensor) and (tag is None or (tag.label is not None and not tag.passes))
 
     def tag_label(self, name, operand, result):
         """A tensor made of a label by an op that may turn it around."""
@@ -427,35 +456,16 @@ class Recorder(Sight):
         print(f"{said}weights: {len(self.weights)} -> {self.out}", file=sys.__stderr__)
 
 
-def joins_batches(name, args, kwargs):
-    """Whether an op puts batches behind or into each other, and not features beside each other."""
-    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
-    return name == "stack" or (name in ("cat", "concat", "concatenate") and dim == 0)
-
-
-def takes_turns(name, args, kwargs):
-    """Whether an op takes every second row (of pairs that lie in turn), and not a half."""
-    index = args[1] if len(args) > 1 else None
-    if name == "__getitem__":
-        index = index if isinstance(index, tuple) else (index,)
-        every = isinstance(index[0], slice) and index[0].step == 2
-        return every or (len(index) > 1 and isinstance(index[1], int))
-    places = {"unbind": 1, "select": 1, "narrow": 1}
-    dim = kwargs.get("dim", args[places.get(name, 2)] if len(args) > places.get(name, 2) else 0)
-    return dim == 1
+def shorten(rows):
+    """The numbers of a tensor's elements, short where each row comes from one photo."""
+    flat = rows.reshape(len(rows), -1) if rows.dim() > 1 and rows.numel() else rows
+    alone = flat.dim() > 1 and bool((flat == flat[:, :1]).all())
+    return flat[:, 0] if alone else rows
 
 
 def is_large(weight):
     """Whether a weight's change is kept in single; others are kept whole."""
     return weight.dtype == torch.float64 and weight.numel() > 65_536
-
-
-def first_row(arguments):
-    """Where the part begins that an index, a slice or narrow(dim, start, length) takes."""
-    flat = [a for given in arguments for a in (given if isinstance(given, tuple) else (given,))]
-    numbers = [a.start or 0 if isinstance(a, slice) else a for a in flat]
-    numbers = [n for n in numbers if isinstance(n, int)]
-    return numbers[min(1, len(numbers) - 1)] if numbers else 0
 
 
 def is_array(value):
@@ -486,10 +496,17 @@ def describe(schedule):
 
 
 def clean(pair):
-    """A pair as plain data: its passes in the order in which they were made."""
-    passes = {key[0]: record for key, record in pair["photos"].items()}
-    rest = {key: value for key, value in pair.items() if key != "photos"}
-    return rest | {"passes": [passes[number] for number in sorted(passes)]}
+    """A pair as plain data: its passes in their order, and its rows as places in all of them."""
+    numbers, places, count = sorted(pair["passes"]), {}, 0
+    passes = [pair["passes"][number] for number in numbers]
+    for number, record in zip(numbers, passes, strict=True):
+        places[number] = count
+        count += 0 if record["input"] is None else len(record["input"])
+    rows = [
+        torch.tensor([places[r // PASS] + r % PASS for r in side.flatten().tolist()])
+        for side in pair["rows"]
+    ]
+    return pair | {"passes": passes, "rows": rows}
 
 
 class Tee:

@@ -153,32 +153,51 @@ class Sides(NamedTuple):
     features: list
     gradients: list
     numbers: list  # of the weights that each side met
+    passes: list  # [N, 3, S, S] of each pass as it was made
+    rows: list  # [B] places in all passes
+
+    def turned(self):
+        """The same with the other side first."""
+        lists = (self.inputs, self.features, self.gradients, self.numbers)
+        return Sides(*(side[::-1] for side in lists), self.passes, self.rows[::-1])
+
+    def is_plain(self):
+        """Whether each side went through the backbone in a pass of its own, and nothing else."""
+        rows = torch.cat(sorted((side.sort().values for side in self.rows), key=lambda s: s[0]))
+        return len(self.passes) == 2 and torch.equal(rows, torch.arange(len(rows)))
+
+
+def is_reversed(sides, batch):
+    """Whether the merge is the difference the other way round."""
+    a, b = sides.features
+    return gap(b - a, batch["merged"]) <= FORMULA[a.dtype != torch.float64]
 
 
 def sides_of(batch):
     """The Sides of a recorded pair, photo_1 first; None where it has not two equal ones."""
-    order = sorted(range(len(batch["keys"])), key=lambda i: batch["keys"][i])
-    if len(order) != 2 or len(batch["passes"]) > 2:
+    rows, passes = batch["rows"], [record["input"] for record in batch["passes"]]
+    features, alike = batch["features"], {f.shape for f in batch["features"]}
+    if len(features) != 2 or len(alike) > 1 or features[0].dim() != 2:
         return None
-    features = [batch["features"][i] for i in order]
-    if all(record["input"] is None for record in batch["passes"]):
-        return Sides(None, features, [None, None], [[], []])
+    if any(len(side) != len(features[0]) for side in rows):
+        return None
+    order = [1, 0] if bool((rows[1] < rows[0]).all()) else [0, 1]
+    features = [features[i] for i in order]
+    if all(x is None for x in passes):
+        return Sides(None, features, [None, None], [[], []], [], rows)
+    if any(x is None or x.shape[1:] != passes[0].shape[1:] for x in passes):
+        return None
     gradients = [batch["gradients"].get(f"features_{i}") for i in order]
-    passes = batch["passes"]
-    inputs = [p["input"] for p in passes]
-    if len(passes) == 1:
-        x = inputs[0]
-        inputs = [x[0::2], x[1::2]] if passes[0]["interleaved"] else list(x.chunk(2))
-    if features[0].shape != features[1].shape or features[0].dim() != 2:
-        return None
-    if len(inputs) != 2 or len(inputs[0]) != len(features[0]):
-        return None
-    return Sides(inputs, features, gradients, [p["weights"] for p in (passes * 2)[:2]])
+    photos, rows = torch.cat(passes), [rows[i] for i in order]
+    ends = torch.tensor([len(x) for x in passes]).cumsum(0)
+    first = [int((ends <= side[0]).sum()) for side in rows]
+    numbers = [batch["passes"][place]["weights"] for place in first]
+    inputs = [photos[side] for side in rows]
+    return Sides(inputs, features, gradients, numbers, passes, rows)
 
 
-def features(backbones, inputs, setting):
+def features(backbones, sides, setting):
     """Features [B, F] of both sides under a setting: rows of PASSES joined, and eps."""
-    made = []
     for backbone in dict.fromkeys(backbones):
         still = [backbone.get_submodule(name) for name in setting.get("still", ())]
         for module in backbone.modules():
@@ -187,13 +206,12 @@ def features(backbones, inputs, setting):
                 module.eps = setting.get("eps", 1e-5)
         if setting.get("max_pool"):
             replace_pooling(backbone)
-    dtype = next(backbones[0].parameters()).dtype
-    inputs = [x.to(dtype) for x in inputs]
-    if setting.get("one_pass"):
-        made = list(backbones[0](torch.cat(inputs)).chunk(2))
-    else:
-        made = [backbone(x) for backbone, x in zip(backbones, inputs, strict=True)]
+    dtype, own = next(backbones[0].parameters()).dtype, setting.get("own_passes")
+    passes = sides.passes if own else sides.inputs
+    chosen = backbones[:1] * len(passes) if own else backbones
+    made = [backbone(x.to(dtype)) for backbone, x in zip(chosen, passes, strict=True)]
     made = [f.flatten(1) if f.dim() == 2 else f.mean((2, 3)) for f in made]
+    made = list(torch.cat(made)[torch.cat(sides.rows)].chunk(2)) if own else made
     after = setting.get("after")
     return [after(f) for f in made] if after else made
 
@@ -217,13 +235,17 @@ def replace_pooling(module):
         replace_pooling(child)
 
 
-def candidates(batch):
+def candidates(batch, sides):
     """(sentences, setting) to try in the reference's place, simplest first."""
     norms = [norm for record in batch["passes"] for norm in record["norms"]]
     rows = []
     for name, (sentence, setting) in PASSES.items():
         if name == "max pool" and not any("max" in op for p in batch["passes"] for op in p["ops"]):
             continue
+        if "own_passes" in setting:
+            if sides.is_plain():
+                continue
+            sentence = sentence[len(sides.passes) > 1].format(len(sides.passes))
         rows.append(([sentence], setting))
     eps = {norm["eps"] for norm in norms if norm["eps"]} - {1e-5}
     rows += [([f"BatchNorm's eps is {number(e)}, not 1e-05"], {"eps": e}) for e in sorted(eps)[:1]]
@@ -280,13 +302,13 @@ def judge_features(sides, batch, backbones, rounding, known=()):
     reference is tried.
     """
     seen, passes, best, tried = torch.cat(sides.features), {}, math.inf, 0
-    rows = [([], {})] if known is None else [*known, *candidates(batch)]
+    rows = [([], {})] if known is None else [*known, *candidates(batch, sides)]
     for sentences, setting in rows:
         way = {key: value for key, value in setting.items() if key != "after"}
         key = frozenset(way.items())
         with torch.no_grad():
             if key not in passes:
-                passes[key] = features(copies(backbones), sides.inputs, way)
+                passes[key] = features(copies(backbones), sides, way)
             made = torch.cat(list(map(setting.get("after", torch.clone), passes[key])))
         tried += 1
         worst = gap(made.to(seen.dtype), seen)
@@ -305,7 +327,7 @@ def forward_noise(sides, backbones, setting, made, rounding):
     dtype = torch.float32 if made.dtype == torch.float64 else torch.float64
     with torch.no_grad():
         chosen = [backbone.to(dtype) for backbone in copies(backbones)]
-        other = torch.cat(features(chosen, sides.inputs, setting))
+        other = torch.cat(features(chosen, sides, setting))
     fine, coarse = (made, other) if made.dtype == torch.float64 else (other, made)
     return noise(coarse, fine, rounding, FORWARD)
 
@@ -438,7 +460,7 @@ def backbone_gradients(backbones, sides, setting, matches, which, dtype=None):
     chosen = copies(backbones)
     for backbone in chosen:
         backbone.to(dtype).requires_grad_(True)
-    made = features(chosen, sides.inputs, setting)
+    made = features(chosen, sides, setting)
     pairs = [
         (f, g[which].to(f.dtype))
         for f, g in zip(made, sides.gradients, strict=True)

@@ -34,7 +34,7 @@ head_zero head_fan_out head_default head_xavier
 features_normalized features_sigmoid features_tanh features_relu reversed_difference
 abs_difference concat product dropout_features hidden_layer hidden_dropout no_head_bias max_pool
 detach_second detach_backbone two_backbones logits_scaled logits_swapped
-one_pass bn_eval bn_momentum bn_eps
+one_pass half_batches each_photo gathered bn_eval bn_momentum bn_eps
 label_invert_loss smoothing focal class_weights softmax_then_ce nll_on_probs bce mse margin
 sum_loss loss_over_2 loss_times_batch log_softmax_twice loss_scaled_unscaled
 no_zero_grad zero_grad_late backward_twice accumulate2 clip_norm clip_value
@@ -44,7 +44,7 @@ bias_lr_double ema decay_after warmup schedule_per_batch maximize
 metric_inverted epoch_mean_over_batches loss_sum_over_n loss_last_batch val_metric_inverted
 no_shuffle batch_16 batch_4
 clean_reversed_batch clean_double_after clean_extra_forward clean_autograd_backward
-clean_group_per_tensor
+clean_group_per_tensor clean_second_first
 outside_1 outside_3 outside_5 outside_6 outside_7 outside_8 outside_9 outside_10
 """.split()
 
@@ -255,9 +255,9 @@ def net(x, weights, running, prefix, training, tiny, P):
 
 
 def features(x, weights, running, prefix, training, tiny, P):
-    if "outside_6" in P:
+    if "half_batches" in P or "each_photo" in P:
         f = torch.cat([net(part, weights, running, prefix, training, tiny, P)
-                       for part in x.chunk(2)])
+                       for part in x.split(1 if "each_photo" in P else len(x) // 2)])
     else:
         f = net(x, weights, running, prefix, training, tiny, P)
     if "detach_backbone" in P:
@@ -272,6 +272,8 @@ def features(x, weights, running, prefix, training, tiny, P):
         f = F.relu(f)
     if "outside_5" in P:
         f = f * f * f
+    if "outside_6" in P:
+        f = f + torch.rand_like(f)
     return f
 
 
@@ -279,6 +281,12 @@ def scores(first, second, weights, running, training, tiny, P):
     if "one_pass" in P:
         both = features(torch.cat([first, second]), weights, running, "", training, tiny, P)
         f1, f2 = both[:len(first)], both[len(first):]
+    elif "gathered" in P:
+        both, place = torch.unique(torch.cat([second, first]), dim=0, return_inverse=True)
+        both = features(both, weights, running, "", training, tiny, P)
+        f2, f1 = both.index_select(0, place).view(2, len(first), -1)
+    elif "clean_second_first" in P:
+        f2, f1 = [features(x, weights, running, "", training, tiny, P) for x in (second, first)]
     else:
         f1 = features(first, weights, running, "", training, tiny, P)
         prefix = "second." if "two_backbones" in P else ""

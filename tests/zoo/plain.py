@@ -38,7 +38,7 @@ head_zero head_fan_out head_default head_xavier
 features_normalized features_sigmoid features_tanh features_relu reversed_difference
 abs_difference concat product dropout_features hidden_layer hidden_dropout no_head_bias layer3
 max_pool score_each detach_second detach_backbone two_backbones logits_scaled logits_swapped
-one_pass bn_eval bn_momentum bn_eps
+one_pass half_batches each_photo gathered bn_eval bn_momentum bn_eps
 label_invert_loss smoothing focal class_weights softmax_then_ce nll_on_probs bce mse margin
 softmax_dim0 label_columns soft_labels agreement_weights agreement_weighted_mean
 sum_loss loss_over_2 loss_times_batch log_softmax_twice loss_scaled_unscaled
@@ -49,7 +49,7 @@ bias_lr_double ema decay_after warmup schedule_per_batch maximize optimizer_anew
 metric_inverted epoch_mean_over_batches loss_sum_over_n loss_last_batch val_metric_inverted
 no_shuffle batch_16 batch_4
 clean_reversed_batch clean_double_after clean_float32 clean_channels_last clean_extra_forward
-clean_autograd_backward clean_group_per_tensor
+clean_autograd_backward clean_group_per_tensor clean_second_first
 outside_1 outside_2 outside_3 outside_4 outside_5 outside_6 outside_7 outside_8 outside_9
 outside_10 outside_11
 """.split()
@@ -281,8 +281,10 @@ class PairNet(nn.Module):
         if "detach_backbone" in P:
             with torch.no_grad():
                 f = encoder(x)
-        elif "outside_6" in P:
+        elif "half_batches" in P:
             f = torch.cat([encoder(half) for half in x.chunk(2)])
+        elif "each_photo" in P:
+            f = torch.stack([encoder(one.unsqueeze(0))[0] for one in x])
         else:
             f = encoder(x)
         if "features_normalized" in P:
@@ -295,6 +297,8 @@ class PairNet(nn.Module):
             f = F.relu(f)
         if "outside_5" in P:
             f = f ** 3
+        if "outside_6" in P:
+            f = f + 0.1 * torch.randn_like(f)
         return f
 
     def forward(self, photo_1, photo_2):
@@ -302,6 +306,13 @@ class PairNet(nn.Module):
         if "one_pass" in P:
             both = self.encode(self.encoder, torch.cat([photo_1, photo_2]))
             f1, f2 = both.chunk(2)
+        elif "gathered" in P:  # every photo of the batch once, pairs by index
+            photos, place = torch.unique(torch.cat([photo_1, photo_2]), dim=0, return_inverse=True)
+            f = self.encode(self.encoder, photos)
+            f1, f2 = f[place[:len(photo_1)]], f[place[len(photo_1):]]
+        elif "clean_second_first" in P:
+            f2 = self.encode(self.encoder, photo_2)
+            f1 = self.encode(self.encoder, photo_1)
         else:
             f1 = self.encode(self.encoder, photo_1)
             f2 = self.encode(self.encoder_2 if "two_backbones" in P else self.encoder, photo_2)

@@ -37,7 +37,7 @@ head_zero head_fan_out head_default head_xavier
 features_normalized features_sigmoid features_tanh features_relu reversed_difference
 abs_difference concat product dropout_features hidden_layer hidden_dropout no_head_bias max_pool
 detach_second detach_backbone two_backbones logits_scaled logits_swapped
-one_pass bn_eval bn_momentum bn_eps
+one_pass half_batches each_photo gathered bn_eval bn_momentum bn_eps
 label_invert_loss smoothing focal class_weights softmax_then_ce nll_on_probs bce mse margin
 sum_loss loss_over_2 loss_times_batch log_softmax_twice loss_scaled_unscaled
 no_zero_grad zero_grad_late backward_twice accumulate2 clip_norm clip_value
@@ -47,7 +47,7 @@ bias_lr_double ema decay_after warmup schedule_per_batch maximize
 metric_inverted epoch_mean_over_batches loss_last_batch val_metric_inverted
 no_shuffle batch_16 batch_4
 clean_reversed_batch clean_double_after clean_channels_last clean_extra_forward
-clean_autograd_backward
+clean_autograd_backward clean_second_first
 outside_1 outside_2 outside_3 outside_4 outside_5 outside_6 outside_7 outside_8 outside_9
 outside_10
 """.split()
@@ -227,8 +227,10 @@ class Siamese(nn.Module):
             nn.init.constant_(layer.bias, 0.0)
 
     def describe(self, trunk, photos):
-        if "outside_6" in self.P:
+        if "half_batches" in self.P:
             features = torch.cat([trunk(part) for part in torch.chunk(photos, 2)])
+        elif "each_photo" in self.P:
+            features = torch.cat([trunk(photos[i:i + 1]) for i in range(len(photos))])
         else:
             features = trunk(photos)
         if "detach_backbone" in self.P:
@@ -243,11 +245,23 @@ class Siamese(nn.Module):
             features = features.relu()
         if "outside_5" in self.P:
             features = features.pow(3)
+        if "outside_6" in self.P:
+            features = features * (1 + 0.1 * torch.rand(features.shape[1]))
         return features
 
     def forward(self, first, second):
         if "one_pass" in self.P:
             features_1, features_2 = self.describe(self.trunk, torch.cat((first, second))).chunk(2)
+        elif "gathered" in self.P:
+            every, places = torch.unique(torch.stack((first, second)).flatten(0, 1), dim=0,
+                                         return_inverse=True)
+            features = self.describe(self.trunk, every)
+            left, right = places.view(2, -1).tolist()
+            features_1 = torch.stack([features[i] for i in left])
+            features_2 = torch.stack([features[i] for i in right])
+        elif "clean_second_first" in self.P:
+            features_2 = self.describe(self.trunk, second)
+            features_1 = self.describe(self.trunk, first)
         else:
             other = self.other_trunk if "two_backbones" in self.P else self.trunk
             features_1 = self.describe(self.trunk, first)
