@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from diagnose import losses, rates, replay, updates
+from diagnose import gradients, losses, rates, replay, updates
 from diagnose.finding import cause, settle, skipped, unknown
 from diagnose.pairs import Official, judge_inputs, judge_labels, judge_pairs, label_of
 from diagnose.printed import judge_printed
@@ -167,7 +167,7 @@ def explain_step(trace, group, house, moving, told):
     update, values = trace["updates"][step], replay.weights_at(trace, step)
     findings = judge_start(group[0].batch, values) if step == 0 else []
     if step:
-        findings += judge_zeroed(group[0].batch, updates.declared(update))
+        findings += gradients.judge_zeroed(group[0].batch, updates.declared(update))
     for view in group:
         findings += judge_view(trace, view, values, house, told)
     roles = updates.trainable(trace, matches_, group[-1].batch, update)
@@ -177,7 +177,7 @@ def explain_step(trace, group, house, moving, told):
     momentum, decay = house.recipe["momentum"], house.recipe["weight_decay"]
     update["history"] = updates.history_of(trace["updates"][:step], momentum, decay)
     last = group[-1].batch["backwards"][-1]["after"]
-    findings += updates.judge_step_gradients(update, last, roles, group[-1].factor)
+    findings += gradients.judge_step_gradients(update, last, roles, group[-1].factor)
     findings += updates.judge_update(update, roles, house.recipe, trace["weights"], moving)
     return findings + updates.judge_afterwards(update, roles)
 
@@ -193,7 +193,7 @@ def judge_view(trace, view, values, house, told):
         told.append(about)
     findings += replay.judge_head(sides, batch, values, rounding)
     update = trace["updates"][view.step]
-    return findings + judge_contribution(view, backbones, setting, rounding, update)
+    return findings + gradients.judge_contribution(view, backbones, setting, rounding, update)
 
 
 def judge_photos(sides, batch, labels, house, seen):
@@ -242,78 +242,6 @@ def judge_passes(trace, view, values, house, rounding):
         findings.append(cause("features", f"the backbone ends before {parts}"))
     findings += made
     return findings + replay.judge_momentum(batch), backbones, setting, (worst, room)
-
-
-def judge_zeroed(batch, held):
-    """Findings on gradients that were there before the first backward of an update.
-
-    held: the weights in an optimizer; zero_grad of an optimizer leaves the others.
-    """
-    before = [g for n, g in enumerate(batch["backwards"][0]["before"]) if n in held]
-    if any(g is not None and g["max"] > 0 for g in before):
-        return [cause("gradients", "gradients are not zeroed between updates")]
-    return []
-
-
-def judge_contribution(view, backbones, setting, rounding, update):
-    """Findings on the gradient that the first backward gave to the weights."""
-    batch, sides, matches_, single = view.batch, view.sides, view.matches, rounding == 1
-    names = matches_[0].names | matches_[1].names
-    findings, frozen = [], {n for n, on in enumerate(update["requires_grad"]) if not on}
-    added = [replay.contribution(backward) for backward in batch["backwards"]]
-    if len(added) > 1:
-        text = f"backward runs {len(added)} times on one loss, the gradients add up"
-        findings.append(cause("gradients", text))
-        if any(
-            gap_ > 1e-3 for a in added[1:] for gap_, _ in replay.compare_gradients(added[0], a)[0]
-        ):
-            text = "one backward of a loss gives another gradient than the next"
-            findings.append(unknown("gradients", text))
-    none = [i + 1 for i, g in enumerate(sides.gradients) if not g and sides.inputs is not None]
-    if len(none) == 1:
-        text = f"features_{none[0]} is detached: no gradient goes through that photo"
-        findings.append(cause("gradients", text))
-    elif len(none) == 2 and not frozen >= matches_[0].names.keys():
-        text = "the features carry no gradient (no_grad or detach): the backbone gets none"
-        findings.append(cause("gradients", text))
-    made = replay.head_gradients(batch, 0)
-    rooms = dict.fromkeys(made, replay.BACKWARD[single][1])
-    findings += name_gradients(made, added[0], rooms, "head", False, frozen, names)
-    if sides.inputs is None:
-        return findings
-    if setting is None:
-        text = "those of the backbone are not judged, since its features are not reproduced"
-        return [*findings, skipped("gradients", text)]
-    if len(none) == 2:
-        return findings
-    both = [
-        replay.backbone_gradients(backbones, sides, setting, matches_, 0, dtype)
-        for dtype in (torch.float32, torch.float64)
-    ]
-    rooms = {n: replay.noise(v, both[1][n], rounding, replay.BACKWARD) for n, v in both[0].items()}
-    return findings + name_gradients(
-        both[not single], added[0], rooms, "backbone", single, frozen, names
-    )
-
-
-def name_gradients(made, added, rooms, part, by_median, frozen, names):
-    """Findings on the gradients of the head's or the backbone's weights.
-
-    by_median: whether half of the tensors must depart, as in single where one ReLU turns over.
-    """
-    rows, absent = replay.compare_gradients(made, added, rooms)
-    absent = sorted(set(absent) - frozen)
-    findings = []
-    if rows and rows[len(rows) // 2 if by_median else 0][0] > 1:
-        behind = "logits" if part == "head" else "features"
-        text = f"the {part}'s gradients are not those of its {behind}"
-        seen = f"{sum(gap_ > 1 for gap_, _ in rows)} of {len(rows)} tensors"
-        findings.append(unknown("gradients", text, seen))
-    if absent and rows:
-        which = ", ".join(dict.fromkeys(names.get(n, "the head").split(".")[0] for n in absent))
-        text = f"no gradient reaches {which}, which no one froze (detached, or under no_grad)"
-        findings.append(cause("gradients", text))
-    return findings
 
 
 def join(findings):

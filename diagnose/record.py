@@ -55,12 +55,18 @@ NOT_OPS = "__get__ __set__ size dim backward requires_grad_ register_hook detach
 NOT_OPS = (*NOT_OPS.split(), "__repr__", "__len__", "is_floating_point")
 
 
-def to_double(value):
-    """An argument with every coarser float tensor in it, one level of lists deep, in double."""
-    if isinstance(value, list):
-        return [to_double(item) for item in value]
+def each_tensor(value, change):
+    """An argument with change(tensor) in the place of every tensor, lists and tuples included."""
+    if isinstance(value, (list, tuple)):
+        changed = [each_tensor(item, change) for item in value]
+        return changed if isinstance(value, list) else tuple(changed)
+    return change(value) if isinstance(value, torch.Tensor) else value
+
+
+def to_double(tensor):
+    """A coarser float tensor in double, any other as it is."""
     coarse = (torch.float32, torch.float16, torch.bfloat16)
-    return value.double() if isinstance(value, torch.Tensor) and value.dtype in coarse else value
+    return tensor.double() if tensor.dtype in coarse else tensor
 
 
 class Tag:
@@ -81,11 +87,10 @@ def new_pass(photo, autocast):
 
 
 def tensors_in(value):
-    """The tensors of an argument, one level of lists deep."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    values = value if isinstance(value, (list, tuple)) else ()
-    return [item for item in values if isinstance(item, torch.Tensor)]
+    """The tensors of an argument, lists and tuples included."""
+    found = []
+    each_tensor(value, found.append)
+    return found
 
 
 def keep(tensor):
@@ -136,11 +141,11 @@ class Sight(TorchFunctionMode):
         kwargs, name = kwargs or {}, getattr(function, "__name__", "")
         if self.done or self.updating or os.getpid() != self.pid or name in NOT_OPS:
             return function(*args, **kwargs)
-        operands = [t for value in (*args, *kwargs.values()) for t in tensors_in(value)]
+        operands = tensors_in((*args, *kwargs.values()))
         weights = self.find_weights(name, args, kwargs, operands)
         if weights and weights[0].dtype == torch.float64:
             args, kwargs = self.cast(args, kwargs)
-            operands = [t for value in (*args, *kwargs.values()) for t in tensors_in(value)]
+            operands = tensors_in((*args, *kwargs.values()))
         tags = [self.tags[t] for t in operands if t in self.tags]
         if weights and not tags and (name in WEIGHTS or "conv" in name):
             others = [t for t in operands if all(t is not weight for weight in weights)]
@@ -162,7 +167,9 @@ class Sight(TorchFunctionMode):
         """Arguments of an op in double, where the trainer is to run in double."""
         if not self.double:
             return args, kwargs
-        return [*map(to_double, args)], {key: to_double(value) for key, value in kwargs.items()}
+        return each_tensor(args, to_double), {
+            k: each_tensor(v, to_double) for k, v in kwargs.items()
+        }
 
     def find_weights(self, name, args, kwargs, operands):
         """The weights and running statistics among the operands of an op."""
@@ -227,26 +234,19 @@ class Sight(TorchFunctionMode):
         """The rows of what an op gives that only moves them; None where it computes or merges."""
         if name not in MOVES or "out" in kwargs:
             return None
-        options = {key: self.rows_in(value) for key, value in kwargs.items()}
-        moved = [
-            shorten(rows) for rows in tensors_in(function(*map(self.rows_in, args), **options))
-        ]
+        numbered = {key: each_tensor(value, self.rows_of) for key, value in kwargs.items()}
+        made = function(*each_tensor(args, self.rows_of), **numbered)
+        moved = [shorten(rows) for rows in tensors_in(made)]
         beside = name in JOINS and moved[0].dim() > 1  # features in one row, not in one batch
         return None if beside else moved
 
-    def rows_in(self, value):
-        """An argument in which the numbers of the rows stand for every tensor that has them."""
-        if isinstance(value, (list, tuple)):
-            return (
-                [*map(self.rows_in, value)]
-                if isinstance(value, list)
-                else (*map(self.rows_in, value),)
-            )
-        tag = self.tags.get(value) if isinstance(value, torch.Tensor) else None
+    def rows_of(self, tensor):
+        """The number of its row for every element of a tensor, itself where it has none."""
+        tag = self.tags.get(tensor)
         if tag is None or tag.rows is None:
-            return value
-        rows = tag.rows.view(*tag.rows.shape, *[1] * (value.dim() - tag.rows.dim()))
-        return rows.expand_as(value).contiguous()
+            return tensor
+        rows = tag.rows.view(*tag.rows.shape, *[1] * (tensor.dim() - tag.rows.dim()))
+        return rows.expand_as(tensor).contiguous()
 
     def number(self, name, weights, depth):
         """Numbers the weights that an op meets for the first time."""
@@ -321,7 +321,7 @@ class Recorder(Sight):
 
     def backward(self, plain_backward, tensors, *args, **options):
         """torch.autograd.backward, with the loss and every gradient before and after."""
-        roots = tensors_in(tensors) or tensors_in([tensors])
+        roots = tensors_in(tensors)
         tags = [self.tags[root] for root in roots if root in self.tags]
         pair = next((tag.pair for tag in tags if tag.pair), None)
         if pair is None or self.done or self.within or os.getpid() != self.pid:

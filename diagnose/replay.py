@@ -7,8 +7,8 @@ trainer's own numbers.
 """
 
 import copy
+import itertools
 import math
-from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 
 from diagnose.changes import ACTIVATIONS, MERGES, PASSES
 from diagnose.finding import Finding, cause, unknown
-from diagnose.record import Sight, is_large, places
+from diagnose.record import Sight, is_large
 
 # Largest relative difference that counts as none, (double, single).
 FORMULA = (1e-9, 3e-5)  # merge, head, loss: a few operations
@@ -29,13 +29,17 @@ def gap(made, seen):
     """Largest difference of two tensors beside the largest element seen; inf where not finite."""
     if made is None or seen is None or made.shape != seen.shape:
         return math.inf
+    if not seen.numel():
+        return 0.0
     made, seen = made.double(), seen.double()
-    worst = (
-        float((made - seen).abs().max() / seen.abs().max().clamp(min=1e-30))
-        if seen.numel()
-        else 0.0
-    )
+    worst = float((made - seen).abs().max() / seen.abs().max().clamp(min=1e-30))
     return worst if math.isfinite(worst) else math.inf
+
+
+def near(a, b):
+    """Whether two tensors of one precision are equal but for a last digit or two."""
+    tight = 1e-9 if b.dtype == torch.float64 else 1e-5
+    return float((a - b).abs().max()) <= tight * float(b.abs().max()) + 1e-300
 
 
 def rounding_of(trace, step, tensors):
@@ -128,10 +132,8 @@ def weights_at(trace, step):
 def load_backbone(ranker, match, values):
     """A copy of the reference's backbone with the trainer's weights, in their precision."""
     backbone = copy.deepcopy(ranker.backbone)
-    dtype = next(
-        (values[n].dtype for n in match.names if values[n].is_floating_point()), torch.float64
-    )
-    backbone.to(dtype)
+    kinds = (values[n].dtype for n in match.names if values[n].is_floating_point())
+    backbone.to(next(kinds, torch.float64))
     own = backbone.state_dict(keep_vars=True)
     with torch.no_grad():
         for n, name in match.names.items():
@@ -220,9 +222,7 @@ def judge_momentum(batch):
     """Findings on how fast BatchNorm's running statistics follow, by what its calls were told."""
     norms = [norm for record in batch["passes"] for norm in record["norms"]]
     told = {n["momentum"] for n in norms if n["training"] and n["before"][0] is not None} - {0.1}
-    values = ", ".join(
-        "None" if value is None else number(value) for value in sorted(told, key=str)
-    )
+    values = ", ".join("None" if v is None else number(v) for v in sorted(told, key=str))
     text = f"BatchNorm's momentum is {values}, not 0.1, which evaluation alone feels"
     return [cause("features", text)] if told else []
 
@@ -251,7 +251,7 @@ def candidates(batch, sides):
     rows += [([f"BatchNorm's eps is {number(e)}, not 1e-05"], {"eps": e}) for e in sorted(eps)[:1]]
     yield [], {}
     yield from rows
-    for a, b in combinations(rows, 2):
+    for a, b in itertools.combinations(rows, 2):
         if not set(a[1]) & set(b[1]):
             yield a[0] + b[0], a[1] | b[1]
 
@@ -277,11 +277,7 @@ def linear_rows(weights, match, values):
     """[(sentences, setting)] where one linear layer stands behind the features of each photo."""
     extra = [n for n in match.extra if is_behind(weights, n, match)]
     layer = [values[n] for n in sorted(extra, key=lambda n: weights[n]["place"])]
-    if (
-        len(extra) < len(match.extra)
-        or not layer
-        or [len(t.shape) for t in layer] not in ([2], [2, 1])
-    ):
+    if len(extra) < len(match.extra) or [t.dim() for t in layer] not in ([2], [2, 1]):
         return []
     out, width = layer[0].shape
     text = f"a linear layer, {width} to {out}, stands behind the features of each photo"
@@ -337,67 +333,44 @@ def forward_noise(sides, backbones, setting, made, rounding):
 
 def judge_head(sides, batch, values, rounding):
     """Findings on the way from the features to the logits, link by link."""
-    found, tolerance = [], FORMULA[rounding == 1]
+    tolerance = FORMULA[rounding == 1]
     kept = max(tolerance, 10 * rounding * 2.0**-24 * (rounding < 1))  # of later weights
-    a, b = sides.features
-    merged = batch["merged"]
     if all(entry["op"] != "linear" for entry in batch["head"]):
         return [unknown("head", "no layer stands between the merge and the loss")]
-    name = next(
-        (name for name, (_, formula) in MERGES.items() if gap(formula(a, b), merged) <= tolerance),
-        None,
-    )
+    made = {n: gap(f(*sides.features), batch["merged"]) for n, (_, f) in MERGES.items()}
+    name = next((name for name, off in made.items() if off <= tolerance), None)
     if name is None:
-        return [
-            unknown(
-                "head",
-                f"none of {len(MERGES)} merges of the features "
-                f"reproduces what {batch['merge']} gave",
-            )
-        ]
-    if name != "difference":
-        kind = "harmless" if name == "reversed" else "cause"
-        found.append(Finding("head", kind, MERGES[name][0], gap(MERGES[name][1](a, b), merged)))
-    current, layers = merged, []
+        text = f"none of {len(MERGES)} merges of the features reproduces what {batch['merge']} gave"
+        return [unknown("head", text)]
+    kind, sentence = "harmless" if name == "reversed" else "cause", MERGES[name][0]
+    found = [Finding("head", kind, sentence, "", made[name])] if sentence else []
+    current, layers = batch["merged"], []
     for entry in batch["head"]:
-        link = between(current, entry["input"], tolerance)
-        if link is None:
-            return [
-                *found,
-                unknown("head", f"what stands before {entry['op']} in the head is not reproduced"),
-            ]
-        layers += [link] if link else []
-        if "dropout" in entry["op"]:
-            rate = dropout_rate(entry, tolerance)
-            layers += [f"dropout {rate}"] if rate else []
-            if rate is None:
-                return [*found, unknown("head", "a dropout is not reproduced")]
-        elif entry["op"] == "linear":
-            weights = [values[n].to(entry["input"].dtype) for n in entry["weights"]]
-            made = nn.functional.linear(entry["input"], *weights)
-            if gap(made, entry["output"]) > kept:
-                return [*found, unknown("head", "a linear layer is not reproduced")]
-            layers.append(
-                f"linear {weights[0].shape[0]}" + (" without bias" if len(weights) == 1 else "")
-            )
-        else:
-            return [*found, unknown("head", f"{entry['op']} stands in the head")]
-        current = entry["output"]
+        words, lost = explain_layer(entry, current, values, tolerance, kept)
+        if lost:
+            return [*found, unknown("head", lost)]
+        layers, current = layers + words, entry["output"]
     return found + name_layers(layers)
 
 
-def between(current, following, tolerance):
-    """`` where one tensor is the other, the activation between them, or None."""
-    if gap(current, following) <= tolerance:
-        return ""
-    return next(
-        (
-            name
-            for name, formula in ACTIVATIONS.items()
-            if gap(formula(current), following) <= tolerance
-        ),
-        None,
-    )
+def explain_layer(entry, current, values, tolerance, kept):
+    """(words of one layer and of what stands before it, what is not reproduced or None)."""
+    ways = {"": lambda x: x} | ACTIVATIONS
+    near = (name for name, f in ways.items() if gap(f(current), entry["input"]) <= tolerance)
+    before = next(near, None)
+    if before is None:
+        return [], f"what stands before {entry['op']} in the head is not reproduced"
+    words = [before] * bool(before)
+    if "dropout" in entry["op"]:
+        rate = dropout_rate(entry, tolerance)
+        words += [f"dropout {rate}"] * bool(rate)
+        return words, "a dropout is not reproduced" if rate is None else None
+    if entry["op"] != "linear":
+        return words, f"{entry['op']} stands in the head"
+    weight, *bias = (values[n].to(entry["input"].dtype) for n in entry["weights"])
+    if gap(nn.functional.linear(entry["input"], weight, *bias), entry["output"]) > kept:
+        return words, "a linear layer is not reproduced"
+    return [*words, f"linear {len(weight)}" + " without bias" * (not bias)], None
 
 
 def dropout_rate(entry, tolerance):
@@ -429,75 +402,3 @@ def name_layers(layers):
         name = next(x for x in layers if x in ACTIVATIONS)
         found.append(cause("head", f"{name} stands between the merge and the head"))
     return found
-
-
-# Gradients of the weights
-
-
-def sampled(tensor):
-    """The fixed places of a tensor, as record.py keeps them."""
-    flat = tensor.detach().reshape(-1)
-    return flat[places(len(flat))]
-
-
-def contribution(backward):
-    """What one backward added to each weight's gradient: {number: values}; None: no gradient."""
-    added = {}
-    for n, (before, after) in enumerate(
-        zip(backward["before"] + [None] * 1000, backward["after"], strict=False)
-    ):
-        if after is not None:
-            base = before["values"] if before is not None else torch.zeros_like(after["values"])
-            added[n] = after["values"] - base
-    return added
-
-
-def backbone_gradients(backbones, sides, setting, matches, which, dtype=None):
-    """{number: values at the fixed places} from the recorded gradients at the features.
-
-    dtype: of the replay; the trainer's own where None.
-    """
-    chosen = copies(backbones)
-    for backbone in chosen:
-        backbone.to(dtype).requires_grad_(True)
-    made = features(chosen, sides, setting)
-    pairs = [
-        (f, g[which].to(f.dtype))
-        for f, g in zip(made, sides.gradients, strict=True)
-        if g and len(g) > which
-    ]
-    if not pairs:
-        return {}
-    torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
-    gradients = {}
-    for backbone, match in zip(dict.fromkeys(chosen), matches, strict=False):
-        own = backbone.state_dict(keep_vars=True)
-        for n, name in match.names.items():
-            if own[name].grad is not None:
-                gradients[n] = sampled(own[name].grad)
-    return gradients
-
-
-def head_gradients(batch, which):
-    """{number: values} of the head's linear layers, from the gradient at their outputs."""
-    gradients = {}
-    for place, entry in enumerate(batch["head"]):
-        slots = batch["gradients"].get(f"output_{place}", [])
-        if entry["op"] == "linear" and len(slots) > which:
-            g = slots[which].double()
-            made = [g.T @ entry["input"].double(), g.sum(0)]
-            for n, value in zip(entry["weights"], made, strict=False):
-                gradients[n] = gradients.get(n, 0) + sampled(value)
-    return gradients
-
-
-def compare_gradients(made, seen, rooms=None):
-    """([(difference in units of what is allowed, number)] from the largest on, numbers without).
-
-    Of the weights' gradients that are more than rounding; rooms: {number: relative difference
-    allowed}. The second are weights that should have a gradient and have none.
-    """
-    norms = [float(v.double().norm()) for v in made.values()] or [0.0]
-    large = [n for n, v in made.items() if float(v.double().norm()) > max(norms) * 1e-9]
-    rows = [(gap(made[n], seen[n]) / (rooms[n] if rooms else 1), n) for n in large if n in seen]
-    return sorted(rows, reverse=True), [n for n in large if n not in seen]

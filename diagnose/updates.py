@@ -1,14 +1,14 @@
 """The reference's update of the weights, replayed on the sampled elements by torch's classes."""
 
-import itertools
 import math
 
 import torch
 
-from diagnose.finding import cause, harmless, unknown
-from diagnose.replay import is_behind, number
+from diagnose.finding import cause, unknown
+from diagnose.replay import is_behind, near, number
 
 RULE = ("momentum", "weight_decay", "dampening", "nesterov", "maximize")  # of SGD, beside the rate
+SAID = {"nesterov": "Nesterov momentum", "maximize": "the loss is maximised"}
 ULPS = 8  # of an element, by which a replayed weight in double may differ
 
 
@@ -18,34 +18,20 @@ def trainable(trace, matches, batch, update):
     What the reference has not, as an fc that nothing uses, counts where it has a gradient; a
     linear layer behind the backbone, which scores photos one by one, as the head's.
     """
-    roles = {n: "backbone" for match in matches for n in match.names}
+    roles, weights = {n: "backbone" for match in matches for n in match.names}, trace["weights"]
     for match in matches:
         for n in match.extra:
             if update["gradients"][n] is not None:
-                roles[n] = "head" if is_behind(trace["weights"], n, match) else "backbone"
+                roles[n] = "head" if is_behind(weights, n, match) else "backbone"
     roles |= {n: "head" for entry in batch["head"] for n in entry["weights"]}
-    weights = trace["weights"]
-    return {
-        n: role
-        for n, role in roles.items()
-        if not (weights[n]["op"] == "batch_norm" and weights[n]["place"] < 2)
-    }
+    learned = (n for n in roles if weights[n]["op"] != "batch_norm" or weights[n]["place"] > 1)
+    return {n: roles[n] for n in learned}
 
 
 def declared(update):
     """{number: (class, values of its group)} of the optimizers of an update."""
-    found = {}
-    for optimizer in update["optimizers"]:
-        for group in optimizer["groups"]:
-            for n in group["weights"]:
-                found[n] = optimizer["class"], group["values"]
-    return found
-
-
-def state_of(update):
-    return {
-        n: state for optimizer in update["optimizers"] for n, state in optimizer["state"].items()
-    }
+    groups = [(o["class"], group) for o in update["optimizers"] for group in o["groups"]]
+    return {n: (name, group["values"]) for name, group in groups for n in group["weights"]}
 
 
 def history_of(updates, momentum, decay):
@@ -64,22 +50,17 @@ def replay(update, rules):
 
     update["history"] holds the buffers of a momentum that the trainer itself does not keep.
     """
-    after, state = {}, state_of(update)
+    state = {n: kept for o in update["optimizers"] for n, kept in o["state"].items()}
+    after = {}
     for n, (name, values) in rules.items():
         before, gradient = update["before"][n]["values"], update["gradients"][n]
         weight = torch.nn.Parameter(before.clone())
         weight.grad = gradient["values"].clone() if gradient is not None else None
-        known = {
-            k: tuple(v) if isinstance(v, list) else v
-            for k, v in values.items()
-            if k not in ("name", "initial_lr", "max_lr", "min_lr")
-        }
-        optimizer = getattr(torch.optim, name)([weight], **accepted(name, known))
-        own = {
-            k: v["values"].clone() if isinstance(v, dict) else as_state(k, v)
-            for k, v in state.get(n, {}).items()
-            if v is not None
-        }
+        kind = getattr(torch.optim, name)
+        taken = set(kind.__init__.__code__.co_varnames) & values.keys()
+        lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+        optimizer = kind([weight], **{k: (values | lists)[k] for k in taken})
+        own = {k: as_state(k, v) for k, v in state.get(n, {}).items() if v is not None}
         if own and (name != "SGD" or "momentum_buffer" in own):
             optimizer.state[weight] = own
         elif name == "SGD" and values.get("momentum") and n in update["history"]:
@@ -89,13 +70,10 @@ def replay(update, rules):
     return after
 
 
-def accepted(name, values):
-    """The values that the class's constructor takes."""
-    taken = getattr(torch.optim, name).__init__.__code__.co_varnames
-    return {k: v for k, v in values.items() if k in taken}
-
-
 def as_state(key, value):
+    """An entry of an optimizer's state, as its class keeps it, from how it was recorded."""
+    if isinstance(value, dict):
+        return value["values"].clone()
     return torch.tensor(float(value)) if key == "step" else value
 
 
@@ -105,11 +83,8 @@ def misses(made, update):
     for n, values in made.items():
         seen, before = update["after"][n]["values"], update["before"][n]["values"]
         if values.dtype == torch.float64:
-            room = (
-                ULPS * torch.finfo(torch.float64).eps * before.abs()
-                + 1e-9 * float((seen - before).abs().max())
-                + 1e-300
-            )
+            moved = float((seen - before).abs().max())
+            room = ULPS * torch.finfo(torch.float64).eps * before.abs() + 1e-9 * moved + 1e-300
             off = float(((values - seen).abs() / room).max())
         else:  # bit by bit
             off = float((values != seen).sum()) * 10
@@ -117,10 +92,8 @@ def misses(made, update):
     return worst
 
 
-def equal(made, update, numbers=None):
-    return all(
-        off <= 1 for n, off in misses(made, update).items() if numbers is None or n in numbers
-    )
+def equal(made, update):
+    return all(off <= 1 for off in misses(made, update).values())
 
 
 def reference_rules(roles, recipe):
@@ -160,51 +133,36 @@ def judge_update(update, roles, recipe, weights, moving):
 
 def judge_absent(update, roles, own, weights):
     """Findings on weights that no optimizer holds or that are frozen, where they stand still."""
-    found = []
     forgotten = [n for n in roles if n not in own and update["requires_grad"][n]]
     frozen = [n for n in roles if not update["requires_grad"][n]]
-    for numbers, words in ((forgotten, "not in the optimizer"), (frozen, "frozen")):
-        if numbers:
-            text = (
-                f"{describe(numbers, roles, weights)}: {words} (requires_grad False)"
-                if words == "frozen"
-                else f"{describe(numbers, roles, weights)}: {words}"
-            )
-            found.append(cause("update", text))
-    return found
+    rows = (forgotten, "not in the optimizer"), (frozen, "frozen (requires_grad False)")
+    said = [f"{describe(numbers, roles, weights)}: {words}" for numbers, words in rows if numbers]
+    return [cause("update", text) for text in said]
 
 
 def describe(numbers, roles, weights):
     """Which weights these are, in words; weights know the reference's names of the backbone."""
-    chosen, kinds = (
-        set(numbers),
-        {
-            "all weights": set(roles),
-            "the head": {n for n in roles if roles[n] == "head"},
-            "the backbone": {n for n in roles if roles[n] == "backbone"},
-            "BatchNorm's weights and biases": {
-                n for n in roles if weights[n]["op"] == "batch_norm"
-            },
-            "all biases and BatchNorm's weights": {
-                n for n in roles if len(weights[n]["shape"]) == 1
-            },
-            "all biases": {n for n in roles if is_bias(weights[n])},
-            "all weights but biases and BatchNorm's": {
-                n for n in roles if len(weights[n]["shape"]) > 1
-            },
-        },
-    )
+    chosen, every = set(numbers), set(roles)
+    flat = {n for n in roles if len(weights[n]["shape"]) == 1}
+    kinds = {
+        "all weights": every,
+        "the head": {n for n in roles if roles[n] == "head"},
+        "the backbone": {n for n in roles if roles[n] == "backbone"},
+        "BatchNorm's weights and biases": {n for n in roles if weights[n]["op"] == "batch_norm"},
+        "all biases and BatchNorm's weights": flat,
+        "all biases": {n for n in roles if is_bias(weights[n])},
+        "all weights but biases and BatchNorm's": every - flat,
+    }
     name = next((name for name, members in kinds.items() if members == chosen), None)
     if name:
         return name
     tops = {child_of(weights[n]) for n in numbers}
     if chosen == {n for n in roles if child_of(weights[n]) in tops} and len(tops) < 6:
         return " and ".join(sorted(tops))
-    for kind, role in itertools.product(
-        ("all biases", "all weights but biases and BatchNorm's"), ("backbone", "head")
-    ):
-        if chosen == {n for n in kinds[kind] if roles[n] == role}:
-            return f"{kind} of the {role}"
+    for kind in ("all biases", "all weights but biases and BatchNorm's"):
+        for part in ("backbone", "head"):
+            if chosen == kinds[kind] & kinds[f"the {part}"]:
+                return f"{kind} of the {part}"
     return f"{len(numbers)} of {len(roles)} tensors, first {weights[numbers[0]]['name']}"
 
 
@@ -224,114 +182,46 @@ def name_rules(update, mine, reference, roles, weights, moving):
         rates = ", ".join(sorted({number(values["lr"]) for _, values in mine.values()}))
         decays = {values.get("weight_decay") for _, values in mine.values()} - {None, 0}
         rates += "".join(f", weight decay {number(decay)}" for decay in sorted(decays))
-        return [
-            cause(
-                "update",
-                f"{', '.join(sorted(classes))} (rate {rates}) in the place of SGD with momentum",
-            )
-        ]
+        text = f"{', '.join(sorted(classes))} (rate {rates}) in the place of SGD with momentum"
+        return [cause("update", text)]
     found = name_rates(update, mine, reference, roles, weights, moving)
     for key in RULE:
         usual = reference[next(iter(mine))][1].get(key, 0)
         other = {n: values[key] for n, (_, values) in mine.items() if values.get(key, 0) != usual}
         restored = {n: ("SGD", mine[n][1] | {key: usual}) for n in other}
-        matters = (
-            [n for n, off in misses(replay(update, restored), update).items() if off > 1]
-            if other
-            else []
-        )
-        if not matters:
-            continue
-        values = ", ".join(sorted({number(other[n]) for n in matters}))
-        where = "" if len(other) == len(mine) else f" on {describe(list(other), roles, weights)}"
-        words = {"nesterov": "Nesterov momentum", "maximize": "the loss is maximised"}.get(
-            key, f"{key.replace('_', ' ')} {values}, not {number(usual)}"
-        )
-        found.append(cause("update", f"{words}{where}"))
+        matters = [n for n, off in misses(replay(update, restored), update).items() if off > 1]
+        if matters:
+            values = ", ".join(sorted({number(other[n]) for n in matters}))
+            words = f"{key.replace('_', ' ')} {values}, not {number(usual)}"
+            where = f" on {describe(list(other), roles, weights)}" * (len(other) < len(mine))
+            found.append(cause("update", SAID.get(key, words) + where))
     return found
 
 
 def name_rates(update, mine, reference, roles, weights, moving):
     """Findings on the learning rates."""
-    other = {
-        n: values["lr"]
-        for n, (_, values) in mine.items()
-        if not math.isclose(values["lr"], reference[n][1]["lr"], rel_tol=1e-9)
-    }
-    restored = {n: ("SGD", mine[n][1] | {"lr": reference[n][1]["lr"]}) for n in other}
+    usual = {roles[n]: reference[n][1]["lr"] for n in roles}
+    rates = {n: values["lr"] for n, (_, values) in mine.items()}
+    other = {n: r for n, r in rates.items() if not math.isclose(r, usual[roles[n]], rel_tol=1e-9)}
+    restored = {n: ("SGD", mine[n][1] | {"lr": usual[roles[n]]}) for n in other}
     if not other or equal(replay(update, restored), update):
         return []
     if moving:
         return [cause("update", moving)]
-    usual = {roles[n]: reference[n][1]["lr"] for n in roles}
-    rates = {
-        role: {values["lr"] for n, (_, values) in mine.items() if roles[n] == role}
-        for role in usual
-    }
-    single = {role: next(iter(r)) for role, r in rates.items() if len(r) == 1}
+    found = {role: {rate for n, rate in rates.items() if roles[n] == role} for role in usual}
+    single = {role: min(those) for role, those in found.items() if len(those) == 1}
     if len(single) == 2 and single["backbone"] == single["head"]:
         text = f"one learning rate for all: {number(single['head'])}"
     elif len(single) == 2 and single == {"backbone": usual["head"], "head": usual["backbone"]}:
         text = "the two learning rates are exchanged"
     else:
-        parts = [
-            f"{describe([n for n in other if other[n] == rate], roles, weights)} {number(rate)}"
-            for rate in sorted(set(other.values()))
-        ]
-        expected = ", ".join(f"{role} {number(lr)}" for role, lr in usual.items())
+        parts = []
+        for rate in sorted(set(other.values())):
+            where = describe([n for n in other if other[n] == rate], roles, weights)
+            parts.append(f"{where} {number(rate)}")
+        expected = ", ".join(f"{role} {number(rate)}" for role, rate in usual.items())
         text = f"other learning rates: {'; '.join(parts)} (the reference: {expected})"
     return [cause("update", text)]
-
-
-# Between backward and the update, and behind it
-
-
-def judge_step_gradients(update, last, roles, factor):
-    """Findings on what happened to the gradients between backward and the update.
-
-    last: the gradients right after backward; factor: of the loss, which may be taken out again.
-    """
-    pairs = {
-        n: (last[n]["values"], update["gradients"][n])
-        for n in roles
-        if n < len(last) and last[n] is not None
-    }
-    pairs = {
-        n: (a, b["values"] if b is not None else torch.zeros_like(a)) for n, (a, b) in pairs.items()
-    }
-    if all(torch.equal(a, b) for a, b in pairs.values()):
-        return []
-    if all(not b.any() for _, b in pairs.values()):
-        return [
-            cause(
-                "gradients",
-                "gradients are zeroed between backward and the "
-                "update, so only the weight decay acts",
-            )
-        ]
-    top = sum(float((a.double() * b.double()).sum()) for a, b in pairs.values())
-    scale = top / max(sum(float((a.double() ** 2).sum()) for a, _ in pairs.values()), 1e-300)
-    if all(near(a * scale, b) for a, b in pairs.values()):
-        norm = math.sqrt(sum(last[n]["l2"] ** 2 for n in pairs))
-        if factor and abs(scale * factor - 1) < 1e-6:
-            return [
-                harmless(
-                    "gradients",
-                    f"the loss is scaled by {number(factor)} and the gradients are scaled back",
-                )
-            ]
-        ways = [f"the gradients' norm is clipped to {number(scale * (norm + 1e-6))}"] * (scale < 1)
-        ways += [f"the gradients are multiplied by {number(scale)}"]
-        return [cause("gradients", ways[0])._replace(ways=tuple(ways))]
-    bound = max(float(b.abs().max()) for _, b in pairs.values())
-    if all(near(a.clamp(-bound, bound), b) for a, b in pairs.values()):
-        return [cause("gradients", f"each gradient is clipped to +-{number(bound)}")]
-    return [unknown("gradients", "gradients change between backward and the update")]
-
-
-def near(a, b):
-    tight = 1e-9 if b.dtype == torch.float64 else 1e-5
-    return float((a - b).abs().max()) <= tight * float(b.abs().max()) + 1e-300
 
 
 def judge_afterwards(update, roles):

@@ -21,7 +21,7 @@ import zoo
 
 import train_resnet
 import train_vgg
-from diagnose import compare, inputs, losses, record, replay, updates
+from diagnose import compare, gradients, inputs, losses, record, replay, updates
 from diagnose.finding import settle
 from run.loop import Run
 
@@ -291,7 +291,7 @@ def test_a_clipped_norm_and_a_factor_are_told_apart_by_two_steps():
         for step, (norm, factor) in enumerate(steps):
             last = {"values": torch.tensor([0.6, 0.8]).double() * norm, "l2": norm}
             update = {"gradients": [{"values": last["values"] * factor}]}
-            found += [(step, *updates.judge_step_gradients(update, [last], {0: "head"}, None))]
+            found += [(step, *gradients.judge_step_gradients(update, [last], {0: "head"}, None))]
         return [(f.kind, f.sentence) for _, f in settle(found)]
 
     clip, scale = "the gradients' norm is clipped to 2.5", "the gradients are multiplied by 0.5"

@@ -1,0 +1,174 @@
+"""What happens to the gradients: how they reach the weights, and what is done with them until the
+update.
+"""
+
+import itertools
+import math
+
+import torch
+
+from diagnose.finding import cause, harmless, skipped, unknown
+from diagnose.record import places
+from diagnose.replay import BACKWARD, copies, features, gap, near, noise, number
+
+
+def judge_zeroed(batch, held):
+    """Findings on gradients that were there before the first backward of an update.
+
+    held: the weights in an optimizer; zero_grad of an optimizer leaves the others.
+    """
+    before = [g for n, g in enumerate(batch["backwards"][0]["before"]) if n in held]
+    if any(g is not None and g["max"] > 0 for g in before):
+        return [cause("gradients", "gradients are not zeroed between updates")]
+    return []
+
+
+def judge_contribution(view, backbones, setting, rounding, update):
+    """Findings on the gradient that the first backward gave to the weights."""
+    batch, sides, matches_, single = view.batch, view.sides, view.matches, rounding == 1
+    names = matches_[0].names | matches_[1].names
+    findings, frozen = [], {n for n, on in enumerate(update["requires_grad"]) if not on}
+    added = [contribution(backward) for backward in batch["backwards"]]
+    if len(added) > 1:
+        text = f"backward runs {len(added)} times on one loss, the gradients add up"
+        findings.append(cause("gradients", text))
+        if any(gap_ > 1e-3 for a in added[1:] for gap_, _ in compare_gradients(added[0], a)[0]):
+            text = "one backward of a loss gives another gradient than the next"
+            findings.append(unknown("gradients", text))
+    none = [i + 1 for i, g in enumerate(sides.gradients) if not g and sides.inputs is not None]
+    if len(none) == 1:
+        text = f"features_{none[0]} is detached: no gradient goes through that photo"
+        findings.append(cause("gradients", text))
+    elif len(none) == 2 and not frozen >= matches_[0].names.keys():
+        text = "the features carry no gradient (no_grad or detach): the backbone gets none"
+        findings.append(cause("gradients", text))
+    made = head_gradients(batch)
+    rooms = dict.fromkeys(made, BACKWARD[single][1])
+    findings += name_gradients(made, added[0], rooms, "head", False, frozen, names)
+    if sides.inputs is None:
+        return findings
+    if setting is None:
+        text = "those of the backbone are not judged, since its features are not reproduced"
+        return [*findings, skipped("gradients", text)]
+    if len(none) == 2:
+        return findings
+    dtypes = torch.float32, torch.float64
+    both = [backbone_gradients(backbones, sides, setting, matches_, d) for d in dtypes]
+    rooms = {n: noise(v, both[1][n], rounding, BACKWARD) for n, v in both[0].items()}
+    return findings + name_gradients(
+        both[not single], added[0], rooms, "backbone", single, frozen, names
+    )
+
+
+def name_gradients(made, added, rooms, part, by_median, frozen, names):
+    """Findings on the gradients of the head's or the backbone's weights.
+
+    by_median: whether half of the tensors must depart, as in single where one ReLU turns over.
+    """
+    rows, absent = compare_gradients(made, added, rooms)
+    absent = sorted(set(absent) - frozen)
+    findings = []
+    if rows and rows[len(rows) // 2 if by_median else 0][0] > 1:
+        behind = "logits" if part == "head" else "features"
+        text = f"the {part}'s gradients are not those of its {behind}"
+        seen = f"{sum(gap_ > 1 for gap_, _ in rows)} of {len(rows)} tensors"
+        findings.append(unknown("gradients", text, seen))
+    if absent and rows:
+        which = ", ".join(dict.fromkeys(names.get(n, "the head").split(".")[0] for n in absent))
+        text = f"no gradient reaches {which}, which no one froze (detached, or under no_grad)"
+        findings.append(cause("gradients", text))
+    return findings
+
+
+def judge_step_gradients(update, last, roles, factor):
+    """Findings on what happened to the gradients between backward and the update.
+
+    last: the gradients right after backward; factor: of the loss, which may be taken out again.
+    """
+    met = [n for n in roles if n < len(last) and last[n] is not None]
+    were = [last[n]["values"] for n in met]
+    are = [update["gradients"][n] for n in met]
+    are = [
+        torch.zeros_like(a) if b is None else b["values"] for a, b in zip(were, are, strict=True)
+    ]
+    pairs = list(zip(were, are, strict=True))
+    if all(torch.equal(a, b) for a, b in pairs):
+        return []
+    if not any(b.any() for b in are):
+        text = "gradients are zeroed between backward and the update, so only the weight decay acts"
+        return [cause("gradients", text)]
+    top = sum(float((a.double() * b.double()).sum()) for a, b in pairs)
+    scale = top / max(sum(float((a.double() ** 2).sum()) for a in were), 1e-300)
+    if all(near(a * scale, b) for a, b in pairs):
+        norm = math.sqrt(sum(last[n]["l2"] ** 2 for n in met))
+        if factor and abs(scale * factor - 1) < 1e-6:
+            text = f"the loss is scaled by {number(factor)} and the gradients are scaled back"
+            return [harmless("gradients", text)]
+        ways = [f"the gradients' norm is clipped to {number(scale * (norm + 1e-6))}"] * (scale < 1)
+        ways += [f"the gradients are multiplied by {number(scale)}"]
+        return [cause("gradients", ways[0])._replace(ways=tuple(ways))]
+    bound = max(float(b.abs().max()) for b in are)
+    if all(near(a.clamp(-bound, bound), b) for a, b in pairs):
+        return [cause("gradients", f"each gradient is clipped to +-{number(bound)}")]
+    return [unknown("gradients", "gradients change between backward and the update")]
+
+
+# Replayed
+
+
+def sampled(tensor):
+    """The fixed places of a tensor, as record.py keeps them."""
+    flat = tensor.detach().reshape(-1)
+    return flat[places(len(flat))]
+
+
+def contribution(backward):
+    """What one backward added to each weight's gradient: {number: values}; None: no gradient."""
+    rows, added = itertools.zip_longest(backward["before"], backward["after"]), {}
+    for n, (before, after) in enumerate(rows):
+        if after is not None:
+            added[n] = after["values"] - (before["values"] if before is not None else 0)
+    return added
+
+
+def backbone_gradients(backbones, sides, setting, matches, dtype):
+    """{number: values at the fixed places} from the first gradients at the features, in a dtype."""
+    chosen = copies(backbones)
+    for backbone in chosen:
+        backbone.to(dtype).requires_grad_(True)
+    made = zip(features(chosen, sides, setting), sides.gradients, strict=True)
+    pairs = [(f, slots[0].to(dtype)) for f, slots in made if slots]
+    if not pairs:
+        return {}
+    torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
+    gradients = {}
+    for backbone, match in zip(dict.fromkeys(chosen), matches, strict=False):
+        own = backbone.state_dict(keep_vars=True)
+        reached = {n: own[name].grad for n, name in match.names.items()}
+        gradients |= {n: sampled(g) for n, g in reached.items() if g is not None}
+    return gradients
+
+
+def head_gradients(batch):
+    """{number: values} of the head's linear layers, from the first gradient at their outputs."""
+    gradients = {}
+    for place, entry in enumerate(batch["head"]):
+        slots = batch["gradients"].get(f"output_{place}")
+        if entry["op"] == "linear" and slots:
+            g = slots[0].double()
+            made = [g.T @ entry["input"].double(), g.sum(0)]
+            for n, value in zip(entry["weights"], made, strict=False):
+                gradients[n] = gradients.get(n, 0) + sampled(value)
+    return gradients
+
+
+def compare_gradients(made, seen, rooms=None):
+    """([(difference in units of what is allowed, number)] from the largest on, numbers without).
+
+    Of the weights' gradients that are more than rounding; rooms: {number: relative difference
+    allowed}. The second are weights that should have a gradient and have none.
+    """
+    norms = [float(v.double().norm()) for v in made.values()] or [0.0]
+    large = [n for n, v in made.items() if float(v.double().norm()) > max(norms) * 1e-9]
+    rows = [(gap(made[n], seen[n]) / (rooms[n] if rooms else 1), n) for n in large if n in seen]
+    return sorted(rows, reverse=True), [n for n in large if n not in seen]
