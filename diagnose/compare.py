@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,14 @@ from disk.errors import command_line, name_path, one_door, say, show_progress, s
 STAGES = ("pairs", "labels", "inputs", "start", "features", "head", "loss", "gradients")
 STAGES += ("update", "printed")
 PAGES = ("train_resnet", "train_vgg")
+KINDS = {  # the word of a stage, the gravest first, and that of a line
+    "unknown": ("not explained", "CAUSE not established:"),
+    "cause": ("departs", "CAUSE"),
+    "skipped": ("not judged, or in part", "NOT JUDGED"),
+    "stated": ("stated below", "STATED"),
+    "harmless": ("equal", "HARMLESS"),
+}
+DEPARTING = ("unknown", "cause", "stated")
 
 
 def recipe_of(page):
@@ -143,18 +152,16 @@ def judge_figures(trace, views, findings, turned):
     back = {step for step, f in findings if f.stage == "gradients" and f.kind == "harmless"}
     left = [view for view in views if view.factor and view.step not in back]
     groups = [trace["updates"][view.step]["batches"] for view in left]
-    found = losses.judge_factors(
-        [v.factor for v in left], [len(v.evidence.label) for v in left], groups
-    )
+    sizes = [len(view.evidence.label) for view in left]
+    found = losses.judge_factors([view.factor for view in left], sizes, groups)
     facts = []
     for view in views:
         if view.evidence:
             loss = float(view.evidence.loss) / (view.factor if view.step in back else 1)
             right = (view.evidence.logits.argmax(1) == view.evidence.label).double().mean()
             accuracy = 1 - right if turned and losses.exchanged(view.batch) else right
-            facts.append(
-                {"accuracy": float(accuracy), "loss": loss, "pairs": len(view.evidence.label)}
-            )
+            size = len(view.evidence.label)
+            facts.append({"accuracy": float(accuracy), "loss": loss, "pairs": size})
     return found + judge_printed(trace["printed"], facts)
 
 
@@ -260,50 +267,36 @@ def stem(sentence):
 
 
 def print_report(findings, on):
-    """The stages, the changes in the order of execution, and the answer; the exit code."""
+    """Prints the stages, the changes in the order of execution, and the answer."""
     for stage in STAGES:
         kinds = {f.kind for f, _ in findings if f.stage == stage}
-        words = {
-            "unknown": "not explained",
-            "cause": "departs",
-            "skipped": "not judged, or in part",
-            "stated": "stated below",
-        }
-        word = next((text for kind, text in words.items() if kind in kinds), "equal")
+        word = next((words[0] for kind, words in KINDS.items() if kind in kinds), "equal")
         seen = f" ({on.pairs} pairs seen)" if stage == "labels" else ""
         say(f"{stage:10} {word}{seen}", sys.stdout)
-    words = {
-        "cause": "CAUSE",
-        "harmless": "HARMLESS",
-        "stated": "STATED",
-        "unknown": "CAUSE not established:",
-        "skipped": "NOT JUDGED",
-    }
     for f, at in findings:
-        if f.kind in words:
-            told = [f.evidence] * bool(f.evidence) + [f"to {f.gap:.0e}"] * (f.gap > 0)
-            extra = f"  [{', '.join(told)}]" if told else ""
-            where = "" if len(at) == on.steps or f.kind != "cause" else f"  (step {at[0]})"
-            say(f"{words[f.kind]} {f.stage}: {f.sentence}{extra}{where}", sys.stdout)
-    causes = [f for f, _ in findings if f.kind == "cause"]
-    unknown = [f for f, _ in findings if f.kind == "unknown"]
-    stated = [f for f, _ in findings if f.kind == "stated"]
+        told = [f.evidence] * bool(f.evidence) + [f"to {f.gap:.0e}"] * (f.gap > 0)
+        extra = f"  [{', '.join(told)}]" if told else ""
+        where = "" if len(at) == on.steps or f.kind != "cause" else f"  (step {at[0]})"
+        say(f"{KINDS[f.kind][1]} {f.stage}: {f.sentence}{extra}{where}", sys.stdout)
+    say(answer(findings, on), sys.stdout)
+
+
+def answer(findings, on):
+    """What the findings come to, in one sentence."""
+    kinds = Counter(f.kind for f, _ in findings)
     steps = "step" if on.steps == 1 else f"{on.steps} steps"
     near = f", to {on.worst:.0e} (rounding: up to {on.noise:.0e})" if on.worst is not None else ""
-    changes = "this change" if len(causes) == 1 else f"these {len(causes)} changes"
-    part = ", in all that was judged" if any(f.kind == "skipped" for f, _ in findings) else ""
-    if unknown:
-        stages = " and ".join(dict.fromkeys(f.stage for f in unknown))
+    changes = "this change" if kinds["cause"] == 1 else f"these {kinds['cause']} changes"
+    part = ", in all that was judged" if kinds["skipped"] else ""
+    if kinds["unknown"]:
+        stages = " and ".join(dict.fromkeys(f.stage for f, _ in findings if f.kind == "unknown"))
         text = f"Your trainer is not explained at {stages}; elsewhere{part} it is the reference"
-        text += f" with {changes}." if causes else "."
-    elif causes:
+        return text + (f" with {changes}." if kinds["cause"] else ".")
+    if kinds["cause"]:
         text = f"Your trainer is the reference with {changes}{part}; with that it reproduces your "
-        text += f"first {steps}, each stage from your own values before it{near}."
-    else:
-        text = f"EQUAL in {on.steps} step{'s' * (on.steps > 1)}{part}{near}"
-        text += ", but for what is stated" if stated else ""
-    say(text, sys.stdout)
-    return 1 if causes or unknown or stated else 0
+        return text + f"first {steps}, each stage from your own values before it{near}."
+    text = f"EQUAL in {on.steps} step{'s' * (on.steps > 1)}{part}{near}"
+    return text + ", but for what is stated" * bool(kinds["stated"])
 
 
 @one_door
@@ -321,8 +314,9 @@ def main(argv=None):
     if args.json:
         rows = [f._asdict() | {"steps": at} for f, at in findings]
         say(json.dumps(rows, indent=1), sys.stdout)
-        sys.exit(int(any(f.kind in ("cause", "unknown", "stated") for f, _ in findings)))
-    sys.exit(print_report(findings, told))
+    else:
+        print_report(findings, told)
+    sys.exit(int(any(f.kind in DEPARTING for f, _ in findings)))
 
 
 if __name__ == "__main__":

@@ -189,9 +189,8 @@ class Photo:
             photo = self.upright if turn == "exif" else self.stored
             for dim in TURNS.get(turn, ()):
                 photo = ImageOps.mirror(photo) if dim == 2 else ImageOps.flip(photo)
-            made = place(
-                photo.convert("L").convert("RGB") if gray else photo, geometry, filter_, size
-            )
+            photo = photo.convert("L").convert("RGB") if gray else photo
+            made = place(photo, geometry, filter_, size)
         self.made[key] = made
         return made
 
@@ -201,9 +200,8 @@ def place(photo, geometry, filter_, size):
     width, height = photo.size
     longer, shorter = max(width, height), min(width, height)
     cut = round if geometry in ("pad", "corner") else int
-    sides = [
-        max(1, cut(size * s / (shorter if geometry == "crop" else longer))) for s in (width, height)
-    ]
+    fitted = shorter if geometry == "crop" else longer
+    sides = [max(1, cut(size * side / fitted)) for side in (width, height)]
     sides = [size, size] if geometry == "squash" else sides
     array = resize(photo, sides, filter_)
     if geometry == "crop":
@@ -273,11 +271,7 @@ def solve(x, photos, size, hints=()):
             gap = difference(x, apply(photo, slots, size))
             if gap <= allowed(x, slots):
                 return number, slots, gap
-    fits = [
-        (found, number)
-        for number, photo in enumerate(photos)
-        for found in coarse_fits(x, photo, size)
-    ]
+    fits = [(f, n) for n, photo in enumerate(photos) for f in coarse_fits(x, photo, size)]
     _, number = min(fits, key=lambda found: found[0][0])
     photo = photos[number]
     best = min(fine_fits(x, photo, size, [f for f, n in fits if n == number]), key=lambda f: f[0])
@@ -299,10 +293,8 @@ def coarse_fits(x, photo, size):
 def fine_fits(x, photo, size, found):
     """fit of every filter for the geometries and turns that fit about best."""
     least = min(residual for residual, *_ in found)
-    near = [rest for residual, *rest in found if residual <= 2 * least + 1e-9]
-    return found + [
-        fit(x, photo, g, name, t, size) for g, _, t, _ in near for name in WORDS["filter"]
-    ]
+    near = [(g, t) for residual, g, _, t, _ in found if residual <= 2 * least + 1e-9]
+    return found + [fit(x, photo, g, f, t, size) for g, t in near for f in WORDS["filter"]]
 
 
 def fit(x, photo, geometry, filter_, turn, size):
@@ -315,10 +307,9 @@ def fit(x, photo, geometry, filter_, turn, size):
     if is_gray:  # made before the resize, which rounds: filters are not told apart without
         pixels, _ = photo.base(geometry, filter_, turn, size, gray=True)
     match = theirs @ standardise(pixels[:, inside]).T  # [3, 3] correlations
-    fits = {
-        "".join(p): sum(float(match[c, "RGB".index(p[c])]) for c in range(3)) / 3
-        for p in permutations("RGB")
-    }
+    fits = {}
+    for p in permutations("RGB"):
+        fits["".join(p)] = sum(float(match[c, "RGB".index(p[c])]) for c in range(3)) / 3
     order = max(fits, key=fits.get)
     residual = math.sqrt(max(0.0, 2 - 2 * fits[order]))
     return residual, geometry, filter_, turn, "gray" if is_gray else order
@@ -332,14 +323,9 @@ def standardise(values):
 
 def finish(x, photo, slots, size):
     """The slots with normalisation, padding and cast, by name where a name fits."""
-    cast = next(
-        (
-            name
-            for name in ("bfloat16", "float16")
-            if torch.equal(x.to(getattr(torch, name)).double(), x)
-        ),
-        "none",
-    )
+    casts = ("bfloat16", "float16")
+    same = (c for c in casts if torch.equal(x.to(getattr(torch, c)).double(), x))
+    cast = next(same, "none")
     slots = slots | {"cast": cast, "normalisation": "none", "padding": "mean"}
     plain = apply(photo, slots | {"cast": "none"}, size)
     _, inside = photo.base(slots["geometry"], slots["filter"], slots["turn"], size)
@@ -348,17 +334,14 @@ def finish(x, photo, slots, size):
     scale = (centred * b).sum(1) / (centred**2).sum(1).clamp(min=1e-12)
     shift = b.mean(1) - scale * a.mean(1)
     near = 1e-4 if cast == "none" else 2e-2
-    names = [
-        name
-        for name, (s, t) in named_affines(slots["order"])
-        if ((s - scale).abs() / s.abs()).max() < near
-        and (t - shift).abs().max() < near * scale.abs().max()
-    ]
+    affines = dict(named_affines(slots["order"]))
+    names = []
+    for name, (s, t) in affines.items():
+        off = float((t - shift).abs().max() / scale.abs().max())
+        names += [name] * (max(float(((s - scale) / s).abs().max()), off) < near)
     slots["normalisation"] = names[0].split("@")[0] if names else "solved"
     if not names or "@" in names[0]:
-        slots["affine"] = (
-            (scale, shift) if not names else dict(named_affines(slots["order"]))[names[0]]
-        )
+        slots["affine"] = affines[names[0]] if names else (scale, shift)
     if not bool(inside.all()):
         border = x[:, ~inside]
         if float((border - border[:, :1]).abs().max()) == 0:

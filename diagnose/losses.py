@@ -39,19 +39,17 @@ def evidence_of(batch, labels, pairs):
     """
     linears = [i for i, entry in enumerate(batch["head"]) if entry["op"] == "linear"]
     if not linears or batch["head"][linears[-1]]["output"].shape[-1] != 2:
-        return [
-            unknown("loss", "the head does not end in two logits; the loss is not judged")
-        ], None
+        text = "the head does not end in two logits; the loss is not judged"
+        return [unknown("loss", text)], None
     slopes = batch["gradients"].get(f"output_{linears[-1]}", [])
     official = bool(pairs) and None not in pairs
     if not slopes or not (labels or official):
         return [unknown("loss", "no labels were seen; the loss is not judged")], None
     label, shares = labels[0] if labels else torch.tensor([pair[2] for pair in pairs]), None
     if official:
-        shares = [
-            row["preference"] if turned else 1 - row["preference"] for *_, turned, row in pairs
-        ]
-        shares = torch.tensor(shares, dtype=torch.float64)
+        first = torch.tensor([row["preference"] for *_, row in pairs], dtype=torch.float64)
+        turned = torch.tensor([turned for *_, turned, _ in pairs])
+        shares = torch.where(turned, first, 1 - first)
     logits, loss = batch["head"][linears[-1]]["output"], batch["backwards"][0]["loss"]
     return [], Evidence(logits, label, shares, loss, slopes[0].double())
 
@@ -97,15 +95,18 @@ def reproduce(name, seen, swapped, tolerance):
         return None
     for value in solve(row, seen, swapped) if row.solve else [None]:
         made = [evaluate(row, batch, swapped, value) for batch in seen]
-        pairs = list(zip(made, seen, strict=True))
-        factors = [best_factor(slope, batch.gradient) for (_, slope), batch in pairs]
-        gaps = [
-            max(gap(f * slope, batch.gradient), gap(f * loss, batch.loss.double()))
-            for f, ((loss, slope), batch) in zip(factors, pairs, strict=True)
-        ]
-        if min(factors) > 0 and max(gaps) <= tolerance:
-            return Fit(name, swapped, value, factors, max(gaps))
+        slopes = zip((slope for _, slope in made), seen, strict=True)
+        factors = [best_factor(slope, batch.gradient) for slope, batch in slopes]
+        worst = max(map(departure, factors, made, seen))
+        if min(factors) > 0 and worst <= tolerance:
+            return Fit(name, swapped, value, factors, worst)
     return None
+
+
+def departure(factor, made, batch):
+    """Largest relative difference of a made (loss, gradient), times the factor, from a batch's."""
+    loss, slope = made
+    return max(gap(factor * slope, batch.gradient), gap(factor * loss, batch.loss.double()))
 
 
 def evaluate(row, batch, swapped, value=None):
@@ -189,12 +190,8 @@ def judge_factors(factors, pairs, groups):
         return [harmless("loss", f"the loss is divided by the {groups[0]} batches of an update")]
     if all(abs(f / n - 1) < 1e-4 for f, n in zip(factors, pairs, strict=True)):
         text = "the sum over the pairs, not the mean"
-        return [
-            cause(
-                "loss",
-                text if len(set(pairs)) > 1 else f"{text} (or the mean times the batch size)",
-            )
-        ]
+        text += " (or the mean times the batch size)" * (len(set(pairs)) == 1)
+        return [cause("loss", text)]
     if max(factors) / min(factors) - 1 < 1e-4:
         return [cause("loss", f"the loss is multiplied by {number(factors[0])}")]
     told = ", ".join(map(number, factors[:3]))

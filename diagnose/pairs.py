@@ -101,9 +101,7 @@ def name_inputs(slots, worst):
     for found in slots:
         for name, usual in inputs.REFERENCE.items():
             value = found[name]
-            if value != usual and not (
-                name == "padding" and found["normalisation"] != "imagenet" and value == "mean"
-            ):
+            if value != usual:
                 counts[name, words_of(name, value, found)] += 1
     findings = []
     for (_, words), count in counts.items():
@@ -119,11 +117,8 @@ def words_of(name, value, found):
         if name == "padding":
             return f"the padding is {', '.join(map(number, found['border']))} behind normalisation"
         scale, shift = found["affine"]
-        mean, std = -shift / scale, 1 / scale
-        return (
-            f"normalised with mean {', '.join(map(number, mean))} and deviation "
-            f"{', '.join(map(number, std))}"
-        )
+        mean, std = (", ".join(map(number, values)) for values in (-shift / scale, 1 / scale))
+        return f"normalised with mean {mean} and deviation {std}"
     return inputs.WORDS[name][value.removesuffix(" late")]
 
 
@@ -132,11 +127,8 @@ def label_of(batch):
     for entry in batch["labels"]:
         both = []
         for values in (entry["root"], entry["values"]):
-            flat = (
-                values.argmax(1)
-                if values.dim() == 2 and values.shape[1] == 2
-                else values.reshape(-1)
-            )
+            one_hot = values.dim() == 2 and values.shape[1] == 2
+            flat = values.argmax(1) if one_hot else values.reshape(-1)
             both.append(flat.long())
         if all(int(b.min()) >= 0 and len(b) == len(batch["features"][0]) for b in both):
             return both
@@ -166,24 +158,17 @@ def judge_labels(seen):
     if right == n:
         if turned:
             share = "" if turned == n else f" in {turned} of {n} pairs"
-            findings.append(
-                harmless("labels", f"photo_2 comes first{share}, and the labels follow")
-            )
+            text = f"photo_2 comes first{share}, and the labels follow"
+            findings.append(harmless("labels", text))
     elif right == 0 and turned == n:
-        findings.append(
-            cause("labels", f"the photos of each pair are exchanged, the label is not ({n} pairs)")
-        )
+        text = f"the photos of each pair are exchanged, the label is not ({n} pairs)"
+        findings.append(cause("labels", text))
     elif right == 0 and n >= 4:
         text = f"labels are inverted before the loss ({n} pairs)"
         findings.append(cause("labels", text))
     elif all(y == w for (y, *_), w in zip(known, winner, strict=True)) and n - right >= 2:
-        findings.append(
-            cause(
-                "labels",
-                "ranks are read as winner ids: label 0 where "
-                f"rank_1 is photo_1's number ({n - right} of {n} wrong)",
-            )
-        )
+        text = "ranks are read as winner ids: label 0 where rank_1 is photo_1's number"
+        findings.append(cause("labels", f"{text} ({n - right} of {n} wrong)"))
     elif all((y == label) != t for y, _, _, label, t, _ in known) and turned >= 2:
         text = f"the photos of {turned} of {n} pairs are exchanged, their labels are not"
         findings.append(cause("labels", text))

@@ -46,14 +46,10 @@ def epoch_ends(trace, seen):
 
 def describe_moving(trace):
     """What is said of rates that change from one recorded step to the next; None of others."""
-    rates = [
-        [
-            group["values"]["lr"]
-            for optimizer in update["optimizers"]
-            for group in optimizer["groups"]
-        ]
-        for update in trace["updates"]
-    ]
+    rates = []
+    for update in trace["updates"]:
+        groups = [group for optimizer in update["optimizers"] for group in optimizer["groups"]]
+        rates.append([group["values"]["lr"] for group in groups])
     if all(row == rates[0] for row in rates):
         return None
     columns = [", ".join(map(number, column)) for column in zip(*rates, strict=True)]

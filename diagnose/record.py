@@ -43,11 +43,9 @@ SAMPLE = 512  # elements of a tensor that are kept of every step, at fixed place
 WEIGHTS = {"conv2d": (1, 2), "linear": (1, 2), "batch_norm": (1, 2, 3, 4)}  # places of weights
 MERGES = ("sub", "__sub__", "rsub", "subtract", "cat", "concat", "mul", "__mul__")
 JOINS = ("cat", "concat", "concatenate")
-MOVES = (
-    "stack chunk split tensor_split unbind __getitem__ narrow select index_select flip roll view"
-)
-MOVES += " reshape flatten unflatten squeeze unsqueeze permute transpose movedim repeat_interleave"
-MOVES = (*MOVES.split(), *JOINS)  # ops that move rows and compute nothing
+MOVES = "stack chunk split tensor_split unbind __getitem__ narrow select index_select flip roll "
+MOVES += "view reshape flatten unflatten squeeze unsqueeze permute transpose movedim "
+MOVES = (*JOINS, *MOVES.split(), "repeat_interleave")  # ops that move rows and compute nothing
 FLIPS = "rsub __rsub__ sub __sub__ eq __eq__ ne __ne__ logical_not bitwise_xor __xor__ bitwise_not"
 FLIPS = (*FLIPS.split(), "__invert__")  # what may turn a label around
 LONGEST_NAME = 200  # bytes of the trace's name, beside which a longer one is written first
@@ -167,9 +165,8 @@ class Sight(TorchFunctionMode):
         """Arguments of an op in double, where the trainer is to run in double."""
         if not self.double:
             return args, kwargs
-        return each_tensor(args, to_double), {
-            k: each_tensor(v, to_double) for k, v in kwargs.items()
-        }
+        cast = {key: each_tensor(value, to_double) for key, value in kwargs.items()}
+        return each_tensor(args, to_double), cast
 
     def find_weights(self, name, args, kwargs, operands):
         """The weights and running statistics among the operands of an op."""
@@ -386,11 +383,9 @@ class Recorder(Sight):
         """All weights: what they have become since the first step, in single where double."""
         if not self.updates:
             return self.first
-        now = (w["tensor"].detach().cpu() for w in self.weights)
-        return [
-            (b - a).float() if is_large(a) else b.clone()
-            for a, b in zip(self.first, now, strict=False)
-        ]
+        now = [w["tensor"].detach().cpu() for w in self.weights]
+        pairs = zip(self.first, now, strict=False)
+        return [(b - a).float() if is_large(a) else b.clone() for a, b in pairs]
 
     def finish_pending(self):
         """The weights at the next training step end the one before; the last one ends all."""
@@ -497,15 +492,15 @@ def describe(schedule):
 
 def clean(pair):
     """A pair as plain data: its passes in their order, and its rows as places in all of them."""
-    numbers, places, count = sorted(pair["passes"]), {}, 0
-    passes = [pair["passes"][number] for number in numbers]
-    for number, record in zip(numbers, passes, strict=True):
-        places[number] = count
-        count += 0 if record["input"] is None else len(record["input"])
-    rows = [
-        torch.tensor([places[r // PASS] + r % PASS for r in side.flatten().tolist()])
-        for side in pair["rows"]
-    ]
+    passes, begins, count = [], {}, 0
+    for number in sorted(pair["passes"]):
+        passes.append(pair["passes"][number])
+        begins[number] = count
+        count += 0 if passes[-1]["input"] is None else len(passes[-1]["input"])
+    rows = []
+    for side in pair["rows"]:
+        numbers = side.flatten().tolist()
+        rows.append(torch.tensor([begins[row // PASS] + row % PASS for row in numbers]))
     return pair | {"passes": passes, "rows": rows}
 
 

@@ -51,11 +51,8 @@ def rounding_of(trace, step, tensors):
     if any(t.dtype != torch.float64 for t in tensors if t.is_floating_point()):
         return 1.0
     first, now = (trace["updates"][i]["weights"] for i in (0, step))
-    moved = [
-        float(b.norm() / a.norm())
-        for a, b in zip(first, now, strict=False)
-        if step and is_large(a) and float(a.norm())
-    ]
+    pairs = zip(first, now, strict=False) if step else ()
+    moved = [float(b.norm() / a.norm()) for a, b in pairs if is_large(a) and float(a.norm())]
     return max(2.0**-29, *moved, 0.0)
 
 

@@ -36,9 +36,8 @@ def judge_weight(weight, where):
 
 def judge_untrained(batch):
     """A statement where BatchNorm has not seen one photo before the first step."""
-    norms = [
-        norm["before"] for norm in batch["passes"][0]["norms"] if norm["before"][0] is not None
-    ]
+    told = (norm["before"] for norm in batch["passes"][0]["norms"])
+    norms = [before for before in told if before[0] is not None]
     if batch["passes"][0]["input"] is None:
         return [skipped("start", "whether the features come from a trained backbone is not seen")]
     if not norms or any(bool(mean.any()) or bool((var != 1).any()) for mean, var in norms):
