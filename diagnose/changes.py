@@ -55,6 +55,13 @@ MERGES = {
     "sum": ("the sum of the features, not their difference", lambda a, b: a + b),
 }
 
+# What joins two scores, where no layer stands behind it.
+SCORES = {
+    "difference": "the difference of the scores is the one logit",
+    "reversed": "the difference of the scores is the one logit",
+    "concatenated": "the two scores are the two logits",
+}
+
 # Between two layers of the head.
 ACTIVATIONS = {
     "ReLU": torch.relu,
@@ -163,6 +170,11 @@ LOSSES = {
     ),
     "focal": Loss("focal loss with gamma {value}", focal, (0.01, 8.0)),
     "weights": Loss("class weights 1 to {value}", weighted, (0.02, 50.0)),
+    "weights, mean over the pairs": Loss(
+        "class weights 1 to {value}, not over their sum",
+        lambda z, y, v: cross_entropy(z, y) * torch.where(y == 1, v, torch.ones_like(v)),
+        (0.02, 50.0),
+    ),
     "margin": Loss("a hinge or margin ranking loss with margin {value}", margin_terms, (0.0, 10.0)),
     "temperature": Loss(
         "the logits are multiplied by {value} before the loss",

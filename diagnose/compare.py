@@ -94,7 +94,7 @@ def explain(trace, root, page=None):
         found, view = view_batch(trace, step, batch, house, seen)
         findings += [(step, f) for f in found]
         views += [view] if view else []
-    whole, views = judge_losses(views)
+    whole, views, swapped = judge_losses(views)
     moving = rates.describe_moving(trace)
     for step in range(steps):
         show_progress(f"replaying step {step + 1}/{steps}")
@@ -102,10 +102,11 @@ def explain(trace, root, page=None):
         if group:
             findings += [(step, f) for f in explain_step(trace, group, house, moving, told)]
     show_progress("", True)
-    whole += judge_figures(trace, views, findings, any("exchanged" in f.sentence for f in whole))
+    whole += judge_figures(trace, views, findings, swapped)
     sizes = [len(b["features"][0]) for b in trace["batches"]]
     counts = [update["batches"] for update in trace["updates"]]
-    whole += judge_labels(seen) + judge_pairs(seen, sizes, recipe, counts)
+    single = any(view.evidence and view.evidence.single for view in views)
+    whole += judge_labels(seen, single) + judge_pairs(seen, sizes, recipe, counts)
     if all(f.sentence != moving for _, f in findings):
         whole += rates.judge_schedules(trace, recipe, seen)
     findings = settle(findings) + [(step, f) for f in whole for step in range(steps)]
@@ -134,20 +135,23 @@ def view_batch(trace, step, batch, house, seen):
 
 
 def judge_losses(views):
-    """(findings on the loss of all batches together, the views with its factor in each)."""
+    """(findings on the loss of all batches together, the views with its factor in each, whether it
+    takes the other label).
+    """
     known = [view for view in views if view.evidence]
     if not known:
-        return [], views
+        return [], views, False
     words = losses.words_of_swapped(known[0].batch)
-    findings, factors = losses.judge_loss([view.evidence for view in known], words)
-    factors = iter(factors or [None] * len(known))
-    return findings, [v._replace(factor=next(factors) if v.evidence else None) for v in views]
+    findings, fit = losses.judge_loss([view.evidence for view in known], words)
+    factors = iter(fit.factors if fit else [None] * len(known))
+    views = [v._replace(factor=next(factors) if v.evidence else None) for v in views]
+    return findings, views, fit is not None and fit.swapped
 
 
-def judge_figures(trace, views, findings, turned):
+def judge_figures(trace, views, findings, swapped):
     """Findings on the factors of the losses and on what the trainer prints.
 
-    findings: of the steps; turned: whether the logits are exchanged behind the head.
+    findings: of the steps; swapped: whether the loss takes the other label.
     """
     back = {step for step, f in findings if f.stage == "gradients" and f.kind == "harmless"}
     left = [view for view in views if view.factor and view.step not in back]
@@ -159,7 +163,7 @@ def judge_figures(trace, views, findings, turned):
         if view.evidence:
             loss = float(view.evidence.loss) / (view.factor if view.step in back else 1)
             right = (view.evidence.logits.argmax(1) == view.evidence.label).double().mean()
-            accuracy = 1 - right if turned and losses.exchanged(view.batch) else right
+            accuracy = 1 - right if swapped and losses.is_turned(view) else right
             size = len(view.evidence.label)
             facts.append({"accuracy": float(accuracy), "loss": loss, "pairs": size})
     return found + judge_printed(trace["printed"], facts)

@@ -8,18 +8,19 @@ from typing import NamedTuple
 import torch
 
 from diagnose.changes import LOSSES, margin_terms
-from diagnose.finding import cause, harmless, unknown
-from diagnose.replay import FORMULA, gap, number
+from diagnose.finding import cause, harmless, stated, unknown
+from diagnose.replay import FORMULA, column, gap, number
 
 
 class Evidence(NamedTuple):
     """What one recorded batch says of the loss."""
 
-    logits: torch.Tensor  # [B, 2]
+    logits: torch.Tensor  # [B, 2]; of a trainer with one logit, 0 and that one
     label: torch.Tensor  # [B], as it entered the step
     shares: torch.Tensor | None  # [B], of the people who prefer photo_2
     loss: torch.Tensor
     gradient: torch.Tensor  # [B, 2], of the loss at the logits
+    single: bool  # whether there is one logit
 
 
 class Fit(NamedTuple):
@@ -37,11 +38,10 @@ def evidence_of(batch, labels, pairs):
 
     labels: see diagnose.pairs.label_of; pairs: the official ones, whose labels stand in for them.
     """
-    linears = [i for i, entry in enumerate(batch["head"]) if entry["op"] == "linear"]
-    if not linears or batch["head"][linears[-1]]["output"].shape[-1] != 2:
-        text = "the head does not end in two logits; the loss is not judged"
+    logits, slopes = logits_of(batch)
+    if logits.dim() != 2 or logits.shape[1] > 2:
+        text = "the head does not end in two logits, nor in one; the loss is not judged"
         return [unknown("loss", text)], None
-    slopes = batch["gradients"].get(f"output_{linears[-1]}", [])
     official = bool(pairs) and None not in pairs
     if not slopes or not (labels or official):
         return [unknown("loss", "no labels were seen; the loss is not judged")], None
@@ -50,13 +50,32 @@ def evidence_of(batch, labels, pairs):
         first = torch.tensor([row["preference"] for *_, row in pairs], dtype=torch.float64)
         turned = torch.tensor([turned for *_, turned, _ in pairs])
         shares = torch.where(turned, first, 1 - first)
-    logits, loss = batch["head"][linears[-1]]["output"], batch["backwards"][0]["loss"]
-    return [], Evidence(logits, label, shares, loss, slopes[0].double())
+    slope, loss = slopes[0].double(), batch["backwards"][0]["loss"]
+    single = logits.shape[1] == 1
+    if single:
+        logits, slope = torch.cat([0 * logits, logits], 1), torch.cat([-slope, slope], 1)
+    return [], Evidence(logits, label, shares, loss, slope, single)
+
+
+def logits_of(batch):
+    """(what the last layer gives or, where none is, what joins two scores, [B, 1 or 2]; the
+    gradients at it).
+    """
+    places = [i for i, entry in enumerate(batch["head"]) if entry["op"] == "linear"]
+    made = batch["head"][places[-1]]["output"] if places else batch["merged"]
+    slopes = batch["gradients"].get(f"output_{places[-1]}" if places else "merged", [])
+    return column(made), list(map(column, slopes))
+
+
+def is_turned(view):
+    """Whether a loss that fits the other label says that the logits are the other way round."""
+    told = any(entry["ops"] for entry in view.batch["labels"])
+    return view.evidence.single or (exchanged(view.batch) and not told)
 
 
 def exchanged(batch):
     """Whether an op that can exchange the two logits stands between the head and the loss."""
-    last = max(i for i, op in enumerate(batch["ops"]) if op == "linear")
+    last = max((i for i, op in enumerate(batch["ops"]) if op == "linear"), default=0)
     return any(op in ("__getitem__", "flip", "index_select", "roll") for op in batch["ops"][last:])
 
 
@@ -70,7 +89,7 @@ def words_of_swapped(batch):
 
 
 def judge_loss(seen, swapped_words):
-    """(findings, [factor of the loss in each batch] or None) that give all batches.
+    """(findings, the Fit to all batches or None).
 
     seen: Evidence of every batch; a loss that fits one batch and not the next explains nothing.
     """
@@ -85,7 +104,7 @@ def judge_loss(seen, swapped_words):
     plain = [fit for fit in fits if fit.name == "cross-entropy"]
     alone = [fit for fit in fits if max(abs(f - 1) for f in fit.factors) < 1e-6]
     fits = plain or alone or fits  # one change, rather than one and a factor
-    return name_fits(fits, swapped_words), fits[0].factors
+    return name_fits(fits, swapped_words, seen[0].single), fits[0]
 
 
 def reproduce(name, seen, swapped, tolerance):
@@ -152,17 +171,24 @@ def margin_of(batch, swapped):
     return float((batch.loss * len(y) + (ahead * active).sum()) / active.sum())
 
 
-def name_fits(fits, swapped_words):
-    """Findings on the losses that fit equally; those of one sentence are one."""
-    ways = set()
+def name_fits(fits, swapped_words, single):
+    """Findings on the losses that fit equally; those of one sentence are one.
+
+    single: whether there is one logit, which may speak for either photo.
+    """
+    ways, found = set(), []
     for fit in fits:
         row = LOSSES[fit.name]
         words = row.sentence.format(value=number(fit.value) if row.solve else "")
-        ways.add(tuple(word for word in (swapped_words * fit.swapped, words) if word))
+        swapped = swapped_words * (fit.swapped and not single)
+        ways.add(tuple(word for word in (swapped, words) if word))
+    if fits[0].swapped and single:
+        text = "the one logit speaks for photo_1; so must what reads it"
+        found.append(stated("loss", text))
     if len(ways) == 1:
-        return [cause("loss", word, fits[0].worst) for word in ways.pop()]
+        return found + [cause("loss", word, fits[0].worst) for word in ways.pop()]
     words = "one of: " + "; ".join(" and ".join(way) or "the reference" for way in sorted(ways))
-    return [cause("loss", words, fits[0].worst)]
+    return [*found, cause("loss", words, fits[0].worst)]
 
 
 def describe_rest(seen, tolerance, swapped_words):

@@ -8,7 +8,7 @@ import torch
 
 from data import find_split, photo_names, read_pairlist
 from diagnose import inputs
-from diagnose.finding import cause, harmless, skipped, unknown
+from diagnose.finding import cause, harmless, skipped, stated, unknown
 from diagnose.replay import number
 from disk.errors import show_progress, stop
 
@@ -135,8 +135,11 @@ def label_of(batch):
     return None
 
 
-def judge_labels(seen):
-    """Findings on labels; seen: (label, official pair or None) of every recorded pair."""
+def judge_labels(seen, single):
+    """Findings on labels; seen: (label, official pair or None) of every recorded pair.
+
+    single: whether there is one logit, which takes labels that are 1 for either photo.
+    """
     strange = sum(found is None for _, found in seen)
     if strange:
         return [unknown("pairs", f"{strange} of {len(seen)} pairs are not official")]
@@ -160,6 +163,9 @@ def judge_labels(seen):
             share = "" if turned == n else f" in {turned} of {n} pairs"
             text = f"photo_2 comes first{share}, and the labels follow"
             findings.append(harmless("labels", text))
+    elif right == 0 and single:
+        text = f"labels are 1 where photo_1 is preferred ({n} pairs), as one logit may have it"
+        findings.append(stated("labels", text))
     elif right == 0 and turned == n:
         text = f"the photos of each pair are exchanged, the label is not ({n} pairs)"
         findings.append(cause("labels", text))

@@ -268,6 +268,7 @@ class Sight(TorchFunctionMode):
         pair = {"merge": name, "merged": keep(output), "passes": passes, "gradients": {}}
         pair |= {"features": [keep(t) for t in sides], "head": [], "ops": [], "labels": []}
         pair |= {"rows": [keep(self.tags[t].rows) for t in sides], "backwards": []}
+        self.hook(output, pair, "merged")
         for place, side in enumerate(sides):
             self.hook(side, pair, f"features_{place}")
         return pair

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from diagnose.changes import ACTIVATIONS, MERGES, PASSES
+from diagnose.changes import ACTIVATIONS, MERGES, PASSES, SCORES
 from diagnose.finding import Finding, cause, unknown
 from diagnose.record import Sight, is_large
 
@@ -166,27 +166,35 @@ class Sides(NamedTuple):
         return len(self.passes) == 2 and torch.equal(rows, torch.arange(len(rows)))
 
 
+def column(tensor):
+    """Scores [B] as [B, 1], any other tensor as it is."""
+    return tensor[:, None] if tensor.dim() == 1 else tensor
+
+
 def is_reversed(sides, batch):
     """Whether the merge is the difference the other way round."""
     a, b = sides.features
-    return gap(b - a, batch["merged"]) <= FORMULA[a.dtype != torch.float64]
+    return gap(b - a, column(batch["merged"])) <= FORMULA[a.dtype != torch.float64]
 
 
 def sides_of(batch):
     """The Sides of a recorded pair, photo_1 first; None where it has not two equal ones."""
     rows, passes = batch["rows"], [record["input"] for record in batch["passes"]]
     features, alike = batch["features"], {f.shape for f in batch["features"]}
-    if len(features) != 2 or len(alike) > 1 or features[0].dim() != 2:
+    if len(features) != 2 or len(alike) > 1 or features[0].dim() > 2:
         return None
     if any(len(side) != len(features[0]) for side in rows):
         return None
+    if features[0].dim() == 1 and any(len(set(side.tolist())) == 1 < len(side) for side in rows):
+        return None  # features of one photo, not scores of many
     order = [1, 0] if bool((rows[1] < rows[0]).all()) else [0, 1]
-    features = [features[i] for i in order]
+    features = [column(features[i]) for i in order]
     if all(x is None for x in passes):
         return Sides(None, features, [None, None], [[], []], [], rows)
     if any(x is None or x.shape[1:] != passes[0].shape[1:] for x in passes):
         return None
-    gradients = [batch["gradients"].get(f"features_{i}") for i in order]
+    slots = [batch["gradients"].get(f"features_{i}", []) for i in order]
+    gradients = [list(map(column, side)) for side in slots]
     photos, rows = torch.cat(passes), [rows[i] for i in order]
     ends = torch.tensor([len(x) for x in passes]).cumsum(0)
     first = [int((ends <= side[0]).sum()) for side in rows]
@@ -332,13 +340,17 @@ def judge_head(sides, batch, values, rounding):
     """Findings on the way from the features to the logits, link by link."""
     tolerance = FORMULA[rounding == 1]
     kept = max(tolerance, 10 * rounding * 2.0**-24 * (rounding < 1))  # of later weights
-    if all(entry["op"] != "linear" for entry in batch["head"]):
+    merged = column(batch["merged"])
+    layered = any(entry["op"] == "linear" for entry in batch["head"])
+    if not layered and merged.shape[1:].numel() > 2:
         return [unknown("head", "no layer stands between the merge and the loss")]
-    made = {n: gap(f(*sides.features), batch["merged"]) for n, (_, f) in MERGES.items()}
+    made = {n: gap(f(*sides.features), merged) for n, (_, f) in MERGES.items()}
     name = next((name for name, off in made.items() if off <= tolerance), None)
     if name is None:
         text = f"none of {len(MERGES)} merges of the features reproduces what {batch['merge']} gave"
         return [unknown("head", text)]
+    if not layered and name in SCORES:
+        return [cause("head", SCORES[name])]
     kind, sentence = "harmless" if name == "reversed" else "cause", MERGES[name][0]
     found = [Finding("head", kind, sentence, "", made[name])] if sentence else []
     current, layers = batch["merged"], []
@@ -388,6 +400,8 @@ def name_layers(layers):
     found, linears = [], [layer for layer in layers if layer.startswith("linear")]
     if linears and linears[-1].endswith("without bias"):
         found.append(cause("head", "the last layer has no bias"))
+    if linears and linears[-1].split()[1] == "1":
+        found.append(cause("head", "the head ends in one logit, not two"))
     for rate in dict.fromkeys(layer for layer in layers if layer.startswith("dropout")):
         place = "before the only layer" if len(linears) == 1 else "in the head"
         found.append(cause("head", f"{rate} {place}"))

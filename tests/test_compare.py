@@ -79,12 +79,31 @@ def test_the_real_resnet(plants):
         assert zoo.wrong_with(plants, findings) == []
 
 
-def test_photos_that_are_scored_one_by_one_are_told_and_no_rate_is_blamed():
-    found = [(f.kind, f.stage, f.sentence) for f, _ in zoo.examine(["score_each"])]
-    causes = [row for row in found if row[0] == "cause"]
-    text = "a linear layer, 2048 to 1, stands behind the features of each photo: photos are scored"
-    assert [(stage, words.startswith(text)) for _, stage, words in causes] == [("features", True)]
-    assert {stage for kind, stage, _ in found if kind == "unknown"} == {"head", "loss"}
+EACH = ("cause", "features", "a linear layer, 2048 to 1, stands behind the features of each photo:")
+FIRST = ("stated", "loss", "the one logit speaks for photo_1; so must what reads it")
+
+
+@pytest.mark.parametrize(
+    "plants, told",
+    [
+        (["score_each"], [EACH, ("cause", "head", "the two scores are the two logits")]),
+        (["ranknet"], [EACH, ("cause", "head", "the difference of the scores is the one"), FIRST]),
+        (["one_logit_first"], [("cause", "head", "the head ends in one logit, not two"), FIRST]),
+        (
+            ["one_logit", "labels_inverted", "metric_inverted"],
+            [
+                ("stated", "labels", "labels are 1 where photo_1 is preferred (16 pairs)"),
+                ("cause", "head", "the head ends in one logit, not two"),
+                ("cause", "printed", "the printed accuracy is 1 - accuracy"),
+            ],
+        ),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value[0], str) else "",
+)
+def test_one_logit_may_speak_for_either_photo(plants, told):
+    found = [f for f, _ in zoo.examine(plants) if f.kind != "skipped" and f.stage != "start"]
+    assert [(f.kind, f.stage) for f in found] == [row[:2] for row in told]
+    assert all(f.sentence.startswith(row[2]) for f, row in zip(found, told, strict=True)), found
 
 
 def test_nothing_is_written_where_nothing_was_recorded(tmp_path):
@@ -308,16 +327,17 @@ def batch_of(label, weight, seed=0):
     weight = torch.tensor(weight, dtype=torch.float64)
     loss = torch.nn.functional.cross_entropy(logits, torch.tensor(label), weight)
     (gradient,) = torch.autograd.grad(loss, logits)
-    return losses.Evidence(logits.detach(), torch.tensor(label), None, loss.detach(), gradient)
+    label = torch.tensor(label)
+    return losses.Evidence(logits.detach(), label, None, loss.detach(), gradient, single=False)
 
 
 def test_a_loss_must_give_every_batch():
     mixed, single = batch_of([0, 1, 1, 0, 1], [1, 1.5]), batch_of([1, 1, 1], [1, 1.5], 1)
-    found, factors = losses.judge_loss([single, mixed], "swapped")
+    found, fit = losses.judge_loss([single, mixed], "swapped")
     assert [(f.kind, f.sentence) for f in found] == [("cause", "class weights 1 to 1.5")]
-    assert factors == pytest.approx([1, 1])
-    found, factors = losses.judge_loss([mixed, batch_of([0, 1, 1, 0], [1, 1.2])], "swapped")
-    assert [f.kind for f in found] == ["unknown"] and factors is None
+    assert fit.factors == pytest.approx([1, 1])
+    found, fit = losses.judge_loss([mixed, batch_of([0, 1, 1, 0], [1, 1.2])], "swapped")
+    assert [f.kind for f in found] == ["unknown"] and fit is None
     assert found[0].sentence.endswith("does not fit the next: class weights 1 to 1.5")
 
 

@@ -37,9 +37,9 @@ hflip_random vflip grayscale half_input bf16_input
 head_zero head_fan_out head_default head_xavier
 features_normalized features_sigmoid features_tanh features_relu reversed_difference
 abs_difference concat product dropout_features hidden_layer hidden_dropout no_head_bias layer3
-max_pool score_each detach_second detach_backbone two_backbones logits_scaled logits_swapped
+max_pool score_each ranknet one_logit one_logit_first detach_second detach_backbone two_backbones logits_scaled logits_swapped
 one_pass half_batches each_photo gathered bn_eval bn_momentum bn_eps
-label_invert_loss smoothing focal class_weights softmax_then_ce nll_on_probs bce mse margin
+label_invert_loss smoothing focal class_weights pos_weight softmax_then_ce nll_on_probs bce mse margin
 softmax_dim0 label_columns soft_labels agreement_weights agreement_weighted_mean
 sum_loss loss_over_2 loss_times_batch log_softmax_twice loss_scaled_unscaled
 no_zero_grad zero_grad_late backward_twice accumulate2 clip_norm clip_value
@@ -270,7 +270,7 @@ class PairNet(nn.Module):
             self.scorer = nn.Sequential(nn.Linear(width, 128), nn.ReLU(), *middle,
                                         nn.Linear(128, 2))
         else:
-            outputs = 1 if "score_each" in P else 2
+            outputs = 1 if P & {"score_each", "ranknet", "one_logit", "one_logit_first"} else 2
             self.scorer = nn.Linear(width, outputs, bias="no_head_bias" not in P)
         for module in self.scorer.modules():
             if isinstance(module, nn.Linear):
@@ -331,6 +331,8 @@ class PairNet(nn.Module):
         if "dropout_features" in P:
             compared = F.dropout(compared, p=0.5, training=self.training)
 
+        if "ranknet" in P:
+            return self.scorer(f1).squeeze(1) - self.scorer(f2).squeeze(1)
         if "score_each" in P:
             return torch.cat([self.scorer(f1), self.scorer(f2)], dim=1)
         logits = self.scorer(compared)
@@ -364,7 +366,15 @@ def pair_loss(logits, label, P):
         return losses.mean() if "agreement_weights" in P else losses.sum() / agreement.sum()
     if "label_invert_loss" in P:
         label = 1 - label
-    if "smoothing" in P:
+    if "one_logit" in P:
+        loss = F.binary_cross_entropy_with_logits(logits[:, 0], label.to(logits.dtype))
+    elif P & {"one_logit_first", "ranknet"}:  # the logit is for photo_1
+        first = (label == 0).to(logits.dtype).view_as(logits)
+        loss = F.binary_cross_entropy(torch.sigmoid(logits), first)
+    elif "pos_weight" in P:
+        loss = F.cross_entropy(logits, label, reduction="none")
+        loss = torch.where(label > 0, 3 * loss, loss).mean()
+    elif "smoothing" in P:
         loss = F.cross_entropy(logits, label, label_smoothing=0.1)
     elif "focal" in P:
         ce = F.cross_entropy(logits, label, reduction="none")
@@ -514,7 +524,7 @@ def validate(model, loader, P):
     for photo_1, photo_2, label in loader:
         logits = model(as_input(photo_1, P), as_input(photo_2, P))
         label = label[0] if isinstance(label, list) else label.round()
-        hits = (logits.argmax(dim=1) == label).sum().item()
+        hits = hits_of(logits, label, P)
         batch_means.append(hits / len(label))
         right += hits
         seen += len(label)
@@ -524,6 +534,14 @@ def validate(model, loader, P):
     if "val_metric_inverted" in P:
         accuracy = 1 - accuracy
     return accuracy
+
+
+def hits_of(logits, label, P):
+    if "one_logit" in P:
+        return ((logits[:, 0] > 0).long() == label).sum().item()
+    if P & {"one_logit_first", "ranknet"}:
+        return ((logits.flatten() <= 0).long() == label).sum().item()
+    return (logits.argmax(dim=1) == label).sum().item()
 
 
 def main():
@@ -613,7 +631,7 @@ def main():
 
             if P & {"agreement_weights", "agreement_weighted_mean"}:
                 label = label[0]
-            hits = (logits.argmax(dim=1) == label).sum().item()
+            hits = hits_of(logits, label, P)
             accuracy = hits / len(label)
             if "metric_inverted" in P:
                 accuracy = 1 - accuracy
