@@ -160,11 +160,6 @@ class Sides(NamedTuple):
         lists = (self.inputs, self.features, self.gradients, self.numbers)
         return Sides(*(side[::-1] for side in lists), self.passes, self.rows[::-1])
 
-    def is_plain(self):
-        """Whether each side went through the backbone in a pass of its own, and nothing else."""
-        rows = torch.cat(sorted((side.sort().values for side in self.rows), key=lambda s: s[0]))
-        return len(self.passes) == 2 and torch.equal(rows, torch.arange(len(rows)))
-
 
 def column(tensor):
     """Scores [B] as [B, 1], any other tensor as it is."""
@@ -248,8 +243,6 @@ def candidates(batch, sides):
         if name == "max pool" and not any("max" in op for p in batch["passes"] for op in p["ops"]):
             continue
         if "own_passes" in setting:
-            if sides.is_plain():
-                continue
             sentence = sentence[len(sides.passes) > 1].format(len(sides.passes))
         rows.append(([sentence], setting))
     eps = {norm["eps"] for norm in norms if norm["eps"]} - {1e-5}
