@@ -103,7 +103,7 @@ def explain(trace, root, page=None):
             findings += [(step, f) for f in explain_step(trace, group, house, moving, told)]
     show_progress("", True)
     whole += judge_figures(trace, views, findings, swapped)
-    sizes = [len(b["features"][0]) for b in trace["batches"]]
+    sizes = [len(view.sides.features[0]) for view in views]
     counts = [update["batches"] for update in trace["updates"]]
     single = any(view.evidence and view.evidence.single for view in views)
     whole += judge_labels(seen, single) + judge_pairs(seen, sizes, recipe, counts)
@@ -120,6 +120,11 @@ def view_batch(trace, step, batch, house, seen):
     sides, labels = replay.sides_of(batch), label_of(batch)
     if sides is None:
         text = "the passes of this trainer are not two equal sides"
+        text = (
+            "pairs go through the head one by one, which is not replayed"
+            if batch["joined"]
+            else text
+        )
         stages = (stage for stage in STAGES if stage not in ("pairs", "features", "printed"))
         rest = [skipped(stage, "not judged, since the passes are not") for stage in stages]
         return [unknown("features", text), *rest], None

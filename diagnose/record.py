@@ -199,7 +199,8 @@ class Sight(TorchFunctionMode):
     def look_after(self, name, function, args, kwargs, operands, weights, tags, result, before):
         """Tags the results of an op on what comes from photos; notes merges, head and labels."""
         passes = {number: record for tag in tags for number, record in tag.passes.items()}
-        pair = next((tag.pair for tag in tags if tag.pair), None)
+        pairs = [tag.pair for tag in tags if tag.pair]
+        pair = pairs[0] if pairs else None
         if pair is None and len(passes) > 2 and not torch.is_grad_enabled():
             return  # features of many photos, put by for later: no pair of them
         depth, outputs = max(tag.depth for tag in tags) + bool(weights), tensors_in(result)
@@ -213,6 +214,7 @@ class Sight(TorchFunctionMode):
         moved = self.moved_rows(name, function, args, kwargs) if sides else None
         kept = next((tag.rows for tag in tags if tag.rows is not None), None)
         if pair is not None:
+            pair["joined"] |= any(are_others(pair, other) for other in pairs)
             if outputs and outputs[0].is_floating_point():
                 self.follow(name, args, kwargs, operands, weights, pair, outputs[0])
         elif moved is None and outputs and not weights and self.meet(sides):
@@ -268,6 +270,7 @@ class Sight(TorchFunctionMode):
         pair = {"merge": name, "merged": keep(output), "passes": passes, "gradients": {}}
         pair |= {"features": [keep(t) for t in sides], "head": [], "ops": [], "labels": []}
         pair |= {"rows": [keep(self.tags[t].rows) for t in sides], "backwards": []}
+        pair["joined"] = False  # whether other pairs meet it behind their merges
         self.hook(output, pair, "merged")
         for place, side in enumerate(sides):
             self.hook(side, pair, f"features_{place}")
@@ -457,6 +460,12 @@ def shorten(rows):
     flat = rows.reshape(len(rows), -1) if rows.dim() > 1 and rows.numel() else rows
     alone = flat.dim() > 1 and bool((flat == flat[:, :1]).all())
     return flat[:, 0] if alone else rows
+
+
+def are_others(pair, other):
+    """Whether two merges are of other photos."""
+    rows = [[side.tolist() for side in either["rows"]] for either in (pair, other)]
+    return other is not pair and rows[0] != rows[1]
 
 
 def is_large(weight):

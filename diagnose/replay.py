@@ -176,7 +176,7 @@ def sides_of(batch):
     """The Sides of a recorded pair, photo_1 first; None where it has not two equal ones."""
     rows, passes = batch["rows"], [record["input"] for record in batch["passes"]]
     features, alike = batch["features"], {f.shape for f in batch["features"]}
-    if len(features) != 2 or len(alike) > 1 or features[0].dim() > 2:
+    if batch["joined"] or len(features) != 2 or len(alike) > 1 or features[0].dim() > 2:
         return None
     if any(len(side) != len(features[0]) for side in rows):
         return None

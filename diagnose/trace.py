@@ -17,7 +17,12 @@ PASS = {"input": (T, None), "norms": [NORM], "weights": [int], "ops": WORDS}
 LAYER = {"op": str, "weights": [int], "input": T, "output": T, "options": list}
 GROUP = {"weights": [int], "values": dict}
 BATCH = {"merge": str, "merged": T, "gradients": dict, "features": [T], "head": [LAYER]}
-BATCH |= {"ops": WORDS, "labels": [{"values": T, "root": T, "ops": WORDS}], "rows": [T]}
+BATCH |= {
+    "ops": WORDS,
+    "labels": [{"values": T, "root": T, "ops": WORDS}],
+    "rows": [T],
+    "joined": bool,
+}
 BATCH |= {"backwards": [{"loss": T, "before": SAMPLES, "after": SAMPLES}]}
 BATCH |= {"passes": [PASS | {"autocast": bool}]}
 UPDATE = {"batches": int, "gradients": SAMPLES, "before": [SAMPLE], "after": [SAMPLE]}

@@ -51,7 +51,7 @@ no_shuffle batch_16 batch_4
 clean_reversed_batch clean_double_after clean_float32 clean_channels_last clean_extra_forward
 clean_autograd_backward clean_group_per_tensor clean_second_first
 outside_1 outside_2 outside_3 outside_4 outside_5 outside_6 outside_7 outside_8 outside_9
-outside_10 outside_11
+outside_10 outside_11 outside_12
 """.split()
 
 
@@ -335,6 +335,8 @@ class PairNet(nn.Module):
             return self.scorer(f1).squeeze(1) - self.scorer(f2).squeeze(1)
         if "score_each" in P:
             return torch.cat([self.scorer(f1), self.scorer(f2)], dim=1)
+        if "outside_12" in P:
+            return torch.cat([self.scorer(a - b) for a, b in zip(f1.split(1), f2.split(1))])
         logits = self.scorer(compared)
         if "logits_scaled" in P:
             logits = logits / 0.1

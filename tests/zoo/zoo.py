@@ -146,7 +146,7 @@ CLEAN = ("clean_reversed_batch", "clean_double_after", "clean_float32", "clean_c
 # Bugs that no row of the tables is: the stage at which they must be found unexplained.
 OUTSIDE = {1: "labels", 2: "inputs", 3: "inputs", 4: "start", 5: "features", 6: "features",
            7: "loss", 8: "gradients", 9: "update", 10: "update",
-           11: "loss"}  # fmt: skip
+           11: "loss", 12: "features"}  # fmt: skip
 # One of each kind, for the real backbone in both precisions.
 REAL = """
     labels_inverted bgr hflip bicubic normalize_half half_input crop pad_topleft head_zero
