@@ -331,6 +331,15 @@ def batch_of(label, weight, seed=0):
     return losses.Evidence(logits.detach(), label, None, loss.detach(), gradient, single=False)
 
 
+@pytest.mark.parametrize("photos, sides", [(4, True), (1, False)])
+def test_features_of_one_photo_are_not_scores_of_many(photos, sides):
+    known = {"input": torch.rand(photos, 3, 8, 8), "weights": []}
+    batch = {"features": [torch.rand(4)] * 2, "gradients": {}, "joined": False}
+    batch |= {"passes": [known, known], "rows": [torch.arange(4) % photos] * 2}
+    batch["rows"][1] = batch["rows"][0] + photos
+    assert (replay.sides_of(batch) is not None) == sides
+
+
 def test_a_loss_must_give_every_batch():
     mixed, single = batch_of([0, 1, 1, 0, 1], [1, 1.5]), batch_of([1, 1, 1], [1, 1.5], 1)
     found, fit = losses.judge_loss([single, mixed], "swapped")
