@@ -214,7 +214,7 @@ class Sight(TorchFunctionMode):
         moved = self.moved_rows(name, function, args, kwargs) if sides else None
         kept = next((tag.rows for tag in tags if tag.rows is not None), None)
         if pair is not None:
-            pair["joined"] |= any(are_others(pair, other) for other in pairs)
+            pair["joined"] |= any(are_others(pair, other) for other in pairs if other is not pair)
             if outputs and outputs[0].is_floating_point():
                 self.follow(name, args, kwargs, operands, weights, pair, outputs[0])
         elif moved is None and outputs and not weights and self.meet(sides):
@@ -464,8 +464,8 @@ def shorten(rows):
 
 def are_others(pair, other):
     """Whether two merges are of other photos."""
-    rows = [[side.tolist() for side in either["rows"]] for either in (pair, other)]
-    return other is not pair and rows[0] != rows[1]
+    photos = [torch.cat([side.flatten() for side in either["rows"]]) for either in (pair, other)]
+    return set(photos[0].tolist()) != set(photos[1].tolist())
 
 
 def is_large(weight):
