@@ -56,10 +56,12 @@ MERGES = {
 }
 
 # What joins two scores, where no layer stands behind it.
-SCORES = {
-    "difference": "the difference of the scores is the one logit",
-    "reversed": "the difference of the scores is the one logit",
-    "concatenated": "the two scores are the two logits",
+SCORES = {  # by the merge and how many there are
+    ("difference", 1): "the difference of the scores is the one logit",
+    ("reversed", 1): "the difference of the scores is the one logit",
+    ("concatenated", 2): "the two scores are the two logits",
+    ("difference", 2): "the difference is taken of each photo's logits, not of its features",
+    ("reversed", 2): "the difference is taken of each photo's logits, not of its features",
 }
 
 # Between two layers of the head.

@@ -15,7 +15,7 @@ import torch
 
 from diagnose import gradients, losses, rates, replay, updates
 from diagnose.finding import cause, settle, skipped, unknown
-from diagnose.pairs import Official, judge_inputs, judge_labels, judge_pairs, label_of
+from diagnose.pairs import Official, are_inverted, judge_inputs, judge_labels, judge_pairs, label_of
 from diagnose.printed import judge_printed
 from diagnose.start import judge_start
 from diagnose.trace import batches_of, read_trace
@@ -91,10 +91,17 @@ def explain(trace, root, page=None):
     house = House(ranker, weights, recipe, Official(root, trace["files"]), {})
     findings, views, seen, told = [], [], [], []
     for step, batch in batches_of(trace):
+        count = len(seen)
         found, view = view_batch(trace, step, batch, house, seen)
+        if view and any(is_again(view, other) for other in views):
+            del seen[count:]
+            text = "an update takes several passes or merges of the same photos; not replayed"
+            found = [unknown("gradients", text)]
+            view = None
         findings += [(step, f) for f in found]
         views += [view] if view else []
-    whole, views, swapped = judge_losses(views)
+    inverted = are_inverted(seen)
+    whole, views, swapped = judge_losses(views, inverted)
     moving = rates.describe_moving(trace)
     for step in range(steps):
         show_progress(f"replaying step {step + 1}/{steps}")
@@ -102,11 +109,13 @@ def explain(trace, root, page=None):
         if group:
             findings += [(step, f) for f in explain_step(trace, group, house, moving, told)]
     show_progress("", True)
-    whole += judge_figures(trace, views, findings, swapped)
+    whole += judge_figures(trace, views, findings, swapped, inverted)
     sizes = [len(view.sides.features[0]) for view in views]
-    counts = [update["batches"] for update in trace["updates"]]
+    counts = list(Counter(view.step for view in views).values())
+    listed = sum(split == "train" for split, _, _ in house.official.pairs.values())
     single = any(view.evidence and view.evidence.single for view in views)
-    whole += judge_labels(seen, single) + judge_pairs(seen, sizes, recipe, counts)
+    whole += judge_labels(seen, single, swapped)
+    whole += judge_pairs(seen, sizes, recipe, counts, listed)
     if all(f.sentence != moving for _, f in findings):
         whole += rates.judge_schedules(trace, recipe, seen)
     findings = settle(findings) + [(step, f) for f in whole for step in range(steps)]
@@ -115,16 +124,20 @@ def explain(trace, root, page=None):
     return join(findings), Told(steps, known, worst, noise)
 
 
+def is_again(view, other):
+    """Whether a batch shows the photos of another one of its update once more."""
+    if view.step != other.step or view.sides.inputs is None:
+        return False
+    return all(map(torch.equal, view.sides.inputs, other.sides.inputs))
+
+
 def view_batch(trace, step, batch, house, seen):
     """(findings on the inputs, the View of a batch or None); adds to the pairs seen."""
     sides, labels = replay.sides_of(batch), label_of(batch)
     if sides is None:
         text = "the passes of this trainer are not two equal sides"
-        text = (
-            "pairs go through the head one by one, which is not replayed"
-            if batch["joined"]
-            else text
-        )
+        if batch["joined"] == "others":
+            text = "pairs go through the head one by one, which is not replayed"
         stages = (stage for stage in STAGES if stage not in ("pairs", "features", "printed"))
         rest = [skipped(stage, "not judged, since the passes are not") for stage in stages]
         return [unknown("features", text), *rest], None
@@ -139,24 +152,26 @@ def view_batch(trace, step, batch, house, seen):
     return [*findings, *said], view
 
 
-def judge_losses(views):
+def judge_losses(views, inverted):
     """(findings on the loss of all batches together, the views with its factor in each, whether it
     takes the other label).
+
+    inverted: whether labels come in as 1 where photo_1 is preferred, which that takes back.
     """
     known = [view for view in views if view.evidence]
     if not known:
         return [], views, False
-    words = losses.words_of_swapped(known[0].batch)
+    words = "" if inverted else losses.words_of_swapped(known[0].batch)
     findings, fit = losses.judge_loss([view.evidence for view in known], words)
     factors = iter(fit.factors if fit else [None] * len(known))
     views = [v._replace(factor=next(factors) if v.evidence else None) for v in views]
     return findings, views, fit is not None and fit.swapped
 
 
-def judge_figures(trace, views, findings, swapped):
+def judge_figures(trace, views, findings, swapped, inverted):
     """Findings on the factors of the losses and on what the trainer prints.
 
-    findings: of the steps; swapped: whether the loss takes the other label.
+    findings: of the steps; swapped, inverted: see judge_losses.
     """
     back = {step for step, f in findings if f.stage == "gradients" and f.kind == "harmless"}
     left = [view for view in views if view.factor and view.step not in back]
@@ -168,7 +183,8 @@ def judge_figures(trace, views, findings, swapped):
         if view.evidence:
             loss = float(view.evidence.loss) / (view.factor if view.step in back else 1)
             right = (view.evidence.logits.argmax(1) == view.evidence.label).double().mean()
-            accuracy = 1 - right if swapped and losses.is_turned(view) else right
+            turned = swapped and (inverted or losses.is_turned(view))
+            accuracy = 1 - right if turned else right
             size = len(view.evidence.label)
             facts.append({"accuracy": float(accuracy), "loss": loss, "pairs": size})
     return found + judge_printed(trace["printed"], facts)
@@ -181,20 +197,22 @@ def explain_step(trace, group, house, moving, told):
     """
     step, matches_ = group[0].step, group[-1].matches
     update, values = trace["updates"][step], replay.weights_at(trace, step)
-    findings = judge_start(group[0].batch, values) if step == 0 else []
-    if step:
-        findings += gradients.judge_zeroed(group[0].batch, updates.declared(update))
+    findings = judge_start(group[0].batch, values, trace["weights"]) if step == 0 else []
     for view in group:
         findings += judge_view(trace, view, values, house, told)
     roles = updates.trainable(trace, matches_, group[-1].batch, update)
     for n, weight in enumerate(trace["weights"]):
         names = (match.names.get(n) for match in matches_)
         weight["name"] = next(filter(None, names), roles.get(n, "?"))
+    earlier = trace["updates"][step - 1] if step else None
+    findings += gradients.judge_zeroed(group, update, earlier, roles, trace["weights"])
     momentum, decay = house.recipe["momentum"], house.recipe["weight_decay"]
     update["history"] = updates.history_of(trace["updates"][:step], momentum, decay)
     last = group[-1].batch["backwards"][-1]["after"]
     findings += gradients.judge_step_gradients(update, last, roles, group[-1].factor)
     findings += updates.judge_update(update, roles, house.recipe, trace["weights"], moving)
+    findings += updates.judge_state(update, earlier, roles)
+    findings += updates.judge_before(update, earlier, roles)
     return findings + updates.judge_afterwards(update, roles)
 
 
@@ -207,9 +225,13 @@ def judge_view(trace, view, values, house, told):
     if sides.inputs is not None:
         findings, backbones, setting, about = judge_passes(trace, view, values, house, rounding)
         told.append(about)
-    findings += replay.judge_head(sides, batch, values, rounding)
+    found, way = replay.judge_head(sides, batch, values, rounding)
+    findings += found + gradients.judge_way(view, way, rounding)
     update = trace["updates"][view.step]
-    return findings + gradients.judge_contribution(view, backbones, setting, rounding, update)
+    computed = {n for n, weight in enumerate(trace["weights"]) if weight["computed"]}
+    return findings + gradients.judge_contribution(
+        view, backbones, setting, rounding, update, computed
+    )
 
 
 def judge_photos(sides, batch, labels, house, seen):
@@ -242,8 +264,7 @@ def judge_passes(trace, view, values, house, rounding):
     if same:
         backbones[1] = backbones[0]
     else:
-        text = "the two photos go through two backbones with weights of their own"
-        findings.append(cause("features", text))
+        findings.append(cause("features", replay.name_own(matches_, trace["weights"])))
     if known is not None:
         known = [*known, *replay.still_rows(batch, matches_[0])]
         known += replay.linear_rows(trace["weights"], matches_[0], values)
@@ -257,7 +278,8 @@ def judge_passes(trace, view, values, house, rounding):
         parts = ", ".join(sorted({name.split(".")[0] for name in matches_[0].missing}))
         findings.append(cause("features", f"the backbone ends before {parts}"))
     findings += made
-    return findings + replay.judge_momentum(batch), backbones, setting, (worst, room)
+    findings += replay.judge_momentum(batch, matches_[0]) + replay.judge_running(batch, house.known)
+    return findings, backbones, setting, (worst, room)
 
 
 def join(findings):

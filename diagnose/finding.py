@@ -53,6 +53,7 @@ def settle(findings):
             f = unknown(f.stage, f"what fits one step does not fit the next: {text}")
         elif common:
             words = " (or ".join(common) + ")" * (len(common) - 1)
+            words += f.sentence.removeprefix(f.ways[0])  # of which photos
             f = f._replace(sentence=words, ways=())
         settled.append((step, f))
     return settled

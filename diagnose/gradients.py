@@ -8,26 +8,69 @@ import math
 import torch
 
 from diagnose.finding import cause, harmless, skipped, unknown
+from diagnose.losses import logits_of
 from diagnose.record import places
-from diagnose.replay import BACKWARD, copies, features, gap, near, noise, number
+from diagnose.replay import BACKWARD, FORMULA, column, copies, features, gap, near, noise, number
+from diagnose.updates import declared, describe
 
 
-def judge_zeroed(batch, held):
-    """Findings on gradients that were there before the first backward of an update.
+def judge_zeroed(group, update, earlier, roles, weights):
+    """Findings on gradients that are there before the first backward of an update, or that change
+    between its batches.
 
-    held: the weights in an optimizer; zero_grad of an optimizer leaves the others.
+    group: what is known of its batches; earlier: the update before, or None; zero_grad of an
+    optimizer leaves the weights of no optimizer.
     """
-    before = [g for n, g in enumerate(batch["backwards"][0]["before"]) if n in held]
-    if any(g is not None and g["max"] > 0 for g in before):
-        return [cause("gradients", "gradients are not zeroed between updates")]
-    return []
+    held = declared(update)
+    before = {n: g for n, g in enumerate(group[0].batch["backwards"][0]["before"]) if n in held}
+    there = [n for n, g in before.items() if g is not None and g["max"] > 0]
+    old = {n: g for n, g in enumerate(earlier["gradients"]) if g is not None} if earlier else {}
+    ends = [view.batch["backwards"][-1]["after"] for view in group[:-1]]
+    found = []
+    if any(n not in old or not alike(before[n], old[n]) for n in there):
+        text = (
+            "gradients are there before the first backward, which the update before did not leave"
+        )
+        found.append(unknown("gradients", text))
+    elif there:
+        left = [n for n in roles if n in old and n in held and old[n]["max"] > 0]
+        whose = "" if set(left) <= set(there) else f" of {describe(there, roles, weights)}"
+        found.append(cause("gradients", f"gradients{whose} are not zeroed between updates"))
+    begins = [view.batch["backwards"][0]["before"] for view in group[1:]]
+    pairs = [pair for a, b in zip(ends, begins, strict=True) for pair in zip(a, b, strict=False)]
+    if any(g is not None and g["max"] > 0 and not alike(g, later) for g, later in pairs):
+        text = "gradients change, or are zeroed, between the batches of an update"
+        found.append(unknown("gradients", text))
+    return found
 
 
-def judge_contribution(view, backbones, setting, rounding, update):
-    """Findings on the gradient that the first backward gave to the weights."""
+def alike(a, b):
+    """Whether two samples of a gradient are the same; None is none."""
+    return a is not None and b is not None and torch.equal(a["values"], b["values"])
+
+
+def judge_way(view, way, rounding):
+    """Findings on the gradient from the logits to the features; way: from these to those."""
+    _, slopes = logits_of(view.batch)
+    if way is None or not slopes or view.sides.inputs is None:
+        return []
+    a, b = (f.detach().clone().requires_grad_() for f in view.sides.features)
+    made = torch.autograd.grad(column(way(a, b)), (a, b), slopes[0].to(a.dtype))
+    tolerance = max(10 * FORMULA[rounding == 1], 100 * rounding * 2.0**-24 * (rounding < 1))
+    seen = zip(made, view.sides.gradients, strict=True)
+    if all(gap(g, slots[0]) <= tolerance for g, slots in seen if slots):
+        return []
+    return [unknown("gradients", "the features' gradients are not those of the logits")]
+
+
+def judge_contribution(view, backbones, setting, rounding, update, computed):
+    """Findings on the gradient that the first backward gave to the weights.
+
+    computed: numbers of weights that are made anew at each step, which keep no gradient.
+    """
     batch, sides, matches_, single = view.batch, view.sides, view.matches, rounding == 1
     names = matches_[0].names | matches_[1].names
-    findings, frozen = [], {n for n, on in enumerate(update["requires_grad"]) if not on}
+    findings, frozen = [], computed | {n for n, on in enumerate(update["requires_grad"]) if not on}
     added = [contribution(backward) for backward in batch["backwards"]]
     if len(added) > 1:
         text = f"backward runs {len(added)} times on one loss, the gradients add up"
@@ -92,7 +135,9 @@ def judge_step_gradients(update, last, roles, factor):
         torch.zeros_like(a) if b is None else b["values"] for a, b in zip(were, are, strict=True)
     ]
     pairs = list(zip(were, are, strict=True))
-    if all(torch.equal(a, b) for a, b in pairs):
+    tops = [last[n]["max"] for n in met]
+    kept = [(update["gradients"][n] or {"max": 0.0})["max"] for n in met]
+    if all(torch.equal(a, b) for a, b in pairs) and tops == kept:
         return []
     if not any(b.any() for b in are):
         text = "gradients are zeroed between backward and the update, so only the weight decay acts"
@@ -104,12 +149,17 @@ def judge_step_gradients(update, last, roles, factor):
         if factor and abs(scale * factor - 1) < 1e-6:
             text = f"the loss is scaled by {number(factor)} and the gradients are scaled back"
             return [harmless("gradients", text)]
-        ways = [f"the gradients' norm is clipped to {number(scale * (norm + 1e-6))}"] * (scale < 1)
+        norm = f"norm is clipped (or set) to {number(scale * (norm + 1e-6))}"
+        ways = [f"the gradients' {norm}"] * (scale < 1)
         ways += [f"the gradients are multiplied by {number(scale)}"]
         return [cause("gradients", ways[0])._replace(ways=tuple(ways))]
-    bound = max(float(b.abs().max()) for b in are)
-    if all(near(a.clamp(-bound, bound), b) for a, b in pairs):
-        return [cause("gradients", f"each gradient is clipped to +-{number(bound)}")]
+    bound = max(kept)
+    clipped = all(
+        abs(min(top, bound) - now) <= 1e-5 * bound for top, now in zip(tops, kept, strict=True)
+    )
+    if clipped and all(near(a.clamp(-bound, bound), b) for a, b in pairs):
+        text = f"each gradient is clipped to +-{number(bound)}"
+        return [cause("gradients", text)._replace(ways=(text,))]
     return [unknown("gradients", "gradients change between backward and the update")]
 
 
@@ -145,7 +195,9 @@ def backbone_gradients(backbones, sides, setting, matches, dtype):
     for backbone, match in zip(dict.fromkeys(chosen), matches, strict=False):
         own = backbone.state_dict(keep_vars=True)
         reached = {n: own[name].grad for n, name in match.names.items()}
-        gradients |= {n: sampled(g) for n, g in reached.items() if g is not None}
+        for n, gradient in reached.items():
+            if gradient is not None:  # of both backbones, where they share a weight
+                gradients[n] = gradients.get(n, 0) + sampled(gradient)
     return gradients
 
 

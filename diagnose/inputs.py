@@ -372,6 +372,8 @@ def name_border(border, slots, near):
 
 def simplest(slots, x, photo, size):
     """The slots with the reference's choice wherever it gives the same, as on a square photo."""
+    exact = difference(x, apply(photo, slots | {"cast": "none"}, size)) <= EXACT
+    slots = slots | {"cast": "none"} if exact else slots  # whole numbers are not rounded
     for key in ("turn", "geometry", "filter", "order", "padding"):
         trial = slots | {key: REFERENCE[key]}
         if key == "padding":

@@ -197,7 +197,7 @@ def describe_rest(seen, tolerance, swapped_words):
     made, slope = evaluate(row, first, False)
     if gap(slope, first.gradient) <= tolerance:
         more = number(float(first.loss) - float(made))
-        return f"{more} is added to the loss, which does not go through the logits"
+        return f"{more} is added to the loss, which does not go through these logits"
     if len(seen) > 1:
         alone = [f for f in judge_loss(seen[:1], swapped_words)[0] if f.kind == "cause"]
         if alone:

@@ -81,8 +81,9 @@ def judge_inputs(sides, official):
             continue
         photos = [official.photo(row) for row in rows]
         place, found, off = inputs.solve(x, photos, size, hints)
-        if found is not None and found is not inputs.REFERENCE and found not in hints:
-            hints.append(found) if "affine" not in found else None
+        solved = found is None or "affine" in found or "border" in found
+        if not solved and found not in [inputs.REFERENCE, *hints]:
+            hints.append(found)
         slots.append(found)
         paths.append(official.paths[rows[place]])
         worst = max(worst, off)
@@ -135,10 +136,17 @@ def label_of(batch):
     return None
 
 
-def judge_labels(seen, single):
+def are_inverted(seen):
+    """Whether every label is the other one; with fewer than eight that may be chance."""
+    known = [(y, found[2]) for y, found in seen if y is not None and found is not None]
+    return len(known) >= 8 and all(y != label for y, label in known)
+
+
+def judge_labels(seen, single, swapped):
     """Findings on labels; seen: (label, official pair or None) of every recorded pair.
 
-    single: whether there is one logit, which takes labels that are 1 for either photo.
+    single: whether there is one logit, which takes labels that are 1 for either photo; swapped:
+    whether the loss takes the other label.
     """
     strange = sum(found is None for _, found in seen)
     if strange:
@@ -166,13 +174,16 @@ def judge_labels(seen, single):
     elif right == 0 and single:
         text = f"labels are 1 where photo_1 is preferred ({n} pairs), as one logit may have it"
         findings.append(stated("labels", text))
+    elif are_inverted(seen) and swapped:
+        text = f"labels are 1 where photo_1 is preferred ({n} pairs), and the loss takes them so"
+        findings.append(harmless("labels", text))
     elif right == 0 and turned == n:
         text = f"the photos of each pair are exchanged, the label is not ({n} pairs)"
         findings.append(cause("labels", text))
-    elif right == 0 and n >= 4:
+    elif are_inverted(seen):
         text = f"labels are inverted before the loss ({n} pairs)"
         findings.append(cause("labels", text))
-    elif all(y == w for (y, *_), w in zip(known, winner, strict=True)) and n - right >= 2:
+    elif all(y == w for (y, *_), w in zip(known, winner, strict=True)) and n - right >= 4:
         text = "ranks are read as winner ids: label 0 where rank_1 is photo_1's number"
         findings.append(cause("labels", f"{text} ({n - right} of {n} wrong)"))
     elif all((y == label) != t for y, _, _, label, t, _ in known) and turned >= 2:
@@ -184,16 +195,30 @@ def judge_labels(seen, single):
     return findings
 
 
-def judge_pairs(seen, sizes, recipe, steps):
-    """Findings on the size of the batches, their order, and how many make an update."""
+def judge_pairs(seen, sizes, recipe, steps, listed):
+    """Findings on the size of the batches, their order, and how many make an update.
+
+    sizes: of the batches; steps: how many make each update; listed: pairs of the training list.
+    """
     findings = []
     if sizes and max(sizes) != recipe["batch_size"]:
         text = f"batches of {max(sizes)} pairs, not {recipe['batch_size']}"
         findings.append(cause("pairs", text))
-    if max(steps) > 1:
+    if max(steps, default=1) > 1:
         text = f"an update every {max(steps)} batches, not after each"
         findings.append(cause("pairs", text))
-    places = [found[1] for _, found in seen if found is not None]
-    if len(places) > 8 and all(b == a + 1 for a, b in itertools.pairwise(places)):
+    places = [found[:2] for _, found in seen if found is not None]
+    follow = all(b[1] == a[1] + 1 for a, b in itertools.pairwise(places))
+    if len(places) > 8 and follow:
         findings.append(cause("pairs", "pairs come in the order of the list, unshuffled"))
+    begins, known = [0, *itertools.accumulate(sizes)], len(places) == sum(sizes)
+    batches = [places[a:b] for a, b in itertools.pairwise(begins)] if known else []
+    twice = sum(len(batch) - len(set(batch)) for batch in batches)
+    again = next((n for n, batch in enumerate(batches) if set(batch) & set(places[: begins[n]])), 0)
+    if twice:
+        text = f"{twice} of {len(places)} pairs come twice in their batch"
+        findings.append(cause("pairs", text))
+    elif again and begins[again] <= listed - max(sizes):
+        text = f"pairs come again after {begins[again]} of {listed}: a part of the list"
+        findings.append(cause("pairs", f"{text}, or drawn with replacement"))
     return findings

@@ -55,4 +55,10 @@ def describe_moving(trace):
     columns = [", ".join(map(number, column)) for column in zip(*rates, strict=True)]
     names = " and ".join(sorted({s["class"] for s in trace["schedules"] if s["steps"]}))
     text = f"the learning rates change from step to step: {'; '.join(dict.fromkeys(columns))}"
-    return text + (f" ({names} is stepped after each update)" if names else "")
+    early = {u for s in trace["schedules"] for u in s["steps"] if 0 < u < len(rates)}
+    every = (
+        "each update"
+        if len(early) == len(rates) - 1
+        else f"updates {', '.join(map(str, sorted(early)))}"
+    )
+    return text + (f" ({names} is stepped after {every})" if names else "")

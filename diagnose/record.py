@@ -42,6 +42,7 @@ PASS = 2**32  # between the numbers of the first rows of two passes
 SAMPLE = 512  # elements of a tensor that are kept of every step, at fixed places
 WEIGHTS = {"conv2d": (1, 2), "linear": (1, 2), "batch_norm": (1, 2, 3, 4)}  # places of weights
 MERGES = ("sub", "__sub__", "rsub", "subtract", "cat", "concat", "mul", "__mul__")
+IN_PLACE = ("sub_", "isub__", "subtract_", "mul_", "imul__", "add_", "iadd__")
 JOINS = ("cat", "concat", "concatenate")
 MOVES = "stack chunk split tensor_split unbind __getitem__ narrow select index_select flip roll "
 MOVES += "view reshape flatten unflatten squeeze unsqueeze permute transpose movedim "
@@ -153,10 +154,12 @@ class Sight(TorchFunctionMode):
             tags = self.see_features(operands)
         elif any(t.dtype == torch.float64 for t in operands) and any(tag.pair for tag in tags):
             args, kwargs = self.cast(args, kwargs)
-        norm = [keep(t) for t in args[1:3]] if name == "batch_norm" and tags else None
+        before = []  # what the op itself changes
+        if tags and (name == "batch_norm" or name.endswith(IN_PLACE)):
+            before = [keep(t) for t in tensors_in(args[1:3] if name == "batch_norm" else args[:1])]
         result = function(*args, **kwargs)
         if tags:
-            self.look_after(name, function, args, kwargs, operands, weights, tags, result, norm)
+            self.look_after(name, function, args, kwargs, operands, weights, tags, result, before)
         elif name in FLIPS and operands and is_label(operands[0]):
             self.tag_label(name, operands[0], result)
         return result
@@ -205,7 +208,7 @@ class Sight(TorchFunctionMode):
             return  # features of many photos, put by for later: no pair of them
         depth, outputs = max(tag.depth for tag in tags) + bool(weights), tensors_in(result)
         self.number(name, weights, depth)
-        if before is not None:
+        if name == "batch_norm":
             self.note_norm(args, kwargs, passes, before)
         for record in passes.values() if pair is None else ():
             record["ops"].append(name)
@@ -214,15 +217,24 @@ class Sight(TorchFunctionMode):
         moved = self.moved_rows(name, function, args, kwargs) if sides else None
         kept = next((tag.rows for tag in tags if tag.rows is not None), None)
         if pair is not None:
-            pair["joined"] |= any(are_others(pair, other) for other in pairs if other is not pair)
+            self.note_joined(pair, [other for other in pairs if other is not pair])
             if outputs and outputs[0].is_floating_point():
                 self.follow(name, args, kwargs, operands, weights, pair, outputs[0])
         elif moved is None and outputs and not weights and self.meet(sides):
-            pair = self.merge(name, sides, outputs[0], passes)
+            first = {id(t): kept for t, kept in zip(operands, before, strict=False)}
+            pair = self.merge(name, sides, [first.get(id(t)) for t in sides], outputs[0], passes)
         for place, output in enumerate(outputs):
             rows = moved[place] if moved else kept
             lost = pair or rows is None or rows.shape != output.shape[: rows.dim()]
             self.tags[output] = Tag(None if lost else rows, passes, depth, pair)
+
+    def note_joined(self, pair, others):
+        """Notes that another merge meets this one: of other photos, or of the same in the head."""
+        for other in others:
+            if are_others(pair, other):
+                pair["joined"] = "others"
+            elif not pair["labels"]:
+                pair["joined"] = pair["joined"] or "same"
 
     def meet(self, sides):
         """Whether tensors come from several photos in one row."""
@@ -265,12 +277,21 @@ class Sight(TorchFunctionMode):
         for record in passes.values():
             record["norms"].append(norm)
 
-    def merge(self, name, sides, output, passes):
-        """A new pair of photos: the features of both sides, and how they were merged."""
+    def merge(self, name, sides, changed, output, passes):
+        """A new pair of photos: the features of both sides, and how they were merged.
+
+        changed: what a side was where the op has changed it, else None.
+        """
+        pairs = zip(sides, changed, strict=True)
         pair = {"merge": name, "merged": keep(output), "passes": passes, "gradients": {}}
-        pair |= {"features": [keep(t) for t in sides], "head": [], "ops": [], "labels": []}
+        pair |= {
+            "features": [keep(t) if was is None else was for t, was in pairs],
+            "head": [],
+            "ops": [],
+            "labels": [],
+        }
         pair |= {"rows": [keep(self.tags[t].rows) for t in sides], "backwards": []}
-        pair["joined"] = False  # whether other pairs meet it behind their merges
+        pair["joined"] = ""  # whether `others` meet it behind their merges, or the `same` photos
         self.hook(output, pair, "merged")
         for place, side in enumerate(sides):
             self.hook(side, pair, f"features_{place}")
@@ -285,7 +306,11 @@ class Sight(TorchFunctionMode):
     def follow(self, name, args, kwargs, operands, weights, pair, output):
         """One op behind the merge: of the head, on the logits, or with the label."""
         pair["ops"].append(name)
-        label = next((t for t in operands if self.is_new_label(t)), None)
+        if name in WEIGHTS:
+            pair["labels"] = []  # what came before a layer was none
+        lengths = {len(t) for t in operands if t in self.tags and is_small(t)}
+        labels = [t for t in operands if self.is_new_label(t) and len(t) in lengths]
+        label = labels[0] if labels and not weights else None
         if label is not None:
             root, ops = self.tags[label].label if label in self.tags else (label, [])
             pair["labels"].append({"values": keep(label), "root": keep(root), "ops": ops})
@@ -316,7 +341,8 @@ class Recorder(Sight):
 
     def __init__(self, out, steps=5, double=True):
         super().__init__(double)
-        self.out, self.steps, self.within, self.unseen = Path(out), steps, False, 0
+        self.out = Path(out).absolute()  # trainers change folders
+        self.steps, self.within, self.unseen = steps, False, 0
         self.batches, self.updates, self.waiting, self.pending = [], [], [], None
         self.printed, self.files, self.schedules = [], [], []
 
@@ -330,20 +356,37 @@ class Recorder(Sight):
         before, self.within = self.gradients(), True  # torch calls it once more for the mode
         plain_backward(tensors, *args, **options)
         self.within = False
-        known = {"loss": keep(roots[0]), "before": before, "after": self.gradients()}
+        loss, factors = roots[0].detach(), tensors_in([*args[:1], options.get("grad_tensors")])
+        loss = (loss * factors[0]).sum() if loss.dim() and factors else loss
+        known = {"loss": keep(loss), "before": before, "after": self.gradients()}
         pair["backwards"].append(known)
         if not any(pair is other for other in self.waiting):
             self.finish_pending()
             self.waiting.append(pair)
             if len(self.batches) + len(self.waiting) <= 1:
                 self.first = [keep(w["tensor"]) for w in self.weights]
+            if len(self.waiting) == 1:
+                self.full = self.full_weights()
         return None
 
     def gradients(self):
-        return [sample(w["tensor"].grad) for w in self.weights]
+        leaves = (w["tensor"].is_leaf for w in self.weights)
+        grads = [
+            w["tensor"].grad if leaf else None for w, leaf in zip(self.weights, leaves, strict=True)
+        ]
+        return list(map(sample, grads))
 
     def before_step(self, optimizer, args, kwargs):
-        """Groups, values, state and gradients with which an update begins."""
+        """Groups, values, state and gradients with which an update begins, behind its closure."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is not None:
+
+            def closed():
+                loss = closure()
+                self.before_step(optimizer, args[:1], {})
+                return loss
+
+            return (*args[:1], closed), {}
         if not self.done and not self.waiting and self.pending is None:
             self.unseen += 1
             if self.unseen >= PATIENCE + self.steps:
@@ -351,15 +394,16 @@ class Recorder(Sight):
                 text = f"{self.unseen} updates, and no pair of photos was seen to meet a loss"
                 refuse(f"{text}; see docs/trainer.md")
         if self.done or (not self.waiting and self.pending is None):
-            return
+            return None
         self.updating = True
         if self.pending is None or self.waiting:
             self.pending = {"batches": len(self.waiting), "optimizers": []}
             self.pending |= {"gradients": self.gradients(), "before": self.state_of_weights()}
-            self.pending["weights"] = self.full_weights()
+            self.pending["weights"] = self.full
             self.batches += self.waiting
             self.waiting = []
         self.pending["optimizers"].append(self.describe_optimizer(optimizer))
+        return None
 
     def describe_optimizer(self, optimizer):
         """What an optimizer says of itself: its class, every value of every group, its state."""
@@ -389,7 +433,8 @@ class Recorder(Sight):
             return self.first
         now = [w["tensor"].detach().cpu() for w in self.weights]
         pairs = zip(self.first, now, strict=False)
-        return [(b - a).float() if is_large(a) else b.clone() for a, b in pairs]
+        kept = [(b - a).float() if is_large(a) else b.clone() for a, b in pairs]
+        return kept + now[len(kept) :]  # those that were made since then, whole
 
     def finish_pending(self):
         """The weights at the next training step end the one before; the last one ends all."""
@@ -429,10 +474,12 @@ class Recorder(Sight):
         """All that was recorded, as plain data and tensors."""
         names, weights = ("depth", "op", "place", "shape"), []
         for w in self.weights:
-            weights.append({k: w[k] for k in names} | {"dtype": str(w["tensor"].dtype)})
+            computed = w["tensor"].grad_fn is not None
+            weights.append({k: w[k] for k in names} | {"computed": computed})
         trace = {"version": VERSION, "torch": str(torch.__version__), "double": self.double}
         trace |= {"weights": weights, "batches": [clean(pair) for pair in self.batches]}
-        last = [self.pending | self.ending(None)] if self.pending is not None else []
+        done = self.pending is not None and "after" in self.pending
+        last = [self.pending | self.ending(None)] if done else []
         trace |= {"updates": self.updates + last, "printed": self.printed}
         trace["files"] = self.files[:20_000]
         schedules = [describe(s["object"]) | {"steps": s["steps"]} for s in self.schedules]
@@ -484,6 +531,11 @@ def is_photo(tensor):
 def is_feature(tensor):
     """Whether a tensor can be features that were made elsewhere: [B, F], and nothing to learn."""
     return tensor.dim() == 2 and tensor.is_floating_point() and not tensor.requires_grad
+
+
+def is_small(tensor):
+    """Whether a tensor can be logits, probabilities or terms of a loss, of every pair."""
+    return tensor.dim() > 0 and tensor.numel() <= 2 * len(tensor)
 
 
 def is_label(tensor):
@@ -559,6 +611,8 @@ class Recording(ExitStack):
             torch.set_default_dtype(torch.float64)
         self.wrap(torch.autograd, "backward", recorder.backward)
         self.wrap(torch, "compile", lambda compiled, model=None, *a, **o: model or (lambda m: m))
+        for name in ("script", "trace"):
+            self.wrap(torch.jit, name, lambda made, thing, *a, **o: thing)
         self.wrap(LRScheduler, "__init__", recorder.see_schedule_made)
         self.wrap(LRScheduler, "step", recorder.see_schedule_stepped)
         for name in ("stdout", "stderr"):  # what logging and progress bars write to

@@ -9,6 +9,7 @@ trainer's own numbers.
 import copy
 import itertools
 import math
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -123,7 +124,8 @@ def weights_at(trace, step):
     if step == 0:
         return first
     later = trace["updates"][step]["weights"]
-    return [a + b.to(a.dtype) if is_large(a) else b for a, b in zip(first, later, strict=False)]
+    known = zip(first, later, strict=False)
+    return [a + b.to(a.dtype) if is_large(a) else b for a, b in known] + later[len(first) :]
 
 
 def load_backbone(ranker, match, values):
@@ -176,7 +178,7 @@ def sides_of(batch):
     """The Sides of a recorded pair, photo_1 first; None where it has not two equal ones."""
     rows, passes = batch["rows"], [record["input"] for record in batch["passes"]]
     features, alike = batch["features"], {f.shape for f in batch["features"]}
-    if batch["joined"] or len(features) != 2 or len(alike) > 1 or features[0].dim() > 2:
+    if batch["joined"] == "others" or len(features) != 2 or len(alike) > 1 or features[0].dim() > 2:
         return None
     if any(len(side) != len(features[0]) for side in rows):
         return None
@@ -218,13 +220,46 @@ def features(backbones, sides, setting):
     return [after(f) for f in made] if after else made
 
 
-def judge_momentum(batch):
+def judge_momentum(batch, match):
     """Findings on how fast BatchNorm's running statistics follow, by what its calls were told."""
     norms = [norm for record in batch["passes"] for norm in record["norms"]]
-    told = {n["momentum"] for n in norms if n["training"] and n["before"][0] is not None} - {0.1}
+    norms = [norm for norm in norms if norm["training"] and norm["before"][0] is not None]
+    other = [norm for norm in norms if norm["momentum"] != 0.1]
+    told = {norm["momentum"] for norm in other}
     values = ", ".join("None" if v is None else number(v) for v in sorted(told, key=str))
-    text = f"BatchNorm's momentum is {values}, not 0.1, which evaluation alone feels"
+    parts = {match.names.get(norm["weight"], "?").split(".")[0] for norm in other}
+    where = f" of {', '.join(sorted(parts))}" * (len(other) < len(norms))
+    text = f"BatchNorm's momentum{where} is {values}, not 0.1, which evaluation alone feels"
     return [cause("features", text)] if told else []
+
+
+def judge_running(batch, known):
+    """Findings on running statistics that something else than the recorded passes moves.
+
+    known: what explained the batches before, to which the last statistics are added.
+    """
+    moved, last = False, known.setdefault("running", {})
+    for norm in [norm for record in batch["passes"] for norm in record["norms"]]:
+        if norm["before"][0] is None or norm["weight"] is None:
+            continue
+        before = last.get(norm["weight"], norm["before"])
+        moved |= not all(map(torch.equal, before, norm["before"]))
+        last[norm["weight"]] = norm["after"]
+    text = "BatchNorm's running statistics change between the recorded passes (a reset, or another"
+    text += " forward in training mode), which evaluation alone feels"
+    return [cause("features", text)] if moved else []
+
+
+def name_own(matches, weights):
+    """What it is called that the two photos do not share all weights."""
+    first, second = ({name: n for n, name in match.names.items()} for match in matches)
+    own = [n for name, n in first.items() if second.get(name) != n]
+    if len(own) == len(first):
+        return "the two photos go through two backbones with weights of their own"
+    if all(weights[n]["op"] == "batch_norm" for n in own):
+        return "each of the two photos has a BatchNorm of its own"
+    parts = sorted({matches[0].names[n].split(".")[0] for n in own})
+    return f"each of the two photos has weights of its own in {', '.join(parts)}"
 
 
 def replace_pooling(module):
@@ -330,49 +365,60 @@ def forward_noise(sides, backbones, setting, made, rounding):
 
 
 def judge_head(sides, batch, values, rounding):
-    """Findings on the way from the features to the logits, link by link."""
+    """(findings on the way from the features to the logits, link by link; that way as a function
+    of both features, or None where it is not reproduced).
+    """
     tolerance = FORMULA[rounding == 1]
     kept = max(tolerance, 10 * rounding * 2.0**-24 * (rounding < 1))  # of later weights
     merged = column(batch["merged"])
     layered = any(entry["op"] == "linear" for entry in batch["head"])
-    if not layered and merged.shape[1:].numel() > 2:
-        return [unknown("head", "no layer stands between the merge and the loss")]
+    if batch["joined"]:
+        return [unknown("head", "two merges of the same photos meet; not replayed")], None
+    if not batch["head"] and merged.shape[1:].numel() > 2:
+        return [unknown("head", "no layer was seen between the merge and the loss")], None
     made = {n: gap(f(*sides.features), merged) for n, (_, f) in MERGES.items()}
     name = next((name for name, off in made.items() if off <= tolerance), None)
     if name is None:
         text = f"none of {len(MERGES)} merges of the features reproduces what {batch['merge']} gave"
-        return [unknown("head", text)]
-    if not layered and name in SCORES:
-        return [cause("head", SCORES[name])]
-    kind, sentence = "harmless" if name == "reversed" else "cause", MERGES[name][0]
+        return [unknown("head", text)], None
+    (sentence, merge), scores = MERGES[name], SCORES.get((name, merged.shape[1:].numel()))
+    if not layered and not batch["head"] and scores:
+        return [cause("head", scores)], merge
+    kind = "harmless" if name == "reversed" else "cause"
     found = [Finding("head", kind, sentence, "", made[name])] if sentence else []
-    current, layers = batch["merged"], []
+    current, layers, links = merged, [], [lambda x: x]
     for entry in batch["head"]:
-        words, lost = explain_layer(entry, current, values, tolerance, kept)
+        words, link, lost = explain_layer(entry, current, values, tolerance, kept)
         if lost:
-            return [*found, unknown("head", lost)]
+            return [*found, unknown("head", lost)], None
         layers, current = layers + words, entry["output"]
-    return found + name_layers(layers)
+        links.append(link)
+    return found + name_layers(layers), lambda a, b: reduce(lambda x, f: f(x), links, merge(a, b))
 
 
 def explain_layer(entry, current, values, tolerance, kept):
-    """(words of one layer and of what stands before it, what is not reproduced or None)."""
+    """(words of one layer and of what stands before it, both as a function, what is not reproduced
+    or None).
+    """
     ways = {"": lambda x: x} | ACTIVATIONS
     near = (name for name, f in ways.items() if gap(f(current), entry["input"]) <= tolerance)
     before = next(near, None)
     if before is None:
-        return [], f"what stands before {entry['op']} in the head is not reproduced"
-    words = [before] * bool(before)
+        return [], None, f"what stands before {entry['op']} in the head is not reproduced"
+    words, activation = [before] * bool(before), ways[before]
     if "dropout" in entry["op"]:
         rate = dropout_rate(entry, tolerance)
         words += [f"dropout {rate}"] * bool(rate)
-        return words, "a dropout is not reproduced" if rate is None else None
+        mask = (entry["output"] != 0) / (1 - float(rate)) if rate else 1
+        lost = "a dropout is not reproduced" if rate is None else None
+        return words, lambda x: activation(x) * mask, lost
     if entry["op"] != "linear":
-        return words, f"{entry['op']} stands in the head"
-    weight, *bias = (values[n].to(entry["input"].dtype) for n in entry["weights"])
-    if gap(nn.functional.linear(entry["input"], weight, *bias), entry["output"]) > kept:
-        return words, "a linear layer is not reproduced"
-    return [*words, f"linear {len(weight)}" + " without bias" * (not bias)], None
+        return words, None, f"{entry['op']} stands in the head"
+    layer = [values[n].to(entry["input"].dtype) for n in entry["weights"]]
+    if gap(nn.functional.linear(entry["input"], *layer), entry["output"]) > kept:
+        return words, None, "a linear layer is not reproduced"
+    words += [f"linear {len(layer[0])}" + " without bias" * (len(layer) == 1)]
+    return words, lambda x: nn.functional.linear(activation(x), *layer), None
 
 
 def dropout_rate(entry, tolerance):

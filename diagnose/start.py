@@ -6,10 +6,13 @@ from diagnose.finding import cause, skipped, stated, unknown
 from diagnose.replay import number
 
 
-def judge_start(batch, values):
-    """Findings on the initial weights: whether the backbone was trained, and the head's."""
+def judge_start(batch, values, weights):
+    """Findings on the initial weights: whether the backbone was trained, and the head's.
+
+    values: of all weights, by number; weights: what is known of each.
+    """
     layers = [entry for entry in batch["head"] if entry["op"] == "linear"]
-    findings = judge_untrained(batch)
+    findings = judge_untrained(batch, values, weights)
     for entry in layers:
         weight, *bias = (values[n].double() for n in entry["weights"])
         where = "" if len(layers) == 1 else f" of the layer of {weight.shape[0]}"
@@ -34,15 +37,24 @@ def judge_weight(weight, where):
     return [unknown("start", f"the head{where} starts with another spread: {against}")]
 
 
-def judge_untrained(batch):
-    """A statement where BatchNorm has not seen one photo before the first step."""
+def judge_untrained(batch, values, weights):
+    """A statement where BatchNorm's weights and biases are those that it is made with."""
     told = (norm["before"] for norm in batch["passes"][0]["norms"])
     norms = [before for before in told if before[0] is not None]
     if batch["passes"][0]["input"] is None:
         return [skipped("start", "whether the features come from a trained backbone is not seen")]
-    if not norms or any(bool(mean.any()) or bool((var != 1).any()) for mean, var in norms):
+    pairs = [(w["place"], value) for w, value in zip(weights, values, strict=False)
+             if w["op"] == "batch_norm" and w["place"] > 1]  # fmt: skip
+    made = all(
+        not value.any() or (place == 2 and bool((value == 1).all())) for place, value in pairs
+    )
+    fresh = all(not mean.any() and bool((var == 1).all()) for mean, var in norms)
+    if not pairs or not (made or fresh):
         return []
-    text = "the backbone starts untrained (running means 0, variances 1), not from ImageNet"
+    text = "BatchNorm's running statistics begin anew (means 0, variances 1), its weights do not"
+    if made:
+        reason = "running means 0, variances 1" if fresh else "BatchNorm's weights 1, biases 0"
+        text = f"the backbone starts untrained ({reason}), not from ImageNet"
     return [stated("start", text)]
 
 

@@ -21,7 +21,7 @@ BATCH |= {
     "ops": WORDS,
     "labels": [{"values": T, "root": T, "ops": WORDS}],
     "rows": [T],
-    "joined": bool,
+    "joined": str,
 }
 BATCH |= {"backwards": [{"loss": T, "before": SAMPLES, "after": SAMPLES}]}
 BATCH |= {"passes": [PASS | {"autocast": bool}]}
@@ -29,7 +29,7 @@ UPDATE = {"batches": int, "gradients": SAMPLES, "before": [SAMPLE], "after": [SA
 UPDATE |= {"next": ([SAMPLE], None), "weights": [T], "requires_grad": [bool]}
 UPDATE |= {"optimizers": [{"class": str, "groups": [GROUP], "state": dict}]}
 TRACE = {"version": int, "torch": str, "double": bool, "batches": [BATCH], "updates": [UPDATE]}
-TRACE |= {"weights": [{"depth": int, "op": str, "place": int, "shape": [int], "dtype": str}]}
+TRACE |= {"weights": [{"depth": int, "op": str, "place": int, "shape": [int], "computed": bool}]}
 TRACE |= {"printed": [list], "files": WORDS}
 TRACE |= {"schedules": [{"class": str, "values": dict, "steps": [int]}]}
 LARGEST = 10**6  # of any count in a trace

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from diagnose.finding import cause, unknown
+from diagnose.finding import cause, stated, unknown
 from diagnose.replay import is_behind, near, number
 
 RULE = ("momentum", "weight_decay", "dampening", "nesterov", "maximize")  # of SGD, beside the rate
@@ -25,7 +25,7 @@ def trainable(trace, matches, batch, update):
                 roles[n] = "head" if is_behind(weights, n, match) else "backbone"
     roles |= {n: "head" for entry in batch["head"] for n in entry["weights"]}
     learned = (n for n in roles if weights[n]["op"] != "batch_norm" or weights[n]["place"] > 1)
-    return {n: roles[n] for n in learned}
+    return {n: roles[n] for n in learned if not weights[n]["computed"]}
 
 
 def declared(update):
@@ -46,12 +46,16 @@ def history_of(updates, momentum, decay):
 
 
 def replay(update, rules):
-    """{number: values} after the update, where rules gives {number: (class, values)}.
+    """{number: values} after the update, where rules gives {number: (class, values)}."""
+    return {n: weight.detach() for n, weight, _ in stepped(update, rules)}
+
+
+def stepped(update, rules):
+    """(number, weight, the optimizer's state of it) after the update of each weight.
 
     update["history"] holds the buffers of a momentum that the trainer itself does not keep.
     """
     state = {n: kept for o in update["optimizers"] for n, kept in o["state"].items()}
-    after = {}
     for n, (name, values) in rules.items():
         before, gradient = update["before"][n]["values"], update["gradients"][n]
         weight = torch.nn.Parameter(before.clone())
@@ -66,8 +70,7 @@ def replay(update, rules):
         elif name == "SGD" and values.get("momentum") and n in update["history"]:
             optimizer.state[weight] = {"momentum_buffer": update["history"][n].clone()}
         optimizer.step()
-        after[n] = weight.detach()
-    return after
+        yield n, weight, optimizer.state[weight]
 
 
 def as_state(key, value):
@@ -222,6 +225,36 @@ def name_rates(update, mine, reference, roles, weights, moving):
         expected = ", ".join(f"{role} {number(rate)}" for role, rate in usual.items())
         text = f"other learning rates: {'; '.join(parts)} (the reference: {expected})"
     return [cause("update", text)]
+
+
+def judge_state(update, earlier, roles):
+    """Findings on what an optimizer carries from the update before to this one."""
+    state = {}  # of the tensors alone
+    for n, entries in ((n, kept) for o in update["optimizers"] for n, kept in o["state"].items()):
+        tensors = {k: v for k, v in entries.items() if isinstance(v, dict) and v["max"] > 0}
+        state |= {n: tensors} if n in roles and tensors else {}
+    if earlier is None:
+        text = "the optimizer begins with a state, as one that was loaded does"
+        return [stated("update", text)] if state else []
+    rules = {n: rule for n, rule in declared(earlier).items() if n in state}
+    if any(not hasattr(torch.optim, name) for name, _ in rules.values()):
+        return []
+    for n, _, made in stepped(earlier | {"history": {}}, rules):
+        for k, kept in state[n].items():
+            if k not in made or not near(made[k], kept["values"]):
+                text = f"the optimizer's {k} is not what the update before left"
+                return [unknown("update", text)]
+    return []
+
+
+def judge_before(update, earlier, roles):
+    """Findings on weights that change between the passes and the update."""
+    if earlier is None or earlier["next"] is None:
+        return []
+    pairs = [(earlier["next"][n]["values"], update["before"][n]["values"]) for n in roles]
+    if all(torch.equal(a, b) for a, b in pairs):
+        return []
+    return [unknown("update", "weights change between the passes and the update")]
 
 
 def judge_afterwards(update, roles):

@@ -92,7 +92,7 @@ FIRST = ("stated", "loss", "the one logit speaks for photo_1; so must what reads
         (
             ["one_logit", "labels_inverted", "metric_inverted"],
             [
-                ("stated", "labels", "labels are 1 where photo_1 is preferred (16 pairs)"),
+                ("stated", "labels", "labels are 1 where photo_1 is preferred ("),
                 ("cause", "head", "the head ends in one logit, not two"),
                 ("cause", "printed", "the printed accuracy is 1 - accuracy"),
             ],
@@ -300,7 +300,11 @@ def test_a_trained_backbone_is_not_called_untrained(monkeypatch):
 
     assert said(copy.deepcopy(clean_trace(False))) == ["stated"]
     trace = copy.deepcopy(clean_trace(False))
-    trace["batches"][0]["passes"][0]["norms"][0]["before"][0][0] = 0.1
+    trace["batches"][0]["passes"][0]["norms"][0]["before"][0][0] = 0.1  # as a probe leaves it
+    assert said(trace) == ["stated"]
+    for place, weight in enumerate(trace["weights"]):
+        if (weight["op"], weight["place"]) == ("batch_norm", 2):
+            trace["updates"][0]["weights"][place][0] = 0.9
     assert said(trace) == []
 
 
@@ -308,12 +312,16 @@ def test_a_clipped_norm_and_a_factor_are_told_apart_by_two_steps():
     def words(*steps):
         found = []
         for step, (norm, factor) in enumerate(steps):
-            last = {"values": torch.tensor([0.6, 0.8]).double() * norm, "l2": norm}
-            update = {"gradients": [{"values": last["values"] * factor}]}
+            last = {"values": torch.tensor([0.6, 0.8]).double() * norm, "l2": norm, "max": norm}
+            after = {"values": last["values"] * factor, "max": norm * factor}
+            update = {"gradients": [after]}
             found += [(step, *gradients.judge_step_gradients(update, [last], {0: "head"}, None))]
         return [(f.kind, f.sentence) for _, f in settle(found)]
 
-    clip, scale = "the gradients' norm is clipped to 2.5", "the gradients are multiplied by 0.5"
+    clip, scale = (
+        "the gradients' norm is clipped (or set) to 2.5",
+        "the gradients are multiplied by 0.5",
+    )
     assert words((5.0, 0.5)) == [("cause", f"{clip} (or {scale})")]
     assert words((5.0, 0.5), (10.0, 0.25)) == [("cause", clip)] * 2
     assert words((5.0, 0.5), (10.0, 0.5)) == [("cause", scale)] * 2
@@ -377,9 +385,19 @@ def test_what_is_no_trace_is_one_line(tmp_path, refused):
 
 def test_the_answer_on_the_command_line(tmp_path, capsys, monkeypatch):
     trace = tmp_path / "mine.trace"
-    words = ["--data", str(zoo.dataset()[1]), "--size", "64", "--tiny", "--plant", *FIVE]
+    words = [
+        "--data",
+        str(zoo.dataset()[1]),
+        "--size",
+        "64",
+        "--epochs",
+        "2",
+        "--tiny",
+        "--plant",
+        *FIVE,
+    ]
     monkeypatch.setattr(sys, "argv", [str(zoo.HERE / "plain.py"), *words])
-    with contextlib.suppress(SystemExit), record.Recording(trace, 2):
+    with contextlib.suppress(SystemExit), record.Recording(trace, 3):
         runpy.run_path(sys.argv[0], run_name="__main__")
     monkeypatch.setattr(train_resnet, "resnet50", zoo.tiny)
     capsys.readouterr()
