@@ -231,11 +231,12 @@ def judge_state(update, earlier, roles):
     """Findings on what an optimizer carries from the update before to this one."""
     state = {}  # of the tensors alone
     for n, entries in ((n, kept) for o in update["optimizers"] for n, kept in o["state"].items()):
-        tensors = {k: v for k, v in entries.items() if isinstance(v, dict) and v["max"] > 0}
+        tensors = {k: v for k, v in entries.items() if isinstance(v, dict)}
         state |= {n: tensors} if n in roles and tensors else {}
     if earlier is None:
         text = "the optimizer begins with a state, as one that was loaded does"
-        return [stated("update", text)] if state else []
+        filled = (kept["max"] > 0 for tensors in state.values() for kept in tensors.values())
+        return [stated("update", text)] if any(filled) else []
     rules = {n: rule for n, rule in declared(earlier).items() if n in state}
     if any(not hasattr(torch.optim, name) for name, _ in rules.values()):
         return []
