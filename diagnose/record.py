@@ -23,6 +23,7 @@ import os
 import re
 import runpy
 import sys
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
@@ -216,8 +217,11 @@ class Sight(TorchFunctionMode):
         sides = [t for t in operands if t in self.tags and self.tags[t].rows is not None]
         moved = self.moved_rows(name, function, args, kwargs) if sides else None
         kept = next((tag.rows for tag in tags if tag.rows is not None), None)
-        if pair is not None:
-            self.note_joined(pair, [other for other in pairs if other is not pair])
+        others = [other for other in pairs if other is not pair]
+        if others and name in (*JOINS, "stack") and can_join(pairs):
+            pair = self.join(list({id(other): other for other in pairs}.values()), outputs[0])
+        elif pair is not None:
+            self.note_joined(pair, others)
             if outputs and outputs[0].is_floating_point():
                 self.follow(name, args, kwargs, operands, weights, pair, outputs[0])
         elif moved is None and outputs and not weights and self.meet(sides):
@@ -293,9 +297,23 @@ class Sight(TorchFunctionMode):
         pair |= {"rows": [keep(self.tags[t].rows) for t in sides], "backwards": []}
         pair["joined"] = ""  # whether `others` meet it behind their merges, or the `same` photos
         self.hook(output, pair, "merged")
+        pair["sides"] = sides  # kept, so that a row in several merges is known again
         for place, side in enumerate(sides):
             self.hook(side, pair, f"features_{place}")
         return pair
+
+    def join(self, pairs, output):
+        """The pair of a batch whose rows were merged one by one and are put together here."""
+        passes = {number: record for pair in pairs for number, record in pair["passes"].items()}
+        joined = pairs[0] | {"merged": keep(output), "passes": passes, "gradients": {}, "ops": []}
+        sides = [[pair["features"][k] for pair in pairs] for k in (0, 1)]
+        joined["features"] = [torch.cat(list(map(as_rows, side))) for side in sides]
+        rows = [
+            [pair["rows"][k][: len(as_rows(pair["features"][k]))] for pair in pairs] for k in (0, 1)
+        ]
+        joined |= {"rows": list(map(torch.cat, rows)), "head": [], "labels": [], "backwards": []}
+        self.hook(output, joined, "merged")
+        return joined | {"parts": pairs, "sides": []}
 
     def hook(self, tensor, pair, name):
         """Has the gradient at a tensor added to those of the pair, one for each backward."""
@@ -509,6 +527,17 @@ def shorten(rows):
     return flat[:, 0] if alone else rows
 
 
+def as_rows(tensor):
+    """Features [F] of one photo as [1, F]."""
+    return tensor[None] if tensor.dim() == 1 else tensor
+
+
+def can_join(pairs):
+    """Whether merges are rows of one batch: two sides each, of other photos, and no layer yet."""
+    alone = all(not (p["head"] or p["labels"]) and len(p["features"]) == 2 for p in pairs)
+    return alone and any(are_others(pairs[0], other) for other in pairs[1:])
+
+
 def are_others(pair, other):
     """Whether two merges are of other photos."""
     photos = [torch.cat([side.flatten() for side in either["rows"]]) for either in (pair, other)]
@@ -563,7 +592,16 @@ def clean(pair):
     for side in pair["rows"]:
         numbers = side.flatten().tolist()
         rows.append(torch.tensor([begins[row // PASS] + row % PASS for row in numbers]))
-    return pair | {"passes": passes, "rows": rows}
+    parts = pair.get("parts", [])
+    shared = Counter(id(side) for part in parts for side in part["sides"])
+    for k in (0, 1) if parts else ():
+        slots = []
+        for part in parts:
+            count = shared[id(part["sides"][k])]  # merges that the gradient is the sum of
+            slots.append([as_rows(g) / count for g in part["gradients"].get(f"features_{k}", [])])
+        pair["gradients"][f"features_{k}"] = list(map(torch.cat, zip(*slots, strict=False)))
+    rest = {key: value for key, value in pair.items() if key not in ("parts", "sides")}
+    return rest | {"passes": passes, "rows": rows}
 
 
 class Tee:
