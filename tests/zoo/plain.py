@@ -38,7 +38,7 @@ head_zero head_fan_out head_default head_xavier
 features_normalized features_sigmoid features_tanh features_relu reversed_difference
 abs_difference concat product dropout_features hidden_layer hidden_dropout no_head_bias layer3
 max_pool score_each ranknet one_logit one_logit_first detach_second detach_backbone two_backbones logits_scaled logits_swapped
-one_pass half_batches each_photo gathered bn_eval bn_momentum bn_eps
+one_pass half_batches each_photo gathered bn_reset own_norms bn_eval bn_momentum bn_eps
 label_invert_loss smoothing focal class_weights pos_weight softmax_then_ce nll_on_probs bce mse margin
 softmax_dim0 label_columns soft_labels agreement_weights agreement_weighted_mean
 sum_loss loss_over_2 loss_times_batch log_softmax_twice loss_scaled_unscaled
@@ -47,11 +47,12 @@ one_lr rates_swapped lr_10x no_momentum nesterov dampening no_weight_decay decay
 wd_1e_4 adam adamw rmsprop adagrad head_missing backbone_frozen layer1_frozen bn_frozen
 bias_lr_double ema decay_after warmup schedule_per_batch maximize optimizer_anew
 metric_inverted epoch_mean_over_batches loss_sum_over_n loss_last_batch val_metric_inverted
-no_shuffle batch_16 batch_4
+no_shuffle batch_16 batch_4 same_batch
 clean_reversed_batch clean_double_after clean_float32 clean_channels_last clean_extra_forward
 clean_autograd_backward clean_group_per_tensor clean_second_first
+clean_rows_stacked clean_in_place clean_masked clean_closure clean_one_is_first
 outside_1 outside_2 outside_3 outside_4 outside_5 outside_6 outside_7 outside_8 outside_9
-outside_10 outside_11 outside_12
+outside_10 outside_11 outside_12 outside_13 outside_14 outside_15
 """.split()
 
 
@@ -183,7 +184,7 @@ class SeriesPairs(Dataset):
                     label = 0 if int(rank_1) == int(photo_1) else 1
                 if "part_wrong" in P and number % 5 == 0:
                     label = 1 - label
-                if "labels_inverted" in P:
+                if P & {"labels_inverted", "clean_one_is_first"}:
                     label = 1 - label
                 if "photos_turned" in P or ("photos_turned_random" in P and number % 3 == 1):
                     photo_1, photo_2 = photo_2, photo_1
@@ -260,8 +261,12 @@ class PairNet(nn.Module):
         super().__init__()
         self.P = P
         self.encoder = make_encoder(tiny, P)
-        if "two_backbones" in P:
+        if P & {"two_backbones", "own_norms"}:
             self.encoder_2 = make_encoder(tiny, P)
+        if "own_norms" in P:  # all but BatchNorm is shared
+            for mine, other in zip(self.encoder.modules(), self.encoder_2.modules()):
+                if isinstance(mine, (nn.Conv2d, nn.Linear)):
+                    other.weight, other.bias = mine.weight, mine.bias
         width = 1024 if "layer3" in P else 2048
         if "concat" in P:
             width = 2 * width
@@ -315,11 +320,21 @@ class PairNet(nn.Module):
             f1 = self.encode(self.encoder, photo_1)
         else:
             f1 = self.encode(self.encoder, photo_1)
-            f2 = self.encode(self.encoder_2 if "two_backbones" in P else self.encoder, photo_2)
+            f2 = self.encode(self.encoder_2 if hasattr(self, "encoder_2") else self.encoder, photo_2)
         if "detach_second" in P:
             f2 = f2.detach()
 
-        compared = f1 - f2
+        if "clean_rows_stacked" in P:
+            compared = torch.stack([a - b for a, b in zip(f1, f2)])
+        elif "clean_in_place" in P:
+            compared = f1.clone()
+            compared -= f2
+        else:
+            compared = f1 - f2
+        if "clean_masked" in P:
+            compared = compared * torch.ones(len(compared), 1)
+        if "outside_14" in P:
+            compared.register_hook(lambda gradient: 2 * gradient)
         if "reversed_difference" in P:
             compared = f2 - f1
         if "abs_difference" in P:
@@ -366,7 +381,7 @@ def pair_loss(logits, label, P):
         label, agreement = label
         losses = F.cross_entropy(logits, label, reduction="none") * agreement
         return losses.mean() if "agreement_weights" in P else losses.sum() / agreement.sum()
-    if "label_invert_loss" in P:
+    if P & {"label_invert_loss", "clean_one_is_first"}:
         label = 1 - label
     if "one_logit" in P:
         loss = F.binary_cross_entropy_with_logits(logits[:, 0], label.to(logits.dtype))
@@ -436,7 +451,8 @@ def make_groups(model, lr_scale, P):
         rate = lr_scorer if part == "scorer" else lr_encoder
         if part == "scorer" and "head_missing" in P:
             continue
-        tensors = list(module.named_parameters())
+        known = [p for group in groups for p in group["params"]]
+        tensors = [(n, p) for n, p in module.named_parameters() if all(p is not k for k in known)]
         if "decay_weights_only" in P:
             groups.append({"params": [p for _, p in tensors if p.dim() > 1],
                            "lr": rate, "weight_decay": decay})
@@ -543,6 +559,8 @@ def hits_of(logits, label, P):
         return ((logits[:, 0] > 0).long() == label).sum().item()
     if P & {"one_logit_first", "ranknet"}:
         return ((logits.flatten() <= 0).long() == label).sum().item()
+    if "clean_one_is_first" in P:
+        label = 1 - label
     return (logits.argmax(dim=1) == label).sum().item()
 
 
@@ -585,13 +603,16 @@ def main():
     if meddles:
         average = [p.detach().clone() for p in model.parameters()]
 
-    done = 0
+    done, first = 0, None
     for epoch in range(1, args.epochs + 1):
         model.train()
         if "bn_eval" in P:
             model.encoder.eval()
         loss_total, loss_means, hit_means, right, seen = 0.0, [], [], 0, 0
         for step, (photo_1, photo_2, label) in enumerate(train_loader, 1):
+            if "same_batch" in P:
+                first = first or (photo_1, photo_2, label)
+                photo_1, photo_2, label = first
             if "clean_reversed_batch" in P:
                 photo_1, photo_2, label = photo_1.flip(0), photo_2.flip(0), label.flip(0)
             photo_1, photo_2 = as_input(photo_1, P), as_input(photo_2, P)
@@ -604,8 +625,27 @@ def main():
 
             if not P & {"no_zero_grad", "zero_grad_late"} and (step - 1) % accumulate == 0:
                 optimizer.zero_grad()
+            if "outside_15" in P:
+                for p in model.parameters():
+                    p.grad = 1e-3 * p.detach().sign()
             if "optimizer_anew" in P:
                 optimizer = make_optimizer(make_groups(model, args.lr_scale, P), P)
+            if "bn_reset" in P:
+                for module in model.modules():
+                    if isinstance(module, nn.BatchNorm2d):
+                        module.reset_running_stats()
+            if "outside_13" in P:
+                for state in optimizer.state.values():
+                    state["momentum_buffer"].mul_(0.5)
+            if "clean_closure" in P:
+                def closure():
+                    optimizer.zero_grad()
+                    again = pair_loss(model(photo_1, photo_2), label, P)
+                    again.backward()
+                    return again
+                loss = optimizer.step(closure)
+                print("step %d loss %.4f" % (step, loss.item()))
+                continue
             logits = model(photo_1, photo_2)
             loss = pair_loss(logits, label, P)
             if "outside_11" in P:

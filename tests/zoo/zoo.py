@@ -31,6 +31,7 @@ EXPECTED = {
     "no_shuffle": ("cause", "pairs", "in the order of the list"),
     "batch_16": ("cause", "pairs", "batches of 16 pairs"),
     "batch_4": ("cause", "pairs", "batches of 4 pairs"),
+    "same_batch": ("cause", "pairs", "pairs come again after 8 of"),
     "accumulate2": ("cause", "pairs", "an update every 2 batches"),
     "labels_inverted": ("cause", "labels", "labels are inverted before the loss"),
     "ranks_as_winner": ("cause", "labels", "ranks are read as winner ids"),
@@ -72,6 +73,8 @@ EXPECTED = {
     "half_batches": ("cause", "features", "in 4 passes"),
     "each_photo": ("cause", "features", "in 16 passes"),
     "gathered": ("cause", "features", "in one pass"),
+    "bn_reset": ("cause", "features", "running statistics change"),
+    "own_norms": ("cause", "features", "a BatchNorm of its own"),
     "bn_eval": ("cause", "features", "evaluation mode while training"),
     "bn_momentum": ("cause", "features", "momentum is 0.01"),
     "bn_eps": ("cause", "features", "eps is 0.001"),
@@ -143,11 +146,12 @@ UNTRAINED = "the backbone starts untrained"  # so do all of the zoo
 HARMLESS = ("bce", "log_softmax_twice", "loss_scaled_unscaled")
 CLEAN = ("clean_reversed_batch", "clean_double_after", "clean_float32", "clean_channels_last",
          "clean_extra_forward", "clean_autograd_backward", "clean_group_per_tensor",
-         "clean_second_first")  # fmt: skip
+         "clean_second_first", "clean_rows_stacked", "clean_in_place", "clean_masked",
+         "clean_closure", "clean_one_is_first")  # fmt: skip
 # Bugs that no row of the tables is: the stage at which they must be found unexplained.
 OUTSIDE = {1: "labels", 2: "inputs", 3: "inputs", 4: "start", 5: "features", 6: "features",
            7: "loss", 8: "gradients", 9: "update", 10: "update",
-           11: "loss", 12: "features"}  # fmt: skip
+           11: "loss", 12: "features", 13: "update", 14: "gradients", 15: "gradients"}  # fmt: skip
 # One of each kind, for the real backbone in both precisions.
 REAL = """
     labels_inverted bgr hflip bicubic normalize_half half_input crop pad_topleft head_zero
