@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from diagnose.finding import cause, stated, unknown
+from diagnose.finding import cause, skipped, stated, unknown
 from diagnose.replay import is_behind, near, number
 
 RULE = ("momentum", "weight_decay", "dampening", "nesterov", "maximize")  # of SGD, beside the rate
@@ -113,6 +113,9 @@ def judge_update(update, roles, recipe, weights, moving):
     own, reference = declared(update), reference_rules(roles, recipe)
     left = {n for n in roles if n not in own}
     found = judge_absent(update, roles, own, weights)
+    if any(weight["computed"] for weight in weights):
+        text = "of weights that are computed anew at each step (a parametrization), what moves them"
+        found.append(skipped("update", text))
     present = {n: rule for n, rule in reference.items() if n not in left}
     moved = {n: rule for n, rule in present.items() if update["requires_grad"][n]}
     if not moved or equal(replay(update, moved), update):
