@@ -61,7 +61,7 @@ def logits_of(batch):
     """(what the last layer gives or, where none is, what joins two scores, [B, 1 or 2]; the
     gradients at it).
     """
-    places = [i for i, entry in enumerate(batch["head"]) if entry["op"] == "linear"]
+    places = [i for i, entry in enumerate(batch["head"]) if "dropout" not in entry["op"]]
     made = batch["head"][places[-1]]["output"] if places else batch["merged"]
     slopes = batch["gradients"].get(f"output_{places[-1]}" if places else "merged", [])
     return column(made), list(map(column, slopes))

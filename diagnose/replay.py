@@ -24,6 +24,8 @@ FORMULA = (1e-9, 3e-5)  # merge, head, loss: a few operations
 # A pass through the backbone is held against its own rounding, see noise; least and most of that.
 FORWARD = ((1e-13, 1e-8), (3e-6, 2e-2))
 BACKWARD = ((1e-12, 1e-6), (3e-5, 3e-1))
+# A linear layer written out.
+PRODUCTS, SUMS = ("matmul", "__matmul__", "mm", "einsum"), ("add", "__add__", "__radd__")
 
 
 def gap(made, seen):
@@ -382,10 +384,9 @@ def judge_head(sides, batch, values, rounding):
         text = f"none of {len(MERGES)} merges of the features reproduces what {batch['merge']} gave"
         return [unknown("head", text)], None
     (sentence, merge), scores = MERGES[name], SCORES.get((name, merged.shape[1:].numel()))
-    if not layered and not batch["head"] and scores:
-        return [cause("head", scores)], merge
     kind = "harmless" if name == "reversed" else "cause"
     found = [Finding("head", kind, sentence, "", made[name])] if sentence else []
+    found = [cause("head", scores)] if scores and not layered else found
     current, layers, links = merged, [], [lambda x: x]
     for entry in batch["head"]:
         words, link, lost = explain_layer(entry, current, values, tolerance, kept)
@@ -412,9 +413,14 @@ def explain_layer(entry, current, values, tolerance, kept):
         mask = (entry["output"] != 0) / (1 - float(rate)) if rate else 1
         lost = "a dropout is not reproduced" if rate is None else None
         return words, lambda x: activation(x) * mask, lost
-    if entry["op"] != "linear":
-        return words, None, f"{entry['op']} stands in the head"
     layer = [values[n].to(entry["input"].dtype) for n in entry["weights"]]
+    if entry["op"] in SUMS and gap(entry["input"] + layer[0], entry["output"]) <= kept:
+        return [*words, "bias"], lambda x: activation(x) + layer[0], None
+    if entry["op"] in PRODUCTS and layer[0].dim() == 2 and entry["input"].dim() == 2:
+        across = layer[0].shape[0] == entry["input"].shape[1]  # [in, out]
+        layer = [layer[0].T if across else layer[0]]
+    elif entry["op"] != "linear":
+        return words, None, f"{entry['op']} stands in the head"
     if gap(nn.functional.linear(entry["input"], *layer), entry["output"]) > kept:
         return words, None, "a linear layer is not reproduced"
     words += [f"linear {len(layer[0])}" + " without bias" * (len(layer) == 1)]
@@ -437,7 +443,7 @@ def dropout_rate(entry, tolerance):
 def name_layers(layers):
     """Findings on the layers of a head; the reference has one linear layer and nothing else."""
     found, linears = [], [layer for layer in layers if layer.startswith("linear")]
-    if linears and linears[-1].endswith("without bias"):
+    if linears and linears[-1].endswith("without bias") and "bias" not in layers:
         found.append(cause("head", "the last layer has no bias"))
     if linears and linears[-1].split()[1] == "1":
         found.append(cause("head", "the head ends in one logit, not two"))

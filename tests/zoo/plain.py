@@ -51,6 +51,7 @@ no_shuffle batch_16 batch_4 same_batch
 clean_reversed_batch clean_double_after clean_float32 clean_channels_last clean_extra_forward
 clean_autograd_backward clean_group_per_tensor clean_second_first
 clean_rows_stacked clean_in_place clean_masked clean_closure clean_one_is_first
+clean_head_written_out
 outside_1 outside_2 outside_3 outside_4 outside_5 outside_6 outside_7 outside_8 outside_9
 outside_10 outside_11 outside_12 outside_13 outside_14 outside_15
 """.split()
@@ -280,6 +281,8 @@ class PairNet(nn.Module):
         for module in self.scorer.modules():
             if isinstance(module, nn.Linear):
                 start_linear(module, P)
+        if "clean_head_written_out" in P:
+            self.scorer.weight = nn.Parameter(self.scorer.weight.detach().t().clone())
 
     def encode(self, encoder, x):
         P = self.P
@@ -352,6 +355,8 @@ class PairNet(nn.Module):
             return torch.cat([self.scorer(f1), self.scorer(f2)], dim=1)
         if "outside_12" in P:
             return torch.cat([self.scorer(a - b) for a, b in zip(f1.split(1), f2.split(1))])
+        if "clean_head_written_out" in P:
+            return compared @ self.scorer.weight + self.scorer.bias
         logits = self.scorer(compared)
         if "logits_scaled" in P:
             logits = logits / 0.1
