@@ -218,7 +218,7 @@ class Sight(TorchFunctionMode):
         moved = self.moved_rows(name, function, args, kwargs) if sides else None
         kept = next((tag.rows for tag in tags if tag.rows is not None), None)
         others = [other for other in pairs if other is not pair]
-        if others and name in (*JOINS, "stack") and can_join(pairs):
+        if pairs and name in (*JOINS, "stack") and can_join(pairs):
             pair = self.join(list({id(other): other for other in pairs}.values()), outputs[0])
         elif pair is not None:
             self.note_joined(pair, others)
@@ -535,7 +535,9 @@ def as_rows(tensor):
 def can_join(pairs):
     """Whether merges are rows of one batch: two sides each, of other photos, and no layer yet."""
     alone = all(not (p["head"] or p["labels"]) and len(p["features"]) == 2 for p in pairs)
-    return alone and any(are_others(pairs[0], other) for other in pairs[1:])
+    rows = pairs[0]["rows"][0]
+    single = len(set(rows.tolist())) == 1 < len(rows)  # features [F] of one photo
+    return alone and (single or any(are_others(pairs[0], other) for other in pairs[1:]))
 
 
 def are_others(pair, other):
