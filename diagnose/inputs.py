@@ -258,6 +258,16 @@ def allowed(x, slots):
     return digits * float(x.abs().max()) / max(float(x.std()), 1e-12)
 
 
+def held_against(x, photo, slots, size):
+    """(difference of an input from what the slots make of a photo, whether that is none).
+
+    Where a coarse cast gives a last digit, nearly all elements must be equal all the same.
+    """
+    made = apply(photo, slots, size)
+    gap, same = difference(x, made), float((made == x).double().mean())
+    return gap, gap <= allowed(x, slots) and (slots["cast"] == "none" or same > 0.9)
+
+
 # Solving
 
 
@@ -268,8 +278,8 @@ def solve(x, photos, size, hints=()):
     """
     for slots in (REFERENCE, *hints):
         for number, photo in enumerate(photos):
-            gap = difference(x, apply(photo, slots, size))
-            if gap <= allowed(x, slots):
+            gap, equal = held_against(x, photo, slots, size)
+            if equal:
                 return number, slots, gap
     fits = [(f, n) for n, photo in enumerate(photos) for f in coarse_fits(x, photo, size)]
     _, number = min(fits, key=lambda found: found[0][0])
@@ -279,8 +289,8 @@ def solve(x, photos, size, hints=()):
         return number, None, best[0]
     slots = dict(zip(("geometry", "filter", "turn", "order"), best[1:], strict=True))
     slots = simplest(finish(x, photo, slots, size), x, photo, size)
-    gap = difference(x, apply(photo, slots, size))
-    return number, (slots if gap <= allowed(x, slots) else None), gap
+    gap, equal = held_against(x, photo, slots, size)
+    return number, (slots if equal else None), gap
 
 
 def coarse_fits(x, photo, size):
