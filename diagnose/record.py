@@ -8,12 +8,13 @@ What happened is read by `python -m diagnose.compare mine.trace --data DATASET`.
 
 The trainer runs in double: the default dtype is set before its first line, and what still comes in
 float32 is cast where it meets a double weight. --as-is leaves its precision alone and changes no
-number. torch.compile is left out. What cannot be seen from here is not recorded, never guessed.
+number. torch.compile and TorchScript are left out. What cannot be seen from here is not recorded,
+never guessed.
 
 How it sees: every call of a torch function passes a TorchFunctionMode. Tensors are tagged as they
-are made with the photos that they come from. A photo is a float tensor [B, 3, H, W] that nothing
-made and that meets a weight; the first tensor that comes from two photos is the merge of their
-features; the weighted ops behind it are the head; where backward begins is the loss.
+are made with the photos that their rows come from. A photo is a float tensor [B, 3, H, W] that
+nothing made and that meets a weight; the first op that computes one row of two photos is the merge
+of their features; the weighted ops behind it are the head; where backward begins is the loss.
 """
 
 import argparse
