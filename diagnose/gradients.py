@@ -146,14 +146,15 @@ def judge_step_gradients(update, last, roles, factor):
     pairs = list(zip(were, are, strict=True))
     tops = [last[n]["max"] for n in met]
     kept = [(update["gradients"][n] or {"max": 0.0})["max"] for n in met]
-    if all(torch.equal(a, b) for a, b in pairs) and tops == kept:
+    same = all(torch.equal(a, b) for a, b in pairs)
+    if same and tops == kept:
         return []
     if not any(b.any() for b in are):
         text = "gradients are zeroed between backward and the update, so only the weight decay acts"
         return [cause("gradients", text)]
     top = sum(float((a.double() * b.double()).sum()) for a, b in pairs)
     scale = top / max(sum(float((a.double() ** 2).sum()) for a in were), 1e-300)
-    if all(near(a * scale, b) for a, b in pairs):
+    if not same and all(near(a * scale, b) for a, b in pairs):
         norm = math.sqrt(sum(last[n]["l2"] ** 2 for n in met))
         if factor and abs(scale * factor - 1) < 1e-6:
             text = f"the loss is scaled by {number(factor)} and the gradients are scaled back"

@@ -41,6 +41,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 VERSION = 1
 PATIENCE = 20  # updates without a pair of photos, more than asked for, before it gives up
 PASS = 2**32  # between the numbers of the first rows of two passes
+NOWHERE = -1  # the number of a row that comes from no photo
 SAMPLE = 512  # elements of a tensor that are kept of every step, at fixed places
 WEIGHTS = {"conv2d": (1, 2), "linear": (1, 2), "batch_norm": (1, 2, 3, 4)}  # places of weights
 MERGES = ("sub", "__sub__", "rsub", "subtract", "cat", "concat", "mul", "__mul__")
@@ -254,13 +255,16 @@ class Sight(TorchFunctionMode):
         made = function(*each_tensor(args, self.rows_of), **numbered)
         moved = [shorten(rows) for rows in tensors_in(made)]
         beside = name in JOINS and moved[0].dim() > 1  # features in one row, not in one batch
-        return None if beside else moved
+        whole = all(rows.dtype == torch.int64 for rows in moved)
+        return moved if whole and not beside else None
 
     def rows_of(self, tensor):
-        """The number of its row for every element of a tensor, itself where it has none."""
+        """The number of its row for every element of a tensor; an index or a mask as it is."""
+        if not tensor.is_floating_point():
+            return tensor
         tag = self.tags.get(tensor)
         if tag is None or tag.rows is None:
-            return tensor
+            return torch.full(tensor.shape, NOWHERE, device=tensor.device)
         rows = tag.rows.view(*tag.rows.shape, *[1] * (tensor.dim() - tag.rows.dim()))
         return rows.expand_as(tensor).contiguous()
 
@@ -594,7 +598,8 @@ def clean(pair):
     rows = []
     for side in pair["rows"]:
         numbers = side.flatten().tolist()
-        rows.append(torch.tensor([begins[row // PASS] + row % PASS for row in numbers]))
+        known = [begins[n // PASS] + n % PASS if n != NOWHERE else NOWHERE for n in numbers]
+        rows.append(torch.tensor(known))
     parts = pair.get("parts", [])
     shared = Counter(id(side) for part in parts for side in part["sides"])
     for k in (0, 1) if parts else ():

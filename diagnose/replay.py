@@ -182,7 +182,7 @@ def sides_of(batch):
     features, alike = batch["features"], {f.shape for f in batch["features"]}
     if batch["joined"] == "others" or len(features) != 2 or len(alike) > 1 or features[0].dim() > 2:
         return None
-    if any(len(side) != len(features[0]) for side in rows):
+    if any(len(side) != len(features[0]) or bool((side < 0).any()) for side in rows):
         return None
     if features[0].dim() == 1 and any(len(set(side.tolist())) == 1 < len(side) for side in rows):
         return None  # features of one photo, not scores of many

@@ -328,6 +328,13 @@ def test_a_clipped_norm_and_a_factor_are_told_apart_by_two_steps():
     assert {kind for kind, _ in words((5.0, 0.5), (10.0, 0.4))} == {"unknown"}
 
 
+def test_a_value_that_is_clipped_between_the_kept_places_is_seen():
+    values = torch.tensor([0.6, 0.8]).double()
+    last, after = ({"values": values, "l2": top, "max": top} for top in (5.0, 4.0))
+    (found,) = gradients.judge_step_gradients({"gradients": [after]}, [last], {0: "head"}, 1.0)
+    assert (found.kind, found.sentence) == ("cause", "each gradient is clipped to +-4")
+
+
 def batch_of(label, weight, seed=0):
     """The Evidence of a cross-entropy with two class weights on random logits."""
     torch.manual_seed(seed)
