@@ -137,7 +137,7 @@ def view_batch(trace, step, batch, house, seen):
     if sides is None:
         text = "the passes of this trainer are not two equal sides"
         if batch["joined"] == "others":
-            text = "pairs go through the head one by one, which is not replayed"
+            text = "what goes through the head in parts meets in one loss, which is not replayed"
         stages = (stage for stage in STAGES if stage not in ("pairs", "features", "printed"))
         rest = [skipped(stage, "not judged, since the passes are not") for stage in stages]
         return [unknown("features", text), *rest], None

@@ -130,14 +130,53 @@ def plain(value):
     return str(value)[:80].split(" at 0x")[0]
 
 
-class Sight(TorchFunctionMode):
+class Origins(TorchFunctionMode):
+    """Which photos the rows of tensors come from."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.number_of_pass = WeakTensorKeyDictionary(), 0
+
+    def new_tag(self, tensor, photo, autocast):
+        """The tag of the first tensor [B, ...] of a new pass; its rows are numbered from there."""
+        self.number_of_pass += 1
+        rows = torch.arange(len(tensor), device=tensor.device) + self.number_of_pass * PASS
+        return Tag(rows, {self.number_of_pass: new_pass(photo, autocast)})
+
+    def meet(self, sides):
+        """Whether tensors come from several photos in one row."""
+        rows = [self.tags[t].rows for t in sides]
+        return any(not torch.equal(rows[0], other) or other.dim() > 1 for other in rows)
+
+    def moved_rows(self, name, function, args, kwargs):
+        """The rows of what an op gives that only moves them; None where it computes or merges."""
+        if name not in MOVES or "out" in kwargs:
+            return None
+        numbered = {key: each_tensor(value, self.rows_of) for key, value in kwargs.items()}
+        made = function(*each_tensor(args, self.rows_of), **numbered)
+        moved = [shorten(rows) for rows in tensors_in(made)]
+        beside = name in JOINS and moved[0].dim() > 1  # features in one row, not in one batch
+        whole = all(rows.dtype == torch.int64 for rows in moved)
+        return moved if whole and not beside else None
+
+    def rows_of(self, tensor):
+        """The number of its row for every element of a tensor; an index or a mask as it is."""
+        if not tensor.is_floating_point():
+            return tensor
+        tag = self.tags.get(tensor)
+        if tag is None or tag.rows is None:
+            return torch.full(tensor.shape, NOWHERE, device=tensor.device)
+        rows = tag.rows.view(*tag.rows.shape, *[1] * (tensor.dim() - tag.rows.dim()))
+        return rows.expand_as(tensor).contiguous()
+
+
+class Sight(Origins):
     """A context that sees what torch does: photos, features, the head, the logits, the labels."""
 
     def __init__(self, double=True):
         super().__init__()
-        self.double, self.pid, self.passes, self.number_of_pass = double, os.getpid(), 0, 0
-        self.tags, self.weights, self.numbers = WeakTensorKeyDictionary(), [], {}
-        self.updating, self.done = False, False
+        self.double, self.pid, self.passes = double, os.getpid(), 0
+        self.weights, self.numbers, self.updating, self.done = [], {}, False, False
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(function, "__name__", "")
@@ -196,12 +235,6 @@ class Sight(TorchFunctionMode):
             self.tags[tensor] = self.new_tag(tensor, None, False)
         return [self.tags[tensor] for tensor in alike]
 
-    def new_tag(self, tensor, photo, autocast):
-        """The tag of the first tensor [B, ...] of a new pass; its rows are numbered from there."""
-        self.number_of_pass += 1
-        rows = torch.arange(len(tensor), device=tensor.device) + self.number_of_pass * PASS
-        return Tag(rows, {self.number_of_pass: new_pass(photo, autocast)})
-
     def look_after(self, name, function, args, kwargs, operands, weights, tags, result, before):
         """Tags the results of an op on what comes from photos; notes merges, head and labels."""
         passes = {number: record for tag in tags for number, record in tag.passes.items()}
@@ -237,36 +270,12 @@ class Sight(TorchFunctionMode):
     def note_joined(self, pair, others):
         """Notes that another merge meets this one: of other photos, or of the same in the head."""
         for other in others:
+            if pair["backwards"] or other["backwards"]:
+                continue  # sums over an epoch
             if are_others(pair, other):
                 pair["joined"] = "others"
             elif not pair["labels"]:
                 pair["joined"] = pair["joined"] or "same"
-
-    def meet(self, sides):
-        """Whether tensors come from several photos in one row."""
-        rows = [self.tags[t].rows for t in sides]
-        return any(not torch.equal(rows[0], other) or other.dim() > 1 for other in rows)
-
-    def moved_rows(self, name, function, args, kwargs):
-        """The rows of what an op gives that only moves them; None where it computes or merges."""
-        if name not in MOVES or "out" in kwargs:
-            return None
-        numbered = {key: each_tensor(value, self.rows_of) for key, value in kwargs.items()}
-        made = function(*each_tensor(args, self.rows_of), **numbered)
-        moved = [shorten(rows) for rows in tensors_in(made)]
-        beside = name in JOINS and moved[0].dim() > 1  # features in one row, not in one batch
-        whole = all(rows.dtype == torch.int64 for rows in moved)
-        return moved if whole and not beside else None
-
-    def rows_of(self, tensor):
-        """The number of its row for every element of a tensor; an index or a mask as it is."""
-        if not tensor.is_floating_point():
-            return tensor
-        tag = self.tags.get(tensor)
-        if tag is None or tag.rows is None:
-            return torch.full(tensor.shape, NOWHERE, device=tensor.device)
-        rows = tag.rows.view(*tag.rows.shape, *[1] * (tensor.dim() - tag.rows.dim()))
-        return rows.expand_as(tensor).contiguous()
 
     def number(self, name, weights, depth):
         """Numbers the weights that an op meets for the first time."""
