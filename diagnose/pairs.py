@@ -12,6 +12,10 @@ from diagnose.finding import cause, harmless, skipped, stated, unknown
 from diagnose.replay import number
 from disk.errors import show_progress, stop
 
+EACH = {  # where a value is solved for, and each photo has its own
+    "padding": "the padding has another colour in each photo",
+    "normalisation": "each photo is normalised by a mean and deviation of its own",
+}
 HOPELESS = 4  # inputs of a batch that nothing reproduces, before the others are not tried
 
 
@@ -105,6 +109,12 @@ def name_inputs(slots, worst):
             if value != usual:
                 counts[name, words_of(name, value, found)] += 1
     findings = []
+    for name, text in EACH.items():
+        solved = [
+            key for key in counts if key[0] == name and key[1] not in inputs.WORDS[name].values()
+        ]
+        if len(solved) > 2:
+            counts[name, text] = sum(counts.pop(key) for key in solved)
     for (_, words), count in counts.items():
         share = "" if count == len(slots) else f" ({count} of {len(slots)} photos)"
         ways = (words,) if words.startswith("normalised with mean ") else ()

@@ -340,7 +340,8 @@ def judge_features(sides, batch, backbones, rounding, known=()):
         with torch.no_grad():
             if key not in passes:
                 passes[key] = features(copies(backbones), sides, way)
-            made = torch.cat(list(map(setting.get("after", torch.clone), passes[key])))
+            halves = list(map(setting.get("after", torch.clone), passes[key]))
+            made = torch.cat(halves) if len({f.shape for f in halves}) == 1 else halves[0]
         tried += 1
         worst = gap(made.to(seen.dtype), seen)
         if worst <= FORWARD[rounding == 1][1]:

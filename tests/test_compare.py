@@ -23,6 +23,7 @@ import train_resnet
 import train_vgg
 from diagnose import compare, gradients, inputs, losses, record, replay, updates
 from diagnose.finding import settle
+from diagnose.pairs import name_inputs
 from run.loop import Run
 
 pytestmark = pytest.mark.real  # the zoo brings its own backbones
@@ -333,6 +334,17 @@ def test_a_value_that_is_clipped_between_the_kept_places_is_seen():
     last, after = ({"values": values, "l2": top, "max": top} for top in (5.0, 4.0))
     (found,) = gradients.judge_step_gradients({"gradients": [after]}, [last], {0: "head"}, 1.0)
     assert (found.kind, found.sentence) == ("cause", "each gradient is clipped to +-4")
+
+
+def test_a_padding_of_each_photo_is_one_change(demo):
+    photo = inputs.Photo(sorted((demo / "train_val" / "train_val_imgs").iterdir())[0])
+    slots, hints = [], []
+    for color in ((0.1, 0.2, 0.3), (0.5, 0.1, 0.9), (0.7, 0.7, 0.2)):
+        border = torch.tensor(color).double()
+        x = inputs.apply(photo, inputs.REFERENCE | {"border": border}, 64)
+        slots.append(inputs.solve(x, [photo], 64, hints)[1])
+    (found,) = name_inputs(slots, 0.0)
+    assert found.sentence == "the padding has another colour in each photo"
 
 
 def batch_of(label, weight, seed=0):
