@@ -264,7 +264,7 @@ def judge_passes(trace, view, values, house, rounding):
     if same:
         backbones[1] = backbones[0]
     else:
-        findings.append(cause("features", replay.name_own(matches_, trace["weights"])))
+        findings.append(replay.judge_own(matches_, trace["weights"]))
     if known is not None:
         known = [*known, *replay.still_rows(batch, matches_[0])]
         known += replay.linear_rows(trace["weights"], matches_[0], values)

@@ -252,16 +252,20 @@ def judge_running(batch, known):
     return [cause("features", text)] if moved else []
 
 
-def name_own(matches, weights):
-    """What it is called that the two photos do not share all weights."""
+def judge_own(matches, weights):
+    """The finding that the two photos do not meet the same weights."""
     first, second = ({name: n for n, name in match.names.items()} for match in matches)
     own = [n for name, n in first.items() if second.get(name) != n]
+    if first.keys() != second.keys():
+        return unknown("features", "the two photos do not go through the same layers")
     if len(own) == len(first):
-        return "the two photos go through two backbones with weights of their own"
-    if all(weights[n]["op"] == "batch_norm" for n in own):
-        return "each of the two photos has a BatchNorm of its own"
-    parts = sorted({matches[0].names[n].split(".")[0] for n in own})
-    return f"each of the two photos has weights of its own in {', '.join(parts)}"
+        text = "the two photos go through two backbones with weights of their own"
+    elif all(weights[n]["op"] == "batch_norm" for n in own):
+        text = "each of the two photos has a BatchNorm of its own"
+    else:
+        parts = sorted({matches[0].names[n].split(".")[0] for n in own})
+        text = f"each of the two photos has weights of its own in {', '.join(parts)}"
+    return cause("features", text)
 
 
 def replace_pooling(module):
