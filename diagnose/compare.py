@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from diagnose import gradients, losses, rates, replay, updates
-from diagnose.finding import cause, settle, skipped, unknown
+from diagnose.finding import settle, skipped, unknown
 from diagnose.pairs import Official, are_inverted, judge_inputs, judge_labels, judge_pairs, label_of
 from diagnose.printed import judge_printed
 from diagnose.start import judge_start
@@ -91,14 +91,14 @@ def explain(trace, root, page=None):
     house = House(ranker, weights, recipe, Official(root, trace["files"]), {})
     findings, views, seen, told = [], [], [], []
     for step, batch in batches_of(trace):
-        count = len(seen)
+        count, moved = len(seen), replay.judge_running(batch, house.known)
         found, view = view_batch(trace, step, batch, house, seen)
         if view and any(is_again(view, other) for other in views):
             del seen[count:]
             text = "an update takes several passes or merges of the same photos; not replayed"
             found = [unknown("gradients", text)]
             view = None
-        findings += [(step, f) for f in found]
+        findings += [(step, f) for f in found + moved]
         views += [view] if view else []
     inverted = are_inverted(seen)
     whole, views, swapped = judge_losses(views, inverted)
@@ -275,11 +275,9 @@ def judge_passes(trace, view, values, house, rounding):
         text = "the passes ran under autocast, which is not replayed; record without --as-is"
         made = [skipped("features", text)]
     if setting is not None and matches_[0].missing:
-        parts = ", ".join(sorted({name.split(".")[0] for name in matches_[0].missing}))
-        findings.append(cause("features", f"the backbone ends before {parts}"))
+        findings.append(replay.judge_missing(matches_[0]))
     findings += made
-    findings += replay.judge_momentum(batch, matches_[0]) + replay.judge_running(batch, house.known)
-    return findings, backbones, setting, (worst, room)
+    return findings + replay.judge_momentum(batch, matches_[0]), backbones, setting, (worst, room)
 
 
 def join(findings):

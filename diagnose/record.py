@@ -198,7 +198,7 @@ class Sight(Origins):
             args, kwargs = self.cast(args, kwargs)
         before = []  # what the op itself changes
         if tags and (name == "batch_norm" or name.endswith(IN_PLACE)):
-            before = [keep(t) for t in tensors_in(args[1:3] if name == "batch_norm" else args[:1])]
+            before = running(args, kwargs) if name == "batch_norm" else [keep(args[0])]
         result = function(*args, **kwargs)
         if tags:
             self.look_after(name, function, args, kwargs, operands, weights, tags, result, before)
@@ -279,7 +279,8 @@ class Sight(Origins):
 
     def number(self, name, weights, depth):
         """Numbers the weights that an op meets for the first time."""
-        for place, weight in enumerate(weights):
+        first = 2 if name == "batch_norm" and len(weights) == 2 else 0  # no running statistics
+        for place, weight in enumerate(weights, first):
             if id(weight) not in self.numbers:
                 self.numbers[id(weight)] = len(self.weights)
                 facts = {"depth": depth, "op": name, "place": place, "shape": list(weight.shape)}
@@ -291,7 +292,7 @@ class Sight(Origins):
         values = dict(zip(names, args, strict=False)) | kwargs
         norm = {key: plain(values.get(key)) for key in ("training", "momentum", "eps")}
         norm["weight"] = self.numbers.get(id(values.get("weight")))
-        norm["before"], norm["after"] = before, [keep(t) for t in args[1:3]]
+        norm["before"], norm["after"] = before, running(args, kwargs)
         for record in passes.values():
             record["norms"].append(norm)
 
@@ -532,6 +533,12 @@ class Recorder(Sight):
         os.replace(part, self.out)
         said = f"record.py: updates: {len(trace['updates'])}, batches: {len(self.batches)}, "
         print(f"{said}weights: {len(self.weights)} -> {self.out}", file=sys.__stderr__)
+
+
+def running(args, kwargs):
+    """The running mean and variance that a batch_norm is given, copied; None for none."""
+    names = enumerate(("running_mean", "running_var"), 1)
+    return [keep(kwargs.get(name, args[i] if len(args) > i else None)) for i, name in names]
 
 
 def shorten(rows):

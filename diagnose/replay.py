@@ -268,6 +268,17 @@ def judge_own(matches, weights):
     return cause("features", text)
 
 
+def judge_missing(match):
+    """The finding that a pass that is reproduced does not meet all weights of the backbone."""
+    left = {name.split(".")[0] for name in match.missing}
+    if left.isdisjoint(name.split(".")[0] for name in match.names.values()):
+        return cause("features", f"the backbone ends before {', '.join(sorted(left))}")
+    if all("running_" in name for name in match.missing):
+        text = "BatchNorm keeps no running statistics: evaluation takes those of its own batches"
+        return cause("features", text)
+    return unknown("features", f"weights of {', '.join(sorted(left))} are not met")
+
+
 def replace_pooling(module):
     """Global mean pooling by global maximum pooling, everywhere in a module."""
     for name, child in module.named_children():
