@@ -38,7 +38,7 @@ head_zero head_fan_out head_default head_xavier
 features_normalized features_sigmoid features_tanh features_relu reversed_difference
 abs_difference concat product dropout_features hidden_layer hidden_dropout no_head_bias layer3
 max_pool score_each ranknet one_logit one_logit_first detach_second detach_backbone two_backbones logits_scaled logits_swapped
-one_pass half_batches each_photo gathered bn_reset own_norms bn_eval bn_momentum bn_eps
+one_pass half_batches each_photo gathered bn_reset bn_no_statistics own_norms bn_eval bn_momentum bn_eps
 label_invert_loss smoothing focal class_weights pos_weight softmax_then_ce nll_on_probs bce mse margin
 softmax_dim0 label_columns soft_labels agreement_weights agreement_weighted_mean
 sum_loss loss_over_2 loss_times_batch log_softmax_twice loss_scaled_unscaled
@@ -264,6 +264,11 @@ class PairNet(nn.Module):
         self.encoder = make_encoder(tiny, P)
         if P & {"two_backbones", "own_norms"}:
             self.encoder_2 = make_encoder(tiny, P)
+        if "bn_no_statistics" in P:
+            for module in self.encoder.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.track_running_stats = False
+                    module.running_mean = module.running_var = None
         if "own_norms" in P:  # all but BatchNorm is shared
             for mine, other in zip(self.encoder.modules(), self.encoder_2.modules()):
                 if isinstance(mine, (nn.Conv2d, nn.Linear)):

@@ -74,6 +74,7 @@ EXPECTED = {
     "each_photo": ("cause", "features", "in 16 passes"),
     "gathered": ("cause", "features", "in one pass"),
     "bn_reset": ("cause", "features", "running statistics change"),
+    "bn_no_statistics": ("cause", "features", "keeps no running statistics"),
     "own_norms": ("cause", "features", "a BatchNorm of its own"),
     "bn_eval": ("cause", "features", "evaluation mode while training"),
     "bn_momentum": ("cause", "features", "momentum is 0.01"),
