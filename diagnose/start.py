@@ -48,7 +48,7 @@ def judge_untrained(batch, values, weights):
     made = all(
         not value.any() or (place == 2 and bool((value == 1).all())) for place, value in pairs
     )
-    fresh = all(not mean.any() and bool((var == 1).all()) for mean, var in norms)
+    fresh = bool(norms) and all(not mean.any() and bool((var == 1).all()) for mean, var in norms)
     if not pairs or not (made or fresh):
         return []
     text = "BatchNorm's running statistics begin anew (means 0, variances 1), its weights do not"
