@@ -91,15 +91,16 @@ def explain(trace, root, page=None):
     house = House(ranker, weights, recipe, Official(root, trace["files"]), {})
     findings, views, seen, told = [], [], [], []
     for step, batch in batches_of(trace):
-        count, moved = len(seen), replay.judge_running(batch, house.known)
+        count = len(seen)
         found, view = view_batch(trace, step, batch, house, seen)
         if view and any(is_again(view, other) for other in views):
             del seen[count:]
             text = "an update takes several passes or merges of the same photos; not replayed"
             found = [unknown("gradients", text)]
             view = None
-        findings += [(step, f) for f in found + moved]
+        findings += [(step, f) for f in found]
         views += [view] if view else []
+    findings += replay.judge_running(trace)
     inverted = are_inverted(seen)
     whole, views, swapped = judge_losses(views, inverted)
     moving = rates.describe_moving(trace)

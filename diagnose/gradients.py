@@ -25,17 +25,15 @@ def judge_zeroed(group, update, earlier, roles, weights):
     before = {n: g for n, g in enumerate(group[0].batch["backwards"][0]["before"]) if n in held}
     there = [n for n, g in before.items() if g is not None and g["max"] > 0]
     old = {n: g for n, g in enumerate(earlier["gradients"]) if g is not None} if earlier else {}
-    ends = [view.batch["backwards"][-1]["after"] for view in group[:-1]]
     found = []
     if any(n not in old or not alike(before[n], old[n]) for n in there):
-        text = (
-            "gradients are there before the first backward, which the update before did not leave"
-        )
-        found.append(unknown("gradients", text))
+        text = "gradients are there before the first backward, which the update before"
+        found.append(unknown("gradients", f"{text} did not leave"))
     elif there:
         left = [n for n in roles if n in old and n in held and old[n]["max"] > 0]
         whose = "" if set(left) <= set(there) else f" of {describe(there, roles, weights)}"
         found.append(cause("gradients", f"gradients{whose} are not zeroed between updates"))
+    ends = [view.batch["backwards"][-1]["after"] for view in group[:-1]]
     begins = [view.batch["backwards"][0]["before"] for view in group[1:]]
     pairs = [pair for a, b in zip(ends, begins, strict=True) for pair in zip(a, b, strict=False)]
     if any(g is not None and g["max"] > 0 and not alike(g, later) for g, later in pairs):

@@ -171,7 +171,7 @@ def judge_labels(seen, single, swapped):
         text = "no labels were seen" if seen else "which photos these are is not known"
         return [*findings, skipped("labels", text)]
     n, right = len(known), sum(y == label for y, _, _, label, _, _ in known)
-    turned = sum(t for *_, t, _ in known)
+    inverted, turned = are_inverted(seen), sum(t for *_, t, _ in known)
     winner = [
         int(pair["rank_1"] != (pair["photo_2"] if t else pair["photo_1"]))
         for _, _, _, _, t, pair in known
@@ -184,13 +184,13 @@ def judge_labels(seen, single, swapped):
     elif right == 0 and single:
         text = f"labels are 1 where photo_1 is preferred ({n} pairs), as one logit may have it"
         findings.append(stated("labels", text))
-    elif are_inverted(seen) and swapped:
+    elif inverted and swapped:
         text = f"labels are 1 where photo_1 is preferred ({n} pairs), and the loss takes them so"
         findings.append(harmless("labels", text))
     elif right == 0 and turned == n:
         text = f"the photos of each pair are exchanged, the label is not ({n} pairs)"
         findings.append(cause("labels", text))
-    elif are_inverted(seen):
+    elif inverted:
         text = f"labels are inverted before the loss ({n} pairs)"
         findings.append(cause("labels", text))
     elif all(y == w for (y, *_), w in zip(known, winner, strict=True)) and n - right >= 4:

@@ -56,9 +56,6 @@ def describe_moving(trace):
     names = " and ".join(sorted({s["class"] for s in trace["schedules"] if s["steps"]}))
     text = f"the learning rates change from step to step: {'; '.join(dict.fromkeys(columns))}"
     early = {u for s in trace["schedules"] for u in s["steps"] if 0 < u < len(rates)}
-    every = (
-        "each update"
-        if len(early) == len(rates) - 1
-        else f"updates {', '.join(map(str, sorted(early)))}"
-    )
+    every = f"updates {', '.join(map(str, sorted(early)))}"
+    every = "each update" if len(early) == len(rates) - 1 else every
     return text + (f" ({names} is stepped after {every})" if names else "")

@@ -44,6 +44,8 @@ PASS = 2**32  # between the numbers of the first rows of two passes
 NOWHERE = -1  # the number of a row that comes from no photo
 SAMPLE = 512  # elements of a tensor that are kept of every step, at fixed places
 WEIGHTS = {"conv2d": (1, 2), "linear": (1, 2), "batch_norm": (1, 2, 3, 4)}  # places of weights
+BATCH_NORM = ["input", "running_mean", "running_var", "weight", "bias"]  # its operands in order
+BATCH_NORM += ["training", "momentum", "eps"]
 MERGES = ("sub", "__sub__", "rsub", "subtract", "cat", "concat", "mul", "__mul__")
 IN_PLACE = ("sub_", "isub__", "subtract_", "mul_", "imul__", "add_", "iadd__")
 JOINS = ("cat", "concat", "concatenate")
@@ -58,7 +60,9 @@ NOT_OPS = (*NOT_OPS.split(), "__repr__", "__len__", "is_floating_point")
 
 
 def each_tensor(value, change):
-    """An argument with change(tensor) in the place of every tensor, lists and tuples included."""
+    """Arguments with change(tensor) in the place of every tensor in lists, tuples and dicts."""
+    if isinstance(value, dict):
+        return {key: each_tensor(item, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         changed = [each_tensor(item, change) for item in value]
         return changed if isinstance(value, list) else tuple(changed)
@@ -89,7 +93,7 @@ def new_pass(photo, autocast):
 
 
 def tensors_in(value):
-    """The tensors of an argument, lists and tuples included."""
+    """The tensors of arguments, in lists, tuples and dicts."""
     found = []
     each_tensor(value, found.append)
     return found
@@ -152,8 +156,8 @@ class Origins(TorchFunctionMode):
         """The rows of what an op gives that only moves them; None where it computes or merges."""
         if name not in MOVES or "out" in kwargs:
             return None
-        numbered = {key: each_tensor(value, self.rows_of) for key, value in kwargs.items()}
-        made = function(*each_tensor(args, self.rows_of), **numbered)
+        args, kwargs = each_tensor((args, kwargs), self.rows_of)
+        made = function(*args, **kwargs)
         moved = [shorten(rows) for rows in tensors_in(made)]
         beside = name in JOINS and moved[0].dim() > 1  # features in one row, not in one batch
         whole = all(rows.dtype == torch.int64 for rows in moved)
@@ -182,11 +186,11 @@ class Sight(Origins):
         kwargs, name = kwargs or {}, getattr(function, "__name__", "")
         if self.done or self.updating or os.getpid() != self.pid or name in NOT_OPS:
             return function(*args, **kwargs)
-        operands = tensors_in((*args, *kwargs.values()))
+        operands = tensors_in((args, kwargs))
         weights = self.find_weights(name, args, kwargs, operands)
         if weights and weights[0].dtype == torch.float64:
             args, kwargs = self.cast(args, kwargs)
-            operands = tensors_in((*args, *kwargs.values()))
+            operands = tensors_in((args, kwargs))
         tags = [self.tags[t] for t in operands if t in self.tags]
         if weights and not tags and (name in WEIGHTS or "conv" in name):
             others = [t for t in operands if all(t is not weight for weight in weights)]
@@ -208,10 +212,7 @@ class Sight(Origins):
 
     def cast(self, args, kwargs):
         """Arguments of an op in double, where the trainer is to run in double."""
-        if not self.double:
-            return args, kwargs
-        cast = {key: each_tensor(value, to_double) for key, value in kwargs.items()}
-        return each_tensor(args, to_double), cast
+        return each_tensor((args, kwargs), to_double) if self.double else (args, kwargs)
 
     def find_weights(self, name, args, kwargs, operands):
         """The weights and running statistics among the operands of an op."""
@@ -288,8 +289,7 @@ class Sight(Origins):
 
     def note_norm(self, args, kwargs, passes, before):
         """What a batch_norm was told, and its running statistics before and after."""
-        names = ("input", "mean", "var", "weight", "bias", "training", "momentum", "eps")
-        values = dict(zip(names, args, strict=False)) | kwargs
+        values = batch_norm_values(args, kwargs)
         norm = {key: plain(values.get(key)) for key in ("training", "momentum", "eps")}
         norm["weight"] = self.numbers.get(id(values.get("weight")))
         norm["before"], norm["after"] = before, running(args, kwargs)
@@ -403,11 +403,8 @@ class Recorder(Sight):
         return None
 
     def gradients(self):
-        leaves = (w["tensor"].is_leaf for w in self.weights)
-        grads = [
-            w["tensor"].grad if leaf else None for w, leaf in zip(self.weights, leaves, strict=True)
-        ]
-        return list(map(sample, grads))
+        tensors = (w["tensor"] for w in self.weights)
+        return [sample(t.grad if t.is_leaf else None) for t in tensors]
 
     def before_step(self, optimizer, args, kwargs):
         """Groups, values, state and gradients with which an update begins, behind its closure."""
@@ -467,7 +464,7 @@ class Recorder(Sight):
         now = [w["tensor"].detach().cpu() for w in self.weights]
         pairs = zip(self.first, now, strict=False)
         kept = [(b - a).float() if is_large(a) else b.clone() for a, b in pairs]
-        return kept + now[len(kept) :]  # those that were made since then, whole
+        return kept + list(map(keep, now[len(kept) :]))  # those that were made since then, whole
 
     def finish_pending(self):
         """The weights at the next training step end the one before; the last one ends all."""
@@ -535,10 +532,15 @@ class Recorder(Sight):
         print(f"{said}weights: {len(self.weights)} -> {self.out}", file=sys.__stderr__)
 
 
+def batch_norm_values(args, kwargs):
+    """What a batch_norm is given, by name."""
+    return dict(zip(BATCH_NORM, args, strict=False)) | kwargs
+
+
 def running(args, kwargs):
     """The running mean and variance that a batch_norm is given, copied; None for none."""
-    names = enumerate(("running_mean", "running_var"), 1)
-    return [keep(kwargs.get(name, args[i] if len(args) > i else None)) for i, name in names]
+    values = batch_norm_values(args, kwargs)
+    return [keep(values.get(name)) for name in ("running_mean", "running_var")]
 
 
 def shorten(rows):

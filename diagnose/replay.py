@@ -18,6 +18,7 @@ from torch import nn
 from diagnose.changes import ACTIVATIONS, MERGES, PASSES, SCORES
 from diagnose.finding import Finding, cause, unknown
 from diagnose.record import Sight, is_large
+from diagnose.trace import batches_of
 
 # Largest relative difference that counts as none, (double, single).
 FORMULA = (1e-9, 3e-5)  # merge, head, loss: a few operations
@@ -222,10 +223,14 @@ def features(backbones, sides, setting):
     return [after(f) for f in made] if after else made
 
 
+def norms_of(batch):
+    """The calls of batch_norm in all passes of a batch."""
+    return [norm for record in batch["passes"] for norm in record["norms"]]
+
+
 def judge_momentum(batch, match):
     """Findings on how fast BatchNorm's running statistics follow, by what its calls were told."""
-    norms = [norm for record in batch["passes"] for norm in record["norms"]]
-    norms = [norm for norm in norms if norm["training"] and norm["before"][0] is not None]
+    norms = [norm for norm in norms_of(batch) if norm["training"] and norm["before"][0] is not None]
     other = [norm for norm in norms if norm["momentum"] != 0.1]
     told = {norm["momentum"] for norm in other}
     values = ", ".join("None" if v is None else number(v) for v in sorted(told, key=str))
@@ -235,21 +240,20 @@ def judge_momentum(batch, match):
     return [cause("features", text)] if told else []
 
 
-def judge_running(batch, known):
-    """Findings on running statistics that something else than the recorded passes moves.
-
-    known: what explained the batches before, to which the last statistics are added.
-    """
-    moved, last = False, known.setdefault("running", {})
-    for norm in [norm for record in batch["passes"] for norm in record["norms"]]:
-        if norm["before"][0] is None or norm["weight"] is None:
-            continue
-        before = last.get(norm["weight"], norm["before"])
-        moved |= not all(map(torch.equal, before, norm["before"]))
-        last[norm["weight"]] = norm["after"]
+def judge_running(trace):
+    """[(step, finding)] on running statistics that something but the recorded passes moves."""
     text = "BatchNorm's running statistics change between the recorded passes (a reset, or another"
     text += " forward in training mode), which evaluation alone feels"
-    return [cause("features", text)] if moved else []
+    found, last = [], {}
+    for step, batch in batches_of(trace):
+        moved = False
+        for norm in norms_of(batch):
+            if norm["before"][0] is not None and norm["weight"] is not None:
+                before = last.get(norm["weight"], norm["before"])
+                moved |= not all(map(torch.equal, before, norm["before"]))
+                last[norm["weight"]] = norm["after"]
+        found += [(step, cause("features", text))] if moved else []
+    return found
 
 
 def judge_own(matches, weights):
@@ -289,7 +293,7 @@ def replace_pooling(module):
 
 def candidates(batch, sides):
     """(sentences, setting) to try in the reference's place, simplest first."""
-    norms = [norm for record in batch["passes"] for norm in record["norms"]]
+    norms = norms_of(batch)
     rows = []
     for name, (sentence, setting) in PASSES.items():
         if name == "max pool" and not any("max" in op for p in batch["passes"] for op in p["ops"]):
@@ -314,7 +318,7 @@ def copies(backbones):
 
 def still_rows(batch, match):
     """[(sentences, setting)] where the record says that a part of BatchNorm is in evaluation."""
-    norms = [norm for record in batch["passes"] for norm in record["norms"]]
+    norms = norms_of(batch)
     modes = {match.names.get(n["weight"], "").rpartition(".")[0]: n["training"] for n in norms}
     still = tuple(sorted(name for name, training in modes.items() if name and not training))
     if not still or len(still) == len(modes):
@@ -403,7 +407,7 @@ def judge_head(sides, batch, values, rounding):
     kind = "harmless" if name == "reversed" else "cause"
     found = [Finding("head", kind, sentence, "", made[name])] if sentence else []
     found = [cause("head", scores)] if scores and not layered else found
-    current, layers, links = merged, [], [lambda x: x]
+    current, layers, links = merged, [], []
     for entry in batch["head"]:
         words, link, lost = explain_layer(entry, current, values, tolerance, kept)
         if lost:

@@ -17,12 +17,8 @@ PASS = {"input": (T, None), "norms": [NORM], "weights": [int], "ops": WORDS}
 LAYER = {"op": str, "weights": [int], "input": T, "output": T, "options": list}
 GROUP = {"weights": [int], "values": dict}
 BATCH = {"merge": str, "merged": T, "gradients": dict, "features": [T], "head": [LAYER]}
-BATCH |= {
-    "ops": WORDS,
-    "labels": [{"values": T, "root": T, "ops": WORDS}],
-    "rows": [T],
-    "joined": str,
-}
+BATCH |= {"ops": WORDS, "labels": [{"values": T, "root": T, "ops": WORDS}]}
+BATCH |= {"rows": [T], "joined": str}
 BATCH |= {"backwards": [{"loss": T, "before": SAMPLES, "after": SAMPLES}]}
 BATCH |= {"passes": [PASS | {"autocast": bool}]}
 UPDATE = {"batches": int, "gradients": SAMPLES, "before": [SAMPLE], "after": [SAMPLE]}

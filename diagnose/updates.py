@@ -34,6 +34,11 @@ def declared(update):
     return {n: (name, group["values"]) for name, group in groups for n in group["weights"]}
 
 
+def state_of(update):
+    """{number: what its optimizer keeps of a weight} before an update."""
+    return {n: kept for o in update["optimizers"] for n, kept in o["state"].items()}
+
+
 def history_of(updates, momentum, decay):
     """{number: momentum buffer} as SGD would have it after these recorded updates."""
     buffers = {}
@@ -55,7 +60,7 @@ def stepped(update, rules):
 
     update["history"] holds the buffers of a momentum that the trainer itself does not keep.
     """
-    state = {n: kept for o in update["optimizers"] for n, kept in o["state"].items()}
+    state = state_of(update)
     for n, (name, values) in rules.items():
         before, gradient = update["before"][n]["values"], update["gradients"][n]
         weight = torch.nn.Parameter(before.clone())
@@ -233,7 +238,7 @@ def name_rates(update, mine, reference, roles, weights, moving):
 def judge_state(update, earlier, roles):
     """Findings on what an optimizer carries from the update before to this one."""
     state = {}  # of the tensors alone
-    for n, entries in ((n, kept) for o in update["optimizers"] for n, kept in o["state"].items()):
+    for n, entries in state_of(update).items():
         tensors = {k: v for k, v in entries.items() if isinstance(v, dict)}
         state |= {n: tensors} if n in roles and tensors else {}
     if earlier is None:
