@@ -60,6 +60,7 @@ class Told(NamedTuple):
     pairs: int  # whose photos were recognised
     worst: float | None  # largest relative difference of the features, with the changes in place
     noise: float  # what rounding explains of it
+    size: str  # of the photos, where it is not the recipe's
 
 
 class House(NamedTuple):
@@ -86,7 +87,8 @@ class View(NamedTuple):
 def explain(trace, root, page=None):
     """(findings in the order of execution, each with the steps it holds in; Told)."""
     photo = trace["batches"][0]["passes"][0]["input"]
-    module, ranker, weights = choose_page(page, trace, 64 if photo is None else photo.shape[-1])
+    pixels = None if photo is None else photo.shape[-1]
+    module, ranker, weights = choose_page(page, trace, pixels or 64)
     recipe, steps = recipe_of(module), len(trace["updates"])
     house = House(ranker, weights, recipe, Official(root, trace["files"]), {})
     findings, views, seen, told = [], [], [], []
@@ -122,7 +124,9 @@ def explain(trace, root, page=None):
     findings = settle(findings) + [(step, f) for f in whole for step in range(steps)]
     known = sum(found is not None for _, found in seen)
     worst, noise = map(max, zip(*told, strict=True)) if told else (None, None)
-    return join(findings), Told(steps, known, worst, noise)
+    other = pixels not in (None, recipe["size"])
+    size = f", at {pixels} pixels (the recipe has {recipe['size']})" if other else ""
+    return join(findings), Told(steps, known, worst, noise, size)
 
 
 def is_again(view, other):
@@ -317,11 +321,11 @@ def answer(findings, on):
     steps = "step" if on.steps == 1 else f"{on.steps} steps"
     near = f", to {on.worst:.0e} (rounding: up to {on.noise:.0e})" if on.worst is not None else ""
     changes = "this change" if kinds["cause"] == 1 else f"these {kinds['cause']} changes"
-    part = ", in all that was judged" if kinds["skipped"] else ""
+    part = on.size + ", in all that was judged" * bool(kinds["skipped"])
     if kinds["unknown"]:
         stages = " and ".join(dict.fromkeys(f.stage for f, _ in findings if f.kind == "unknown"))
-        text = f"Your trainer is not explained at {stages}; elsewhere{part} it is the reference"
-        return text + (f" with {changes}." if kinds["cause"] else ".")
+        text = f"Not explained: {stages}. Elsewhere your trainer is the reference{part}"
+        return text + (f", with {changes}." if kinds["cause"] else ".")
     if kinds["cause"]:
         text = f"Your trainer is the reference with {changes}{part}; with that it reproduces your "
         return text + f"first {steps}, each stage from your own values before it{near}."

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from diagnose.finding import cause, harmless, skipped, unknown
+from diagnose.finding import cause, harmless, skipped, stated, unknown
 from diagnose.losses import logits_of
 from diagnose.record import places
 from diagnose.replay import BACKWARD, FORMULA, column, copies, features, gap, near, noise, number
@@ -22,8 +22,9 @@ def judge_zeroed(group, update, earlier, roles, weights):
     optimizer leaves the weights of no optimizer.
     """
     held = declared(update)
-    before = {n: g for n, g in enumerate(group[0].batch["backwards"][0]["before"]) if n in held}
-    there = [n for n, g in before.items() if g is not None and g["max"] > 0]
+    before = enumerate(group[0].batch["backwards"][0]["before"])
+    before = {n: g for n, g in before if g is not None and g["max"] > 0}
+    there, loose = before.keys() & held.keys(), before.keys() & roles.keys() - held.keys()
     old = {n: g for n, g in enumerate(earlier["gradients"]) if g is not None} if earlier else {}
     found = []
     if any(n not in old or not alike(before[n], old[n]) for n in there):
@@ -31,7 +32,7 @@ def judge_zeroed(group, update, earlier, roles, weights):
         found.append(unknown("gradients", f"{text} did not leave"))
     elif there:
         left = [n for n in roles if n in old and n in held and old[n]["max"] > 0]
-        whose = "" if set(left) <= set(there) else f" of {describe(there, roles, weights)}"
+        whose = "" if set(left) <= there else f" of {describe(sorted(there), roles, weights)}"
         found.append(cause("gradients", f"gradients{whose} are not zeroed between updates"))
     ends = [view.batch["backwards"][-1]["after"] for view in group[:-1]]
     begins = [view.batch["backwards"][0]["before"] for view in group[1:]]
@@ -39,6 +40,9 @@ def judge_zeroed(group, update, earlier, roles, weights):
     if any(g is not None and g["max"] > 0 and not alike(g, later) for g, later in pairs):
         text = "gradients change, or are zeroed, between the batches of an update"
         found.append(unknown("gradients", text))
+    if loose:
+        text = f"gradients of {describe(sorted(loose), roles, weights)}, which no optimizer holds,"
+        found.append(stated("gradients", f"{text} add up"))
     return found
 
 

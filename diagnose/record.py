@@ -529,7 +529,7 @@ class Recorder(Sight):
             torch.save(trace, file)
         os.replace(part, self.out)
         said = f"record.py: updates: {len(trace['updates'])}, batches: {len(self.batches)}, "
-        print(f"{said}weights: {len(self.weights)} -> {self.out}", file=sys.__stderr__)
+        print(f"{said}tensors: {len(self.weights)} -> {self.out}", file=sys.__stderr__)
 
 
 def batch_norm_values(args, kwargs):
@@ -717,7 +717,7 @@ def check_out(out):
     """Ends the program where the trace is there already, or could not be written."""
     folder = out.absolute().parent
     if os.path.lexists(out):
-        refuse(f"--out {out}: exists already")
+        refuse(f"--out {out}: exists already; give another name, or remove it")
     if len(os.fsencode(out.name)) > LONGEST_NAME:
         refuse(f"--out {out}: a name has at most {LONGEST_NAME} bytes")
     if not folder.is_dir() or not os.access(folder, os.W_OK):

@@ -2,7 +2,7 @@
 
 import math
 
-from diagnose.finding import cause, skipped, stated, unknown
+from diagnose.finding import cause, skipped, stated
 from diagnose.replay import number
 
 
@@ -34,7 +34,7 @@ def judge_weight(weight, where):
         return []
     if abs(std / math.sqrt(2 / weight.shape[0]) - 1) < 0.1:
         return [cause("start", f"the head{where} starts as Kaiming normal with fan_out: {against}")]
-    return [unknown("start", f"the head{where} starts with another spread: {against}")]
+    return [cause("start", f"the head{where} starts with another spread: {against}")]
 
 
 def judge_untrained(batch, values, weights):

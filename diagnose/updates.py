@@ -144,9 +144,16 @@ def judge_update(update, roles, recipe, weights, moving):
 
 def judge_absent(update, roles, own, weights):
     """Findings on weights that no optimizer holds or that are frozen, where they stand still."""
+    unmet = sum(group["weights"].count(-1) for o in update["optimizers"] for group in o["groups"])
+    absent = "not in the optimizer"
+    if unmet:
+        absent += f", which holds weights that no recorded pass meets (tensors: {unmet})"
     forgotten = [n for n in roles if n not in own and update["requires_grad"][n]]
     frozen = [n for n in roles if not update["requires_grad"][n]]
-    rows = (forgotten, "not in the optimizer"), (frozen, "frozen (requires_grad False)")
+    rows = (
+        (forgotten, absent),
+        (frozen, "frozen (requires_grad False)"),
+    )
     said = [f"{describe(numbers, roles, weights)}: {words}" for numbers, words in rows if numbers]
     return [cause("update", text) for text in said]
 

@@ -425,7 +425,9 @@ def test_the_answer_on_the_command_line(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert ended.value.code == 1
     assert printed.count("\nCAUSE ") == 6
-    assert "is the reference with these 6 changes, in all that was judged; with" in printed
+    size = "at 64 pixels (the recipe has 224)"
+    text = f"is the reference with these 6 changes, {size}, in all that was judged; with"
+    assert text in printed
 
 
 if __name__ == "__main__":  # makes golden/ anew

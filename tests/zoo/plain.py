@@ -44,7 +44,7 @@ softmax_dim0 label_columns soft_labels agreement_weights agreement_weighted_mean
 sum_loss loss_over_2 loss_times_batch log_softmax_twice loss_scaled_unscaled
 no_zero_grad zero_grad_late backward_twice accumulate2 clip_norm clip_value
 one_lr rates_swapped lr_10x no_momentum nesterov dampening no_weight_decay decay_weights_only
-wd_1e_4 adam adamw rmsprop adagrad head_missing backbone_frozen layer1_frozen bn_frozen
+wd_1e_4 adam adamw rmsprop adagrad head_missing head_made_late backbone_frozen layer1_frozen bn_frozen
 bias_lr_double ema decay_after warmup schedule_per_batch maximize optimizer_anew
 metric_inverted epoch_mean_over_batches loss_sum_over_n loss_last_batch val_metric_inverted
 no_shuffle batch_16 batch_4 same_batch
@@ -52,7 +52,7 @@ clean_reversed_batch clean_double_after clean_float32 clean_channels_last clean_
 clean_autograd_backward clean_group_per_tensor clean_second_first
 clean_rows_stacked clean_in_place clean_masked clean_closure clean_one_is_first
 clean_head_written_out
-outside_1 outside_2 outside_3 outside_4 outside_5 outside_6 outside_7 outside_8 outside_9
+outside_1 outside_2 outside_3 head_orthogonal outside_5 outside_6 outside_7 outside_8 outside_9
 outside_10 outside_11 outside_12 outside_13 outside_14 outside_15
 """.split()
 
@@ -249,7 +249,7 @@ def start_linear(linear, P):
         nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
     elif "head_xavier" in P:
         nn.init.xavier_uniform_(linear.weight)
-    elif "outside_4" in P:
+    elif "head_orthogonal" in P:
         nn.init.orthogonal_(linear.weight)
     else:
         nn.init.kaiming_normal_(linear.weight, mode="fan_in", nonlinearity="relu")
@@ -606,6 +606,9 @@ def main():
         model = model.to(memory_format=torch.channels_last)
     freeze(model, args.tiny, P)
     optimizer = make_optimizer(make_groups(model, args.lr_scale, P), P)
+    if "head_made_late" in P:
+        model.scorer = nn.Linear(2048, 2)
+        start_linear(model.scorer, P)
     scheduler = make_scheduler(optimizer, len(train_loader), P)
     per_batch = "warmup" in P or "schedule_per_batch" in P
     accumulate = 2 if "accumulate2" in P else 1

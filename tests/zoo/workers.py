@@ -48,7 +48,7 @@ metric_inverted epoch_mean_over_batches loss_last_batch val_metric_inverted
 no_shuffle batch_16 batch_4
 clean_reversed_batch clean_double_after clean_channels_last clean_extra_forward
 clean_autograd_backward clean_second_first
-outside_1 outside_2 outside_3 outside_4 outside_5 outside_6 outside_7 outside_8 outside_9
+outside_1 outside_2 outside_3 head_orthogonal outside_5 outside_6 outside_7 outside_8 outside_9
 outside_10
 """.split()
 
@@ -219,7 +219,7 @@ class Siamese(nn.Module):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         elif "head_xavier" in self.P:
             nn.init.xavier_uniform_(layer.weight)
-        elif "outside_4" in self.P:
+        elif "head_orthogonal" in self.P:
             nn.init.orthogonal_(layer.weight)
         else:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
