@@ -92,6 +92,13 @@ def new_pass(photo, autocast):
     return {"input": photo, "norms": [], "weights": [], "ops": [], "autocast": autocast}
 
 
+def new_pair(merge, merged, passes, features, rows):
+    """The record of what follows from two photos' features, merged by an op."""
+    pair = {"merge": merge, "merged": keep(merged), "passes": passes, "features": features}
+    pair |= {"rows": rows, "gradients": {}, "head": [], "ops": [], "labels": [], "backwards": []}
+    return pair | {"joined": ""}  # `others` or the `same` photos, where they meet it behind merges
+
+
 def tensors_in(value):
     """The tensors of arguments, in lists, tuples and dicts."""
     found = []
@@ -302,33 +309,27 @@ class Sight(Origins):
         changed: what a side was where the op has changed it, else None.
         """
         pairs = zip(sides, changed, strict=True)
-        pair = {"merge": name, "merged": keep(output), "passes": passes, "gradients": {}}
-        pair |= {
-            "features": [keep(t) if was is None else was for t, was in pairs],
-            "head": [],
-            "ops": [],
-            "labels": [],
-        }
-        pair |= {"rows": [keep(self.tags[t].rows) for t in sides], "backwards": []}
-        pair["joined"] = ""  # whether `others` meet it behind their merges, or the `same` photos
+        features = [keep(t) if was is None else was for t, was in pairs]
+        rows = [keep(self.tags[t].rows) for t in sides]
+        pair = new_pair(name, output, passes, features, rows)
         self.hook(output, pair, "merged")
-        pair["sides"] = sides  # kept, so that a row in several merges is known again
         for place, side in enumerate(sides):
             self.hook(side, pair, f"features_{place}")
-        return pair
+        return pair | {"sides": sides}  # kept, so that a row in several merges is known again
 
     def join(self, pairs, output):
         """The pair of a batch whose rows were merged one by one and are put together here."""
         passes = {number: record for pair in pairs for number, record in pair["passes"].items()}
-        joined = pairs[0] | {"merged": keep(output), "passes": passes, "gradients": {}, "ops": []}
-        sides = [[pair["features"][k] for pair in pairs] for k in (0, 1)]
-        joined["features"] = [torch.cat(list(map(as_rows, side))) for side in sides]
-        rows = [
-            [pair["rows"][k][: len(as_rows(pair["features"][k]))] for pair in pairs] for k in (0, 1)
-        ]
-        joined |= {"rows": list(map(torch.cat, rows)), "head": [], "labels": [], "backwards": []}
+        features, rows = [], []
+        for k in (0, 1):
+            made = [as_rows(pair["features"][k]) for pair in pairs]
+            numbers = [pair["rows"][k] for pair in pairs]
+            features.append(torch.cat(made))
+            rows.append(torch.cat([n[: len(m)] for n, m in zip(numbers, made, strict=True)]))
+        joined = new_pair(pairs[0]["merge"], output, passes, features, rows)
+        joined["parts"] = [part for pair in pairs for part in pair.get("parts", [pair])]
         self.hook(output, joined, "merged")
-        return joined | {"parts": pairs, "sides": []}
+        return joined
 
     def hook(self, tensor, pair, name):
         """Has the gradient at a tensor added to those of the pair, one for each backward."""

@@ -50,7 +50,7 @@ metric_inverted epoch_mean_over_batches loss_sum_over_n loss_last_batch val_metr
 no_shuffle batch_16 batch_4 same_batch
 clean_reversed_batch clean_double_after clean_float32 clean_channels_last clean_extra_forward
 clean_autograd_backward clean_group_per_tensor clean_second_first
-clean_rows_stacked clean_in_place clean_masked clean_closure clean_one_is_first
+clean_rows_stacked clean_rows_joined clean_in_place clean_masked clean_closure clean_one_is_first
 clean_head_written_out
 outside_1 outside_2 outside_3 head_orthogonal outside_5 outside_6 outside_7 outside_8 outside_9
 outside_10 outside_11 outside_12 outside_13 outside_14 outside_15
@@ -334,6 +334,10 @@ class PairNet(nn.Module):
 
         if "clean_rows_stacked" in P:
             compared = torch.stack([a - b for a, b in zip(f1, f2)])
+        elif "clean_rows_joined" in P:
+            compared = f1[:1] - f2[:1]
+            for k in range(1, len(f1)):
+                compared = torch.cat([compared, f1[k:k + 1] - f2[k:k + 1]])
         elif "clean_in_place" in P:
             compared = f1.clone()
             compared -= f2
