@@ -9,12 +9,13 @@ and the gap between training and validation accuracy; a line below for each run,
 import importlib.util
 import io
 import re
+import sys
 from pathlib import Path
 from statistics import median_low
 
 import numpy as np
 
-from disk.errors import command_line, one_door, stop, stop_on
+from disk.errors import command_line, one_door, say, stop, stop_on
 from disk.files import check_new, replace_file
 from run.folder import HISTORY
 from run.scores import number, read_tsv
@@ -187,6 +188,7 @@ def main(argv=None):
         stop(__file__, "needs matplotlib: python -m pip install matplotlib")
     check_new("--out", args.out)
     draw(args.runs, args.out)
+    say(f"wrote {args.out}", sys.stderr)
 
 
 if __name__ == "__main__":

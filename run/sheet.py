@@ -1,12 +1,13 @@
 """Contact sheets, 1,200 pixels wide: the most confident errors, or a ranked series."""
 
 import io
+import sys
 from itertools import accumulate
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from disk.errors import stop, stop_on
+from disk.errors import say, stop, stop_on
 from disk.files import replace_file
 from run.scores import constant_accuracy
 
@@ -107,3 +108,4 @@ def save(path, blocks, head, legend):
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     replace_file(path, lambda file: file.write(buffer.getvalue()))
+    say(f"wrote {path}", sys.stderr)

@@ -87,7 +87,9 @@ def test_own_photos_are_ranked_best_first(tmp_path, train, capsys, refused):
     capsys.readouterr()
     flags = ["--run", str(run), "--photos", str(folder)]
     scoring.main([*flags, "--sheet", str(tmp_path / "s.png")])
-    title, *printed = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr()
+    assert told.err.endswith(f"wrote {tmp_path / 's.png'}\n")
+    title, *printed = told.out.splitlines()
     assert "no better than chance, so the order means nothing" in title  # two validation pairs
     assert not any("beats" in line for line in printed)
     names, values = "label\tlogit_1\tlogit_2", ["0\t1\t0\n", "1\t0\t1\n"] * 20 + ["0\t0\t1\n"]
@@ -142,7 +144,9 @@ def test_curves(train, tmp_path, refused, capsys):
     pytest.importorskip("matplotlib")
     first, second = train("first", "--epochs", 4), train("second")
     assert Image.open(first / "training_curves.png").width >= 1200
+    capsys.readouterr()
     curves.main([str(first), str(second), "--out", str(tmp_path / "curves.png")])
+    assert capsys.readouterr().err == f"wrote {tmp_path / 'curves.png'}\n"
     assert Image.open(tmp_path / "curves.png").width >= 1200
     refused(curves.main, [tmp_path / "none", "--out", tmp_path / "x.png"], "history.tsv")
     refused(curves.main, [first, "--out", tmp_path / "curves.png"], "exists already")
