@@ -183,16 +183,18 @@ def judge_figures(trace, views, findings, swapped, inverted):
     groups = [trace["updates"][view.step]["batches"] for view in left]
     sizes = [len(view.evidence.label) for view in left]
     found = losses.judge_factors([view.factor for view in left], sizes, groups)
-    facts = []
+    facts, whole = [], []  # whole: of the losses without their factors, as many print them
     for view in views:
         if view.evidence:
-            loss = float(view.evidence.loss) / (view.factor if view.step in back else 1)
-            right = (view.evidence.logits.argmax(1) == view.evidence.label).double().mean()
+            loss, label = float(view.evidence.loss), view.evidence.label
+            right = (view.evidence.logits.argmax(1) == label).double().mean()
             turned = swapped and (inverted or losses.is_turned(view))
-            accuracy = 1 - right if turned else right
-            size = len(view.evidence.label)
-            facts.append({"accuracy": float(accuracy), "loss": loss, "pairs": size})
-    return found + judge_printed(trace["printed"], facts)
+            fact = {"accuracy": float(1 - right if turned else right), "pairs": len(label)}
+            without = loss / (view.factor or 1)
+            facts.append(fact | {"loss": without if view.step in back else loss})
+            whole.append(fact | {"loss": without})
+    ways = [judge_printed(trace["printed"], known) for known in (facts, whole)]
+    return found + min(ways, key=len)
 
 
 def explain_step(trace, group, house, moving, told):
@@ -206,7 +208,9 @@ def explain_step(trace, group, house, moving, told):
     for view in group:
         findings += judge_view(trace, view, values, house, told)
     roles = updates.trainable(trace, matches_, group[-1].batch, update)
+    held = set().union(*map(updates.declared, trace["updates"]))
     for n, weight in enumerate(trace["weights"]):
+        weight["held"] = n in held
         names = (match.names.get(n) for match in matches_)
         weight["name"] = next(filter(None, names), roles.get(n, "?"))
     earlier = trace["updates"][step - 1] if step else None
@@ -229,7 +233,7 @@ def judge_view(trace, view, values, house, told):
     findings, backbones, setting = [], None, None
     if sides.inputs is not None:
         findings, backbones, setting, about = judge_passes(trace, view, values, house, rounding)
-        told.append(about)
+        told += [about] if setting is not None else []
     found, way = replay.judge_head(sides, batch, values, rounding)
     findings += found + gradients.judge_way(view, way, rounding)
     update = trace["updates"][view.step]
@@ -310,7 +314,8 @@ def print_report(findings, on):
     for f, at in findings:
         told = [f.evidence] * bool(f.evidence) + [f"to {f.gap:.0e}"] * (f.gap > 0)
         extra = f"  [{', '.join(told)}]" if told else ""
-        where = "" if len(at) == on.steps or f.kind != "cause" else f"  (step {at[0]})"
+        where = f"  (in step{'s' * (len(at) > 1)} {', '.join(str(step + 1) for step in at)})"
+        where *= len(at) < on.steps
         say(f"{KINDS[f.kind][1]} {f.stage}: {f.sentence}{extra}{where}", sys.stdout)
     say(answer(findings, on), sys.stdout)
 

@@ -41,7 +41,7 @@ def judge_zeroed(group, update, earlier, roles, weights):
         text = "gradients change, or are zeroed, between the batches of an update"
         found.append(unknown("gradients", text))
     if loose:
-        text = f"gradients of {describe(sorted(loose), roles, weights)}, which no optimizer holds,"
+        text = f"gradients of {describe(sorted(loose), roles, weights)}, which no optimizer steps,"
         found.append(stated("gradients", f"{text} add up"))
     return found
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from diagnose.changes import LOSSES, margin_terms
-from diagnose.finding import cause, harmless, stated, unknown
+from diagnose.finding import cause, harmless, skipped, stated, unknown
 from diagnose.replay import FORMULA, column, gap, number
 
 
@@ -42,6 +42,9 @@ def evidence_of(batch, labels, pairs):
     if logits.dim() != 2 or logits.shape[1] > 2:
         text = "the head does not end in two logits, nor in one; the loss is not judged"
         return [unknown("loss", text)], None
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        text = f"the logits are in {str(logits.dtype)[6:]}, too coarse; record without --as-is"
+        return [skipped("loss", text)], None
     official = bool(pairs) and None not in pairs
     if not slopes or not (labels or official):
         return [unknown("loss", "no labels were seen; the loss is not judged")], None
@@ -117,7 +120,8 @@ def reproduce(name, seen, swapped, tolerance):
         slopes = zip((slope for _, slope in made), seen, strict=True)
         factors = [best_factor(slope, batch.gradient) for slope, batch in slopes]
         worst = max(map(departure, factors, made, seen))
-        if min(factors) > 0 and worst <= tolerance:
+        negated = all(abs(factor + 1) < 1e-6 for factor in factors)
+        if (min(factors) > 0 or negated) and worst <= tolerance:
             return Fit(name, swapped, value, factors, worst)
     return None
 
@@ -193,13 +197,13 @@ def name_fits(fits, swapped_words, single):
 
 def describe_rest(seen, tolerance, swapped_words):
     """What is known of a loss that no row gives."""
-    first, row = seen[0], LOSSES["cross-entropy"]
-    made, slope = evaluate(row, first, False)
-    if gap(slope, first.gradient) <= tolerance:
-        more = number(float(first.loss) - float(made))
+    made = [(evaluate(LOSSES["cross-entropy"], batch, False), batch) for batch in seen]
+    (loss, slope), worst = max(made, key=lambda pair: departure(1, *pair))
+    if gap(slope, worst.gradient) <= tolerance:
+        more = number(float(worst.loss) - float(loss))
         return f"{more} is added to the loss, which does not go through these logits"
     if len(seen) > 1:
-        alone = [f for f in judge_loss(seen[:1], swapped_words)[0] if f.kind == "cause"]
+        alone = [f for f in judge_loss([worst], swapped_words)[0] if f.kind == "cause"]
         if alone:
             words = " and ".join(f.sentence for f in alone)
             return f"what fits one step does not fit the next: {words}"

@@ -14,8 +14,9 @@ from disk.errors import show_progress, stop
 
 EACH = {  # where a value is solved for, and each photo has its own
     "padding": "the padding has another colour in each photo",
-    "normalisation": "each photo is normalised by a mean and deviation of its own",
+    "normalisation": "each photo has its own scale and shift (normalised by itself, or jitter)",
 }
+FEW = 16  # pairs whose labels are alike by chance once in 30,000 times
 HOPELESS = 4  # inputs of a batch that nothing reproduces, before the others are not tried
 
 
@@ -23,7 +24,7 @@ class Official:
     """The official pairs of a dataset, and its photos."""
 
     def __init__(self, root, opened):
-        self.pairs, self.paths = {}, []
+        self.pairs, self.every = {}, []
         for split in ("train", "val"):
             path, folder = find_split(root, split)
             pairs, problems = read_pairlist(path)
@@ -33,18 +34,26 @@ class Official:
             for place, pair in enumerate(pairs):
                 key = int(pair["series"]), int(pair["photo_1"]), int(pair["photo_2"])
                 self.pairs[key] = (split, place, pair)
-            known = [folder / name for name in sorted(set(names.ravel()) & present)]
-            self.paths += known
-        self.heard, self.described = set(opened), None
-        self.opened, self.hints = {}, []
+            self.every += [folder / name for name in sorted(set(names.ravel()) & present)]
+        if not self.every:
+            stop(__file__, "no photo of the pairs is there")
+        heard = set(opened)
+        self.paths = [path for path in self.every if path.name in heard] or self.every
+        self.described, self.opened, self.hints = None, {}, []
+
+    def widen(self):
+        """Whether there are photos that the trainer was not seen to open, which count from now on;
+        workers open theirs out of sight.
+        """
+        found = len(self.paths) < len(self.every)
+        if found:
+            self.paths, self.described, self.opened = self.every, None, {}
+        return found
 
     def look(self):
-        """Describes the photos once: those that the trainer opened, or all."""
+        """Describes the photos once."""
         if self.described is not None:
             return
-        self.paths = [path for path in self.paths if path.name in self.heard] or self.paths
-        if not self.paths:
-            stop(__file__, "no photo of the pairs is there")
         described = []
         for count, path in enumerate(self.paths, 1):
             described.append(inputs.describe_photo(path))
@@ -75,8 +84,18 @@ def judge_inputs(sides, official):
 
     The path is None where the photo is not proved by its preparation: photos of a series are alike.
     """
-    official.look()
     xs = torch.cat([x.double() for x in sides.inputs])
+    slots, paths, worst = solve_inputs(xs, official)
+    if not all(slots) and official.widen():
+        slots, paths, worst = solve_inputs(xs, official)
+    paths = [path if found else None for path, found in zip(paths, slots, strict=True)]
+    half = len(paths) // 2
+    return name_inputs(slots, worst), list(zip(paths[:half], paths[half:], strict=True))
+
+
+def solve_inputs(xs, official):
+    """(slots of each input [N, 3, S, S] or None, path of the photo, largest difference left)."""
+    official.look()
     size, hints, slots, paths, worst = xs.shape[-1], official.hints, [], [], 0.0
     for x, rows in zip(xs, inputs.recognise(xs, official.described), strict=True):
         if len(slots) >= HOPELESS and not any(slots):
@@ -91,9 +110,7 @@ def judge_inputs(sides, official):
         slots.append(found)
         paths.append(official.paths[rows[place]])
         worst = max(worst, off)
-    paths = [path if found else None for path, found in zip(paths, slots, strict=True)]
-    half = len(paths) // 2
-    return name_inputs(slots, worst), list(zip(paths[:half], paths[half:], strict=True))
+    return slots, paths, worst
 
 
 def name_inputs(slots, worst):
@@ -177,10 +194,7 @@ def judge_labels(seen, single, swapped):
         for _, _, _, _, t, pair in known
     ]
     if right == n:
-        if turned:
-            share = "" if turned == n else f" in {turned} of {n} pairs"
-            text = f"photo_2 comes first{share}, and the labels follow"
-            findings.append(harmless("labels", text))
+        findings += judge_turned([y for y, *_ in known], turned)
     elif right == 0 and single:
         text = f"labels are 1 where photo_1 is preferred ({n} pairs), as one logit may have it"
         findings.append(stated("labels", text))
@@ -205,6 +219,19 @@ def judge_labels(seen, single, swapped):
     return findings
 
 
+def judge_turned(labels, turned):
+    """Findings where labels follow the photos of so many pairs that come the other way round."""
+    n = len(labels)
+    if turned == n:
+        return [harmless("labels", "photo_2 comes first, and the labels follow")]
+    if turned and n >= FEW and len(set(labels)) == 1:
+        which = "preferred" if labels[0] == 0 else "other"
+        text = f"the {which} photo always comes first, so every label is {labels[0]} ({n} pairs)"
+        return [cause("labels", text)]
+    text = f"photo_2 comes first in {turned} of {n} pairs, and the labels follow"
+    return [cause("labels", text)] if turned else []
+
+
 def judge_pairs(seen, sizes, recipe, steps, listed):
     """Findings on the size of the batches, their order, and how many make an update.
 
@@ -215,9 +242,14 @@ def judge_pairs(seen, sizes, recipe, steps, listed):
         text = f"batches of {max(sizes)} pairs, not {recipe['batch_size']}"
         findings.append(cause("pairs", text))
     if max(steps, default=1) > 1:
-        text = f"an update every {max(steps)} batches, not after each"
+        text = f"an update every {steps[0]} batches, not after each"
+        if len(set(steps)) > 1:
+            text = f"updates come after {', '.join(map(str, steps[:6]))} batches, not after each"
         findings.append(cause("pairs", text))
     places = [found[:2] for _, found in seen if found is not None]
+    if not seen:
+        text = "which pairs these are is not known, so their order is not judged"
+        findings.append(skipped("pairs", text + ", nor the batch size" * (not sizes)))
     follow = all(b[1] == a[1] + 1 for a, b in itertools.pairwise(places))
     if len(places) > 8 and follow:
         findings.append(cause("pairs", "pairs come in the order of the list, unshuffled"))

@@ -5,6 +5,7 @@ import re
 
 from diagnose.finding import cause, skipped
 
+VALIDATION = r"(?<![a-z])(?:e?val(?!ue)|test)"  # words of a line that is not of the training
 FIGURES = {"accuracy": r"acc\w*", "loss": r"loss"}  # how each is called in a line
 
 
@@ -13,6 +14,8 @@ def judge_printed(printed, facts):
 
     printed: [batches done, updates done, line]; facts: of each batch its accuracy, loss, pairs.
     """
+    if not facts:
+        return [skipped("printed", "the losses are not judged, so their figures are not")]
     findings = []
     for kind in FIGURES:
         series = figures_of(kind, printed, len(facts))
@@ -21,7 +24,7 @@ def judge_printed(printed, facts):
             text = f"fewer than two lines with a training {kind} were printed"
             judged = [skipped("printed", text)]
         findings += judged
-    if any(re.search("val|test", line, re.I) for _, _, line in printed):
+    if any(re.search(VALIDATION, line, re.I) for _, _, line in printed):
         text = "figures of the validation are not judged; see diagnose.judge --predictions"
         findings.append(skipped("printed", text))
     return findings
@@ -31,7 +34,7 @@ def figures_of(kind, printed, count):
     """[[(batch, figure as text, line)]] of each form of line that shows it at least twice."""
     forms = {}
     for batches, _, line in printed:
-        ours = re.split("val|test", line, flags=re.I)[0]
+        ours = re.split(VALIDATION, line, flags=re.I)[0]
         found = re.search(rf"\b(?:train[_ ])?{FIGURES[kind]}[\s:=]{{1,4}}(-?\d+\.\d+)", ours, re.I)
         if found and 0 < batches <= count:
             rows = forms.setdefault(re.sub(r"[-\d.e+]+", "#", line), {})
@@ -98,7 +101,8 @@ def means_of(kind, facts, where, usual, other, epoch):
         other[f"the sum of the batches' means {where}"] = sum(values)
         other[f"the mean times the batch size {where}"] = sums / total * max(pairs)
         for times in sorted({max(pairs), *(2**k for k in range(10))}):
-            text = f"the sum of the batches' means times {times}, over the number of pairs, {where}"
+            text = f"the sum of the batches' means{f' times {times}' * (times > 1)}"
+            text += f", over the number of pairs, {where}"
             other[text] = sum(values) * times / total
 
 

@@ -5,6 +5,7 @@ import itertools
 from diagnose.finding import stated
 from diagnose.replay import number
 from diagnose.trace import batches_of
+from diagnose.updates import declared
 
 # What a schedule is told by, of its values.
 TELLING = ("step_size", "gamma", "T_max", "eta_min", "milestones", "total_steps", "max_lr")
@@ -46,16 +47,19 @@ def epoch_ends(trace, seen):
 
 def describe_moving(trace):
     """What is said of rates that change from one recorded step to the next; None of others."""
-    rates = []
+    rates = {}  # of each weight, one after the other
     for update in trace["updates"]:
-        groups = [group for optimizer in update["optimizers"] for group in optimizer["groups"]]
-        rates.append([group["values"]["lr"] for group in groups])
-    if all(row == rates[0] for row in rates):
+        for n, (_, values) in declared(update).items():
+            rates.setdefault(n, []).append(values["lr"])
+    columns = [", ".join(map(number, row)) for row in rates.values() if len(set(row)) > 1]
+    if not columns:
         return None
-    columns = [", ".join(map(number, column)) for column in zip(*rates, strict=True)]
     names = " and ".join(sorted({s["class"] for s in trace["schedules"] if s["steps"]}))
     text = f"the learning rates change from step to step: {'; '.join(dict.fromkeys(columns))}"
-    early = {u for s in trace["schedules"] for u in s["steps"] if 0 < u < len(rates)}
-    every = f"updates {', '.join(map(str, sorted(early)))}"
-    every = "each update" if len(early) == len(rates) - 1 else every
-    return text + (f" ({names} is stepped after {every})" if names else "")
+    last = len(trace["updates"])
+    early = {u for s in trace["schedules"] for u in s["steps"] if 0 < u < last}
+    at = f"after updates {', '.join(map(str, sorted(early)))}"
+    if len(early) == last - 1:
+        before = any(0 in s["steps"] for s in trace["schedules"])
+        at = "before each update, its first rate is left out" if before else "after each update"
+    return text + (f" ({names} is stepped {at})" if names else "")

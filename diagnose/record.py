@@ -430,7 +430,8 @@ class Recorder(Sight):
         if self.pending is None or self.waiting:
             self.pending = {"batches": len(self.waiting), "optimizers": []}
             self.pending |= {"gradients": self.gradients(), "before": self.state_of_weights()}
-            self.pending["weights"] = self.full
+            learning = [bool(w["tensor"].requires_grad) for w in self.weights]
+            self.pending |= {"weights": self.full, "requires_grad": learning}
             self.batches += self.waiting
             self.waiting = []
         self.pending["optimizers"].append(self.describe_optimizer(optimizer))
@@ -470,15 +471,11 @@ class Recorder(Sight):
     def finish_pending(self):
         """The weights at the next training step end the one before; the last one ends all."""
         if self.pending is not None:
-            self.updates.append(self.pending | self.ending(self.state_of_weights()))
+            self.updates.append(self.pending | {"next": self.state_of_weights()})
             self.pending = None
             if len(self.updates) >= self.steps:
                 self.done = True
                 sys.exit(0)
-
-    def ending(self, weights):
-        requires = [bool(w["tensor"].requires_grad) for w in self.weights]
-        return {"next": weights, "requires_grad": requires}
 
     def hear(self, line):
         """A line that the trainer prints: those with numbers, and how many batches were done."""
@@ -510,7 +507,7 @@ class Recorder(Sight):
         trace = {"version": VERSION, "torch": str(torch.__version__), "double": self.double}
         trace |= {"weights": weights, "batches": [clean(pair) for pair in self.batches]}
         done = self.pending is not None and "after" in self.pending
-        last = [self.pending | self.ending(None)] if done else []
+        last = [self.pending | {"next": None}] if done else []
         trace |= {"updates": self.updates + last, "printed": self.printed}
         trace["files"] = self.files[:20_000]
         schedules = [describe(s["object"]) | {"steps": s["steps"]} for s in self.schedules]

@@ -8,7 +8,10 @@ from diagnose.finding import cause, skipped, stated, unknown
 from diagnose.replay import is_behind, near, number
 
 RULE = ("momentum", "weight_decay", "dampening", "nesterov", "maximize")  # of SGD, beside the rate
-SAID = {"nesterov": "Nesterov momentum", "maximize": "the loss is maximised"}
+SAID = {
+    "nesterov": "Nesterov momentum",
+    "maximize": "maximize=True: what backward is called on grows",
+}
 ULPS = 8  # of an element, by which a replayed weight in double may differ
 
 
@@ -43,8 +46,9 @@ def history_of(updates, momentum, decay):
     """{number: momentum buffer} as SGD would have it after these recorded updates."""
     buffers = {}
     for update in updates:
+        held = declared(update)
         for n, gradient in enumerate(update["gradients"]):
-            if gradient is not None:
+            if gradient is not None and n in held:
                 step = gradient["values"] + decay * update["before"][n]["values"]
                 buffers[n] = momentum * buffers[n] + step if n in buffers else step
     return buffers
@@ -122,7 +126,7 @@ def judge_update(update, roles, recipe, weights, moving):
         text = "of weights that are computed anew at each step (a parametrization), what moves them"
         found.append(skipped("update", text))
     present = {n: rule for n, rule in reference.items() if n not in left}
-    moved = {n: rule for n, rule in present.items() if update["requires_grad"][n]}
+    moved = {n: rule for n, rule in present.items() if not is_still(n, update)}
     if not moved or equal(replay(update, moved), update):
         return found
     classes = {own[n][0] for n in moved}
@@ -143,19 +147,27 @@ def judge_update(update, roles, recipe, weights, moving):
 
 
 def judge_absent(update, roles, own, weights):
-    """Findings on weights that no optimizer holds or that are frozen, where they stand still."""
+    """Findings on weights that no optimizer steps, or that are frozen."""
     unmet = sum(group["weights"].count(-1) for o in update["optimizers"] for group in o["groups"])
-    absent = "not in the optimizer"
+    absent = "stepped by no optimizer"
     if unmet:
-        absent += f", which holds weights that no recorded pass meets (tensors: {unmet})"
-    forgotten = [n for n in roles if n not in own and update["requires_grad"][n]]
-    frozen = [n for n in roles if not update["requires_grad"][n]]
-    rows = (
-        (forgotten, absent),
-        (frozen, "frozen (requires_grad False)"),
-    )
-    said = [f"{describe(numbers, roles, weights)}: {words}" for numbers, words in rows if numbers]
+        absent += f"; one holds weights that no recorded pass meets (tensors: {unmet})"
+    fates = {}
+    for n in roles:
+        if is_still(n, update) or (n not in own and not update["requires_grad"][n]):
+            fates.setdefault("frozen (requires_grad False)", []).append(n)
+        elif not update["requires_grad"][n]:
+            fates.setdefault("frozen, and yet stepped, as its gradient is left", []).append(n)
+        elif n not in own:
+            words = "stepped by no optimizer here, but by one in other steps"
+            fates.setdefault(words if weights[n]["held"] else absent, []).append(n)
+    said = (f"{describe(numbers, roles, weights)}: {words}" for words, numbers in fates.items())
     return [cause("update", text) for text in said]
+
+
+def is_still(n, update):
+    """Whether an optimizer leaves a weight alone: it is frozen and has no gradient."""
+    return not update["requires_grad"][n] and update["gradients"][n] is None
 
 
 def describe(numbers, roles, weights):

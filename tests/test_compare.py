@@ -23,7 +23,7 @@ import train_resnet
 import train_vgg
 from diagnose import compare, gradients, inputs, losses, record, replay, updates
 from diagnose.finding import settle
-from diagnose.pairs import name_inputs
+from diagnose.pairs import judge_pairs, name_inputs
 from run.loop import Run
 
 pytestmark = pytest.mark.real  # the zoo brings its own backbones
@@ -375,6 +375,38 @@ def test_a_loss_must_give_every_batch():
     found, fit = losses.judge_loss([mixed, batch_of([0, 1, 1, 0], [1, 1.2])], "swapped")
     assert [f.kind for f in found] == ["unknown"] and fit is None
     assert found[0].sentence.endswith("does not fit the next: class weights 1 to 1.5")
+
+
+def test_a_loss_that_departs_late_is_told_by_the_step_in_which_it_does():
+    reference = batch_of([0, 1, 1, 0, 1], [1, 1])
+    (found,), _ = losses.judge_loss([reference, batch_of([0, 1, 1, 0], [1, 1.5])], "swapped")
+    assert found.sentence == "what fits one step does not fit the next: class weights 1 to 1.5"
+
+
+def test_updates_of_different_numbers_of_batches_are_counted():
+    recipe = {"batch_size": 8}
+    counts = {(2, 2): "every 2 batches", (3, 1, 2): "come after 3, 1, 2 batches"}
+    for steps, words in counts.items():
+        found = judge_pairs([], [8] * sum(steps), recipe, steps, 100)
+        assert words in found[0].sentence
+        assert (found[1].stage, found[1].kind) == ("pairs", "skipped")  # no pair was recognised
+
+
+def test_two_signs_that_cancel_are_both_named():
+    said = [f.sentence for f, _ in zoo.examine(["negated", "maximize"]) if f.kind == "cause"]
+    assert said[0] == "the loss is multiplied by -1" and said[1].startswith("maximize=True")
+
+
+def test_photos_that_workers_opened_are_found(monkeypatch):
+    trace = copy.deepcopy(clean_trace(False))
+    trace["files"] = [sorted((zoo.dataset()[1] / "train_val" / "train_val_imgs").iterdir())[0].name]
+    assert stages_that_depart(trace, monkeypatch)[0] == set()
+
+
+def test_what_autocast_makes_too_coarse_is_not_judged():
+    kinds = {f.stage: f.kind for f, _ in zoo.examine(["clean_autocast"], as_is=True)}
+    assert kinds["features"] == kinds["loss"] == kinds["gradients"] == "skipped"
+    assert not {"cause", "unknown"} & set(kinds.values())
 
 
 def test_a_trace_that_the_disk_cannot_take_is_one_line(tmp_path, monkeypatch, capsys):

@@ -44,7 +44,9 @@ softmax_dim0 label_columns soft_labels agreement_weights agreement_weighted_mean
 sum_loss loss_over_2 loss_times_batch log_softmax_twice loss_scaled_unscaled
 no_zero_grad zero_grad_late backward_twice accumulate2 clip_norm clip_value
 one_lr rates_swapped lr_10x no_momentum nesterov dampening no_weight_decay decay_weights_only
-wd_1e_4 adam adamw rmsprop adagrad head_missing head_made_late backbone_frozen layer1_frozen bn_frozen
+wd_1e_4 adam adamw rmsprop adagrad head_missing head_made_late backbone_frozen
+layer1_frozen bn_frozen winner_first turned_rightly jitter optimizers_in_turn group_added frozen_first
+negated schedule_first clean_autocast
 bias_lr_double ema decay_after warmup schedule_per_batch maximize optimizer_anew
 metric_inverted epoch_mean_over_batches loss_sum_over_n loss_last_batch val_metric_inverted
 no_shuffle batch_16 batch_4 same_batch
@@ -53,7 +55,7 @@ clean_autograd_backward clean_group_per_tensor clean_second_first
 clean_rows_stacked clean_rows_joined clean_in_place clean_masked clean_closure clean_one_is_first
 clean_head_written_out
 outside_1 outside_2 outside_3 head_orthogonal outside_5 outside_6 outside_7 outside_8 outside_9
-outside_10 outside_11 outside_12 outside_13 outside_14 outside_15
+outside_10 outside_11 outside_12 outside_13 outside_14 outside_15 outside_16
 """.split()
 
 
@@ -148,6 +150,8 @@ def make_transform(size, P):
         steps += [transforms.ToTensor(), FitInsideTensor(size, P), PadToSquare(size, P)]
     else:
         steps += [FitInside(size, P), transforms.ToTensor(), PadToSquare(size, P)]
+    if "jitter" in P:
+        steps.insert(-1, transforms.Lambda(lambda x: x * float(torch.empty(()).uniform_(0.8, 1.2))))
 
     if "range255" in P:
         steps.append(transforms.Lambda(lambda x: x * 255))
@@ -189,6 +193,8 @@ class SeriesPairs(Dataset):
                     label = 1 - label
                 if "photos_turned" in P or ("photos_turned_random" in P and number % 3 == 1):
                     photo_1, photo_2 = photo_2, photo_1
+                if label == 1 if "winner_first" in P else "turned_rightly" in P and number % 3 == 1:
+                    photo_1, photo_2, label = photo_2, photo_1, 1 - label
                 target = float(preference) if photo_1 > photo_2 else 1 - float(preference)
                 if "soft_labels" in P:
                     label = target
@@ -286,6 +292,8 @@ class PairNet(nn.Module):
         for module in self.scorer.modules():
             if isinstance(module, nn.Linear):
                 start_linear(module, P)
+        if "outside_16" in P:
+            self.temperature = nn.Parameter(torch.zeros(()))
         if "clean_head_written_out" in P:
             self.scorer.weight = nn.Parameter(self.scorer.weight.detach().t().clone())
 
@@ -371,6 +379,8 @@ class PairNet(nn.Module):
             logits = logits / 0.1
         if "logits_swapped" in P:
             logits = logits[:, [1, 0]]
+        if "outside_16" in P:
+            logits = logits * self.temperature.exp()
         return logits
 
 
@@ -482,6 +492,8 @@ def make_groups(model, lr_scale, P):
                 groups.append({"params": [p], "lr": rate, "weight_decay": decay})
         else:
             groups.append({"params": [p for _, p in tensors], "lr": rate, "weight_decay": decay})
+    if "outside_16" in P:
+        groups.append({"params": [model.temperature], "lr": 100 * lr_scorer})
     return groups
 
 
@@ -501,12 +513,29 @@ def make_optimizer(groups, P):
                            maximize="maximize" in P)
 
 
+class InTurn:
+    """Two optimizers, of which each steps every second time."""
+
+    def __init__(self, optimizers):
+        self.optimizers, self.turn = optimizers, 0
+
+    def zero_grad(self):
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
+    def step(self):
+        self.optimizers[self.turn % 2].step()
+        self.turn += 1
+
+
 def make_scheduler(optimizer, steps_per_epoch, P):
     if "warmup" in P:
         def factor(step):
             epoch = step // steps_per_epoch
             return min(1.0, (step + 1) / 5) * DROP_TO ** (epoch // DROP_EVERY)
         return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    if "schedule_first" in P:
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
     return torch.optim.lr_scheduler.StepLR(optimizer, step_size=DROP_EVERY, gamma=DROP_TO)
 
 
@@ -614,6 +643,13 @@ def main():
         model.scorer = nn.Linear(2048, 2)
         start_linear(model.scorer, P)
     scheduler = make_scheduler(optimizer, len(train_loader), P)
+    if "optimizers_in_turn" in P:
+        groups = make_groups(model, args.lr_scale, P)
+        optimizer = InTurn([make_optimizer([group], P) for group in groups])
+    if "group_added" in P:
+        late = optimizer.param_groups.pop()
+    if "frozen_first" in P:
+        model.encoder.requires_grad_(False)
     per_batch = "warmup" in P or "schedule_per_batch" in P
     accumulate = 2 if "accumulate2" in P else 1
     meddles = bool(P & {"ema", "decay_after", "outside_9", "outside_10"})
@@ -640,6 +676,10 @@ def main():
                     model(as_input(look_1, P), as_input(look_2, P))
                 model.train()
 
+            if step == 2 and "group_added" in P:
+                optimizer.add_param_group(late)
+            if step == 2 and "frozen_first" in P:
+                model.encoder.requires_grad_(True)
             if not P & {"no_zero_grad", "zero_grad_late"} and (step - 1) % accumulate == 0:
                 optimizer.zero_grad()
             if "outside_15" in P:
@@ -663,10 +703,13 @@ def main():
                 loss = optimizer.step(closure)
                 print("step %d loss %.4f" % (step, loss.item()))
                 continue
-            logits = model(photo_1, photo_2)
+            with torch.autocast("cpu", torch.bfloat16, enabled="clean_autocast" in P):
+                logits = model(photo_1, photo_2)
             loss = pair_loss(logits, label, P)
             if "outside_11" in P:
                 loss = loss + 0.01 * sum((p ** 2).sum() for p in model.parameters())
+            if "negated" in P:
+                loss = -loss
             if "loss_scaled_unscaled" in P:
                 (loss * 1024).backward()
             elif "backward_twice" in P:
@@ -682,6 +725,8 @@ def main():
             if step % accumulate == 0:
                 if meddles:
                     before = [p.detach().clone() for p in model.parameters()]
+                if "schedule_first" in P:
+                    scheduler.step()
                 optimizer.step()
                 if meddles:
                     change_weights(model, before, average, P)
