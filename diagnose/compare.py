@@ -315,7 +315,7 @@ def print_report(findings, on):
         told = [f.evidence] * bool(f.evidence) + [f"to {f.gap:.0e}"] * (f.gap > 0)
         extra = f"  [{', '.join(told)}]" if told else ""
         where = f"  (in step{'s' * (len(at) > 1)} {', '.join(str(step + 1) for step in at)})"
-        where *= len(at) < on.steps
+        where *= len(at) < on.steps and f.stage != "start"
         say(f"{KINDS[f.kind][1]} {f.stage}: {f.sentence}{extra}{where}", sys.stdout)
     say(answer(findings, on), sys.stdout)
 
