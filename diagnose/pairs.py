@@ -189,34 +189,36 @@ def judge_labels(seen, single, swapped):
         return [*findings, skipped("labels", text)]
     n, right = len(known), sum(y == label for y, _, _, label, _, _ in known)
     inverted, turned = are_inverted(seen), sum(t for *_, t, _ in known)
-    winner = [
-        int(pair["rank_1"] != (pair["photo_2"] if t else pair["photo_1"]))
-        for _, _, _, _, t, pair in known
-    ]
     if right == n:
-        findings += judge_turned([y for y, *_ in known], turned)
-    elif right == 0 and single:
-        text = f"labels are 1 where photo_1 is preferred ({n} pairs), as one logit may have it"
-        findings.append(stated("labels", text))
-    elif inverted and swapped:
-        text = f"labels are 1 where photo_1 is preferred ({n} pairs), and the loss takes them so"
-        findings.append(harmless("labels", text))
-    elif right == 0 and turned == n:
-        text = f"the photos of each pair are exchanged, the label is not ({n} pairs)"
-        findings.append(cause("labels", text))
-    elif inverted:
-        text = f"labels are inverted before the loss ({n} pairs)"
-        findings.append(cause("labels", text))
-    elif all(y == w for (y, *_), w in zip(known, winner, strict=True)) and n - right >= 4:
-        text = "ranks are read as winner ids: label 0 where rank_1 is photo_1's number"
-        findings.append(cause("labels", f"{text} ({n - right} of {n} wrong)"))
-    elif all((y == label) != t for y, _, _, label, t, _ in known) and turned >= 2:
-        text = f"the photos of {turned} of {n} pairs are exchanged, their labels are not"
-        findings.append(cause("labels", text))
-    else:
-        text = f"{n - right} of {n} labels are not the official ones; see diagnose.audit --labels"
-        findings.append(unknown("labels", text))
-    return findings
+        return findings + judge_turned([y for y, *_ in known], turned)
+    winners = [pair["photo_2"] if t else pair["photo_1"] for *_, t, pair in known]
+    wins = all(y == (row[-1]["rank_1"] != w) for (y, *row), w in zip(known, winners, strict=True))
+    fixed = all((y == label) != t for y, _, _, label, t, _ in known)
+    other = f"labels are 1 where photo_1 is preferred ({n} pairs)"
+    ranks = f"rank_1 is photo_1's number ({n - right} of {n} wrong)"
+    ways = (
+        (right == 0 and single, stated, f"{other}, as one logit may have it"),
+        (inverted and swapped, harmless, f"{other}, and the loss takes them so"),
+        (
+            right == 0 and turned == n,
+            cause,
+            f"the photos of each pair are exchanged, the label is not ({n} pairs)",
+        ),
+        (inverted, cause, f"labels are inverted before the loss ({n} pairs)"),
+        (wins and n - right >= 4, cause, f"ranks are read as winner ids: label 0 where {ranks}"),
+        (
+            fixed and turned >= 2,
+            cause,
+            f"the photos of {turned} of {n} pairs are exchanged, their labels are not",
+        ),
+        (
+            True,
+            unknown,
+            f"{n - right} of {n} labels are not the official ones; see diagnose.audit --labels",
+        ),
+    )
+    kind, text = next((kind, text) for holds, kind, text in ways if holds)
+    return [*findings, kind("labels", text)]
 
 
 def judge_turned(labels, turned):

@@ -378,7 +378,7 @@ class Recorder(Sight):
         self.out = Path(out).absolute()  # trainers change folders
         self.steps, self.within, self.unseen = steps, False, 0
         self.batches, self.updates, self.waiting, self.pending = [], [], [], None
-        self.printed, self.files, self.schedules = [], [], []
+        self.printed, self.files, self.schedules, self.stepping = [], [], [], {}
 
     def backward(self, plain_backward, tensors, *args, **options):
         """torch.autograd.backward, with the loss and every gradient before and after."""
@@ -433,8 +433,11 @@ class Recorder(Sight):
             learning = [bool(w["tensor"].requires_grad) for w in self.weights]
             self.pending |= {"weights": self.full, "requires_grad": learning}
             self.batches += self.waiting
-            self.waiting = []
-        self.pending["optimizers"].append(self.describe_optimizer(optimizer))
+            self.waiting, self.stepping = [], {}
+        if id(optimizer) not in self.stepping:
+            self.stepping[id(optimizer)] = self.describe_optimizer(optimizer)
+            self.pending["optimizers"].append(self.stepping[id(optimizer)])
+        self.stepping[id(optimizer)]["times"] += 1
         return None
 
     def describe_optimizer(self, optimizer):
@@ -448,7 +451,7 @@ class Recorder(Sight):
                 if p in optimizer.state and n >= 0:
                     kept = optimizer.state[p].items()
                     state[n] = {k: sample(v) if is_array(v) else plain(v) for k, v in kept}
-        return {"class": type(optimizer).__name__, "groups": groups, "state": state}
+        return {"class": type(optimizer).__name__, "groups": groups, "state": state, "times": 0}
 
     def after_step(self, optimizer, args, kwargs):
         """The weights right behind an update."""

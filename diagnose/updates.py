@@ -65,6 +65,7 @@ def stepped(update, rules):
     update["history"] holds the buffers of a momentum that the trainer itself does not keep.
     """
     state = state_of(update)
+    times = {n: o["times"] for o in update["optimizers"] for g in o["groups"] for n in g["weights"]}
     for n, (name, values) in rules.items():
         before, gradient = update["before"][n]["values"], update["gradients"][n]
         weight = torch.nn.Parameter(before.clone())
@@ -78,7 +79,8 @@ def stepped(update, rules):
             optimizer.state[weight] = own
         elif name == "SGD" and values.get("momentum") and n in update["history"]:
             optimizer.state[weight] = {"momentum_buffer": update["history"][n].clone()}
-        optimizer.step()
+        for _ in range(times[n]):
+            optimizer.step()
         yield n, weight, optimizer.state[weight]
 
 
@@ -122,6 +124,9 @@ def judge_update(update, roles, recipe, weights, moving):
     own, reference = declared(update), reference_rules(roles, recipe)
     left = {n for n in roles if n not in own}
     found = judge_absent(update, roles, own, weights)
+    most = max(o["times"] for o in update["optimizers"])
+    if most > 1:
+        found.append(cause("update", f"the optimizer steps {most} times for one backward"))
     if any(weight["computed"] for weight in weights):
         text = "of weights that are computed anew at each step (a parametrization), what moves them"
         found.append(skipped("update", text))

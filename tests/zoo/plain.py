@@ -46,7 +46,7 @@ no_zero_grad zero_grad_late backward_twice accumulate2 clip_norm clip_value
 one_lr rates_swapped lr_10x no_momentum nesterov dampening no_weight_decay decay_weights_only
 wd_1e_4 adam adamw rmsprop adagrad head_missing head_made_late backbone_frozen
 layer1_frozen bn_frozen winner_first turned_rightly jitter optimizers_in_turn group_added frozen_first
-negated schedule_first clean_autocast
+negated schedule_first step_twice clean_autocast
 bias_lr_double ema decay_after warmup schedule_per_batch maximize optimizer_anew
 metric_inverted epoch_mean_over_batches loss_sum_over_n loss_last_batch val_metric_inverted
 no_shuffle batch_16 batch_4 same_batch
@@ -728,6 +728,8 @@ def main():
                 if "schedule_first" in P:
                     scheduler.step()
                 optimizer.step()
+                if "step_twice" in P:
+                    optimizer.step()
                 if meddles:
                     change_weights(model, before, average, P)
             if per_batch:

@@ -130,6 +130,7 @@ EXPECTED = {
     "adamw": ("cause", "update", "AdamW"),
     "rmsprop": ("cause", "update", "RMSprop"),
     "adagrad": ("cause", "update", "Adagrad"),
+    "step_twice": ("cause", "update", "the optimizer steps 2 times for one backward"),
     "head_missing": ("cause", "update", "the head: stepped by no optimizer"),
     "head_made_late": (
         "cause",
