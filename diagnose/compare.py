@@ -279,7 +279,8 @@ def judge_passes(trace, view, values, house, rounding):
         known += replay.linear_rows(trace["weights"], matches_[0], values)
     made, setting, worst, room = replay.judge_features(sides, batch, backbones, rounding, known)
     row = ([f.sentence for f in made], setting)
-    house.known["features"] = None if setting is None else [row]
+    again = setting is not None and "masks" not in setting  # those of a dropout are of this batch
+    house.known["features"] = None if setting is None else [row] * again
     if setting is None and any(record["autocast"] for record in batch["passes"]):
         text = "the passes ran under autocast, which is not replayed; record without --as-is"
         made = [skipped("features", text)]

@@ -219,8 +219,14 @@ def features(backbones, sides, setting):
     made = [backbone(x.to(dtype)) for backbone, x in zip(chosen, passes, strict=True)]
     made = [f.flatten(1) if f.dim() == 2 else f.mean((2, 3)) for f in made]
     made = list(torch.cat(made)[torch.cat(sides.rows)].chunk(2)) if own else made
-    after = setting.get("after")
-    return [after(f) for f in made] if after else made
+    return behind(made, setting)
+
+
+def behind(made, setting):
+    """What a setting has behind the features of both photos: a function, or masks."""
+    made = list(map(setting.get("after", torch.clone), made))
+    masks = setting.get("masks", [torch.ones(1)] * len(made))
+    return [f * mask.to(f.dtype) for f, mask in zip(made, masks, strict=True)]
 
 
 def norms_of(batch):
@@ -329,6 +335,27 @@ def still_rows(batch, match):
     return [([f"BatchNorm of {parts} is in evaluation mode while training"], {"still": still})]
 
 
+def dropout_rows(batch, sides, backbones):
+    """[(sentences, setting)] where a dropout stands behind the features of each photo.
+
+    Its mask is where the trainer's own features are 0, its rate what brings the others nearest.
+    """
+    if not any("dropout" in op for record in batch["passes"] for op in record["ops"]):
+        return []
+    seen = torch.cat(sides.features)
+    with torch.no_grad():
+        made = torch.cat(features(copies(backbones), sides, {})).to(seen.dtype)
+    if made.shape != seen.shape:
+        return []
+    kept, there = seen != 0, made != 0
+    rate = 1 - float((made[kept] ** 2).sum() / (seen * made).sum())
+    share = 1 - float(kept[there].double().mean())
+    if not 0 < rate < 1 or abs(share - rate) > 3 / math.sqrt(int(there.sum())):
+        return []
+    text = f"dropout {number(rate)} behind the features of each photo"
+    return [([text], {"masks": (kept.double() / (1 - rate)).chunk(2)})]
+
+
 def linear_rows(weights, match, values):
     """[(sentences, setting)] where one linear layer stands behind the features of each photo."""
     extra = [n for n in match.extra if is_behind(weights, n, match)]
@@ -355,13 +382,14 @@ def judge_features(sides, batch, backbones, rounding, known=()):
     """
     seen, passes, best, tried = torch.cat(sides.features), {}, math.inf, 0
     rows = [([], {})] if known is None else [*known, *candidates(batch, sides)]
+    rows += dropout_rows(batch, sides, backbones)
     for sentences, setting in rows:
-        way = {key: value for key, value in setting.items() if key != "after"}
+        way = {key: value for key, value in setting.items() if key not in ("after", "masks")}
         key = frozenset(way.items())
         with torch.no_grad():
             if key not in passes:
                 passes[key] = features(copies(backbones), sides, way)
-            halves = list(map(setting.get("after", torch.clone), passes[key]))
+            halves = behind(passes[key], setting)
             made = torch.cat(halves) if len({f.shape for f in halves}) == 1 else halves[0]
         tried += 1
         worst = gap(made.to(seen.dtype), seen)

@@ -35,7 +35,8 @@ bgr no_normalize normalize_half normalize_twice range255 crop squash pad_black p
 pad_gray128 pad_train bicubic lanczos nearest no_antialias floor_size exif_transpose hflip
 hflip_random vflip grayscale half_input bf16_input
 head_zero head_fan_out head_default head_xavier
-features_normalized features_sigmoid features_tanh features_relu reversed_difference
+features_normalized features_sigmoid features_tanh features_relu dropout_each
+reversed_difference
 abs_difference concat product dropout_features hidden_layer hidden_dropout no_head_bias layer3
 max_pool score_each ranknet one_logit one_logit_first detach_second detach_backbone two_backbones logits_scaled logits_swapped
 one_pass half_batches each_photo gathered bn_reset bn_no_statistics own_norms bn_eval bn_momentum bn_eps
@@ -314,6 +315,8 @@ class PairNet(nn.Module):
             f = torch.sigmoid(f)
         if "features_tanh" in P:
             f = torch.tanh(f)
+        if "dropout_each" in P:
+            f = F.dropout(f, 0.3, training=self.training)
         if "features_relu" in P:
             f = F.relu(f)
         if "outside_5" in P:

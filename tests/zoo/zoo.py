@@ -70,6 +70,7 @@ EXPECTED = {
     "features_normalized": ("cause", "features", "normalised to length 1"),
     "features_sigmoid": ("cause", "features", "a sigmoid"),
     "features_tanh": ("cause", "features", "a tanh"),
+    "dropout_each": ("cause", "features", "dropout 0.3 behind the features of each photo"),
     "features_relu": ("cause", "features", "a ReLU"),
     "max_pool": ("cause", "features", "by their maximum"),
     "two_backbones": ("cause", "features", "two backbones"),
