@@ -117,7 +117,7 @@ def name_inputs(slots, worst):
     """Findings on the slots of all inputs of a batch; None where one is not reproduced."""
     lost = sum(found is None for found in slots)
     if lost:
-        text = f"{lost} of {len(slots)} inputs are not reproduced by any preparation of a photo"
+        text = f"inputs that no preparation of a photo reproduces ({lost} of {len(slots)})"
         return [unknown("inputs", text)]
     counts = Counter()
     for found in slots:
