@@ -330,6 +330,8 @@ def answer(findings, on):
     part = on.size + ", in all that was judged" * bool(kinds["skipped"])
     if kinds["unknown"]:
         stages = " and ".join(dict.fromkeys(f.stage for f, _ in findings if f.kind == "unknown"))
+        if {f.stage for f, _ in findings if f.kind in ("unknown", "skipped")} >= set(STAGES):
+            return f"Not explained: {stages}. Nothing else was judged."
         text = f"Not explained: {stages}. Elsewhere your trainer is the reference{part}"
         return text + (f", with {changes}." if kinds["cause"] else ".")
     if kinds["cause"]:

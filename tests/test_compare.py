@@ -21,7 +21,7 @@ import zoo
 
 import train_resnet
 import train_vgg
-from diagnose import compare, gradients, inputs, losses, record, replay, updates
+from diagnose import compare, finding, gradients, inputs, losses, record, replay, updates
 from diagnose.finding import settle
 from diagnose.pairs import judge_pairs, name_inputs
 from run.loop import Run
@@ -395,6 +395,14 @@ def test_updates_of_different_numbers_of_batches_are_counted():
 def test_two_signs_that_cancel_are_both_named():
     said = [f.sentence for f, _ in zoo.examine(["negated", "maximize"]) if f.kind == "cause"]
     assert said[0] == "the loss is multiplied by -1" and said[1].startswith("maximize=True")
+
+
+def test_an_answer_of_which_nothing_was_judged_says_so():
+    told = compare.Told(1, 0, None, None, "")
+    found = [(finding.skipped(stage, ""), [0]) for stage in compare.STAGES]
+    found += [(finding.unknown("features", ""), [0])]
+    assert compare.answer(found, told) == "Not explained: features. Nothing else was judged."
+    assert "Elsewhere" in compare.answer(found[1:], told)
 
 
 def test_photos_that_workers_opened_are_found(monkeypatch):
