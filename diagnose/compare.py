@@ -106,6 +106,9 @@ def explain(trace, root, page=None):
     inverted = are_inverted(seen)
     whole, views, swapped = judge_losses(views, inverted)
     moving = rates.describe_moving(trace)
+    held = set().union(*map(updates.declared, trace["updates"]))
+    for n, weight in enumerate(trace["weights"]):
+        weight["held"] = n in held
     for step in range(steps):
         show_progress(f"replaying step {step + 1}/{steps}")
         group = [view for view in views if view.step == step]
@@ -208,9 +211,7 @@ def explain_step(trace, group, house, moving, told):
     for view in group:
         findings += judge_view(trace, view, values, house, told)
     roles = updates.trainable(trace, matches_, group[-1].batch, update)
-    held = set().union(*map(updates.declared, trace["updates"]))
     for n, weight in enumerate(trace["weights"]):
-        weight["held"] = n in held
         names = (match.names.get(n) for match in matches_)
         weight["name"] = next(filter(None, names), roles.get(n, "?"))
     earlier = trace["updates"][step - 1] if step else None

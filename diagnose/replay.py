@@ -224,9 +224,9 @@ def features(backbones, sides, setting):
 
 def behind(made, setting):
     """What a setting has behind the features of both photos: a function, or masks."""
-    made = list(map(setting.get("after", torch.clone), made))
-    masks = setting.get("masks", [torch.ones(1)] * len(made))
-    return [f * mask.to(f.dtype) for f, mask in zip(made, masks, strict=True)]
+    after, masks = setting.get("after"), setting.get("masks")
+    made = [after(f) for f in made] if after else made
+    return [f * mask.to(f.dtype) for f, mask in zip(made, masks, strict=True)] if masks else made
 
 
 def norms_of(batch):
@@ -335,16 +335,18 @@ def still_rows(batch, match):
     return [([f"BatchNorm of {parts} is in evaluation mode while training"], {"still": still})]
 
 
-def dropout_rows(batch, sides, backbones):
-    """[(sentences, setting)] where a dropout stands behind the features of each photo.
+def drops(batch):
+    """Whether a dropout was called in the passes of a batch."""
+    return any("dropout" in op for record in batch["passes"] for op in record["ops"])
+
+
+def dropout_rows(sides, made):
+    """[(sentences, setting)] where a dropout stands behind the features made of each photo.
 
     Its mask is where the trainer's own features are 0, its rate what brings the others nearest.
     """
-    if not any("dropout" in op for record in batch["passes"] for op in record["ops"]):
-        return []
     seen = torch.cat(sides.features)
-    with torch.no_grad():
-        made = torch.cat(features(copies(backbones), sides, {})).to(seen.dtype)
+    made = torch.cat(made).to(seen.dtype)
     if made.shape != seen.shape:
         return []
     kept, there = seen != 0, made != 0
@@ -382,7 +384,10 @@ def judge_features(sides, batch, backbones, rounding, known=()):
     """
     seen, passes, best, tried = torch.cat(sides.features), {}, math.inf, 0
     rows = [([], {})] if known is None else [*known, *candidates(batch, sides)]
-    rows += dropout_rows(batch, sides, backbones)
+    if drops(batch):  # its mask needs the reference's own pass, which the rows then share
+        with torch.no_grad():
+            passes[frozenset()] = features(copies(backbones), sides, {})
+        rows += dropout_rows(sides, passes[frozenset()])
     for sentences, setting in rows:
         way = {key: value for key, value in setting.items() if key not in ("after", "masks")}
         key = frozenset(way.items())

@@ -194,7 +194,8 @@ class SeriesPairs(Dataset):
                     label = 1 - label
                 if "photos_turned" in P or ("photos_turned_random" in P and number % 3 == 1):
                     photo_1, photo_2 = photo_2, photo_1
-                if label == 1 if "winner_first" in P else "turned_rightly" in P and number % 3 == 1:
+                exchanged = "winner_first" in P and label == 1
+                if exchanged or ("turned_rightly" in P and number % 3 == 1):
                     photo_1, photo_2, label = photo_2, photo_1, 1 - label
                 target = float(preference) if photo_1 > photo_2 else 1 - float(preference)
                 if "soft_labels" in P:

@@ -168,8 +168,8 @@ HARMLESS = ("bce", "log_softmax_twice", "loss_scaled_unscaled")
 CLEAN = ("clean_reversed_batch", "clean_double_after", "clean_float32", "clean_channels_last",
          "clean_extra_forward", "clean_autograd_backward", "clean_group_per_tensor",
          "clean_second_first", "clean_rows_stacked", "clean_rows_joined", "clean_in_place",
-         "clean_masked",
-         "clean_closure", "clean_one_is_first", "clean_head_written_out")  # fmt: skip
+         "clean_masked", "clean_closure", "clean_one_is_first",
+         "clean_head_written_out")  # fmt: skip
 # Bugs that no row of the tables is: the stage at which they must be found unexplained.
 OUTSIDE = {1: "labels", 2: "inputs", 3: "inputs", 5: "features", 6: "features",
            7: "loss", 8: "gradients", 9: "update", 10: "update",
