@@ -4,7 +4,8 @@
 
 A person before houses or the sea, drawn; 2 to 4 shots a series, each more or less blurred,
 tilted, too light or too dark, or with the person cut off; preferences follow the amounts, with
-some human noise. Equal seeds give equal bytes. --like takes series and ranks of official lists.
+some human noise. Equal seeds give equal bytes. --like takes series and ranks of official lists;
+--series N with it draws N series of the training list and keeps the other lists whole.
 """
 
 import io
@@ -26,6 +27,7 @@ STRENGTH = 6.0  # of a full amount of defect, in units of the logit of a prefere
 HUMAN_NOISE = 0.5  # deviation of a shot's strength between people, same units
 BLUR, TILT, CUT = 1 / 36, 9, 0.44  # in full: part of a side, degrees, part of the width
 STOPS = 1.2, -2.2, -2.2, -2.2  # exposure in full: too light, more often too dark
+DEFAULT_SERIES = 120
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}  # of the series
 # A sky: its colors above and at the horizon, and the light on all that stands below it.
 SKIES = ("#3e76be #c4d8e8 #fffffa", "#546096 #f6be8c #ffe0c2", "#96a0ac #d0d4d8 #e0e6ea")
@@ -175,8 +177,20 @@ def invent_dataset(count, seed):
     return lists, shots
 
 
-def imitate_dataset(paths, seed):
-    """As invent_dataset, with the series, photos and ranks of official pairlists."""
+def draw_pairs(path, pairs, count, seed):
+    """The pairs [P] of count series of a pairlist, drawn with the seed, in its order."""
+    series = np.unique(pairs["series"])
+    if count > len(series):
+        stop(__file__, f"--series {count}: {path} has {len(series)}")
+    drawn = np.random.default_rng(seed).permutation(series)[:count]
+    return pairs[np.isin(pairs["series"], drawn)]
+
+
+def imitate_dataset(paths, count, seed):
+    """As invent_dataset, with the series, photos and ranks of official pairlists.
+
+    count: how many series of the training list are drawn; all where it is None.
+    """
     rng = np.random.default_rng(seed)
     lists, shots = {}, {}
     for path in map(Path, paths):
@@ -187,6 +201,10 @@ def imitate_dataset(paths, seed):
         if problems:
             stop(__file__, problems[0])
         lists[split], shots[split] = path.read_bytes(), {}
+        if count and split == "train":
+            pairs = draw_pairs(path, pairs, count, seed)
+            lines = lists[split].split(b"\n")
+            lists[split] = b"".join(lines[line - 1] + b"\n" for line in pairs["line"])
         for pair in pairs.tolist():
             series, photo_1, photo_2, _, rank_1, rank_2 = pair[:6]
             known = shots[split].setdefault(series, {})
@@ -195,6 +213,8 @@ def imitate_dataset(paths, seed):
         for ranks in shots[split].values():
             worst = max(ranks.values())
             ranks.update({photo: (rank - 1) / max(1, worst - 1) for photo, rank in ranks.items()})
+    if count and "train" not in lists:
+        stop(__file__, f"--series {count}: no train_pairlist.txt is among --like")
     return lists, shots
 
 
@@ -220,19 +240,22 @@ def main(argv=None):
     """Writes the dataset to a folder of its own and renames it: it is whole, or absent."""
     parser = command_line(__file__, __doc__)
     parser.add_argument("--out", default="data/demo", help="folder to make (%(default)s)")
-    parser.add_argument("--series", type=int, default=120, help="how many (%(default)s)")
+    counted = f"how many ({DEFAULT_SERIES}); with --like: of the training list (all)"
+    parser.add_argument("--series", type=int, metavar="N", help=counted)
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (%(default)s)")
     parser.add_argument("--like", nargs="+", metavar="PAIRLIST", help="official lists to imitate")
     args = parser.parse_args(argv)
     out = Path(args.out)
     if os.path.lexists(out):
         stop(__file__, f"--out {out}: exists already")
-    if not 10 <= args.series <= 99_999:
+    if args.series is not None and not 10 <= args.series <= 99_999:
         stop(__file__, f"--series {args.series}: not in 10..99999")
     if args.seed < 0:
         stop(__file__, f"--seed {args.seed}: below 0")
-    made = imitate_dataset(args.like, args.seed) if args.like else None
-    lists, shots = made or invent_dataset(args.series, args.seed)
+    if args.like:
+        lists, shots = imitate_dataset(args.like, args.series, args.seed)
+    else:
+        lists, shots = invent_dataset(args.series or DEFAULT_SERIES, args.seed)
     with stop_on(__file__, f"--out {out}", OSError):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as folder:

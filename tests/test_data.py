@@ -234,6 +234,37 @@ def test_demo_like_given_lists(demo, tmp_path, refused):
     refused(make_demo.main, ["--out", tmp_path / "x", "--like", tmp_path / "list"], "--like")
 
 
+def test_demo_like_some_series_of_the_training_list(demo, tmp_path, refused):
+    def ours(name, split):
+        return data.read_dataset(tmp_path / name, (split,))[split][0]
+
+    root = tmp_path / "whole" / "train_val"
+    root.mkdir(parents=True)
+    labelled = [f"{s} 1 2 0.{s} {1 + (s < 50)} {2 - (s < 50)}" for s in range(30, 70) if s != 50]
+    lines = ["1 1 2 0.900 1 2", "1 1 3 0.950 1 3", "1 2 3 0.700 2 3", *labelled]
+    (root / "train_pairlist.txt").write_bytes("\r\n".join(lines).encode())
+    (root / "val_pairlist.txt").write_text("2 1 2 0.400 2 1\n3 1 2 0.400 2 1\n")
+    lists = ["--like", *map(str, sorted(root.glob("*_pairlist.txt")))]
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        words = ["--series", "20", "--seed", str(seed), "--out", str(tmp_path / name)]
+        make_demo.main([*words, *lists])
+    whole, problems = data.read_pairlist(root / "train_pairlist.txt")
+    assert not problems and len(np.unique(ours("a", "train")["series"])) == 20
+    kept = whole[np.isin(whole["series"], ours("a", "train")["series"])]
+    fields = [name for name in data.PAIR.names if name != "line"]
+    assert np.array_equal(kept[fields], ours("a", "train")[fields])
+    assert np.array_equal(ours("a", "train"), ours("b", "train"))
+    assert not np.array_equal(ours("a", "train"), ours("c", "train"))
+    assert ours("a", "val")["series"].tolist() == [2, 3]
+    refused(make_demo.main, ["--out", tmp_path / "x", "--series", "41", *lists], "has 40")
+    refused(
+        make_demo.main,
+        ["--out", tmp_path / "x", "--series", "20", *lists[:1], lists[2]],
+        "--series 20",
+        "train_pairlist.txt",
+    )
+
+
 def test_two_builds_of_one_store_do_not_meet(demo, tmp_path, monkeypatch):
     parts, write = [], store.write_photos
     monkeypatch.setattr(store, "write_photos", lambda f, *a: parts.append(f.name) or write(f, *a))
