@@ -53,10 +53,11 @@ def build_head(features, hidden=(), activation="relu", dropout=0.0):
 def resnet50(weights):
     """torchvision's ResNet-50 without fc, [B, 3, S, S] to features [B, 2048].
 
-    weights: `imagenet` (IMAGENET1K_V1), `none` (random) or a file with a torchvision state dict.
+    weights: `imagenet` (IMAGENET1K_V1), `none` (random), a file with a torchvision state dict, or
+    the best.pt of a run, whose backbone it is.
     """
     backbone = torchvision.models.resnet50()
-    load_weights(backbone, weights, torchvision.models.ResNet50_Weights.IMAGENET1K_V1)
+    load_weights(backbone, weights, torchvision.models.ResNet50_Weights.IMAGENET1K_V1, "fc")
     backbone.fc = nn.Identity()
     return backbone
 
@@ -68,7 +69,7 @@ def vgg16(weights, size, inner_dropout=0.0):
     photo against itself gives a difference in training, so the reference runs without.
     """
     backbone = torchvision.models.vgg16()
-    load_weights(backbone, weights, torchvision.models.VGG16_Weights.IMAGENET1K_V1)
+    load_weights(backbone, weights, torchvision.models.VGG16_Weights.IMAGENET1K_V1, "classifier.6")
     if size == 224:  # 7 x 7 already: pooling is the identity, and has no deterministic backward
         backbone.avgpool = nn.Identity()
     backbone.classifier = backbone.classifier[:6]

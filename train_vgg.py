@@ -22,7 +22,7 @@ from run.loop import Run
 
 # name: (default, allowed range or choices, what it is; source)
 RECIPE = {
-    "weights": ("imagenet", None, "imagenet, none or a torchvision state dict; SPS"),
+    "weights": ("imagenet", None, "imagenet, none, a torchvision state dict or a best.pt; SPS"),
     "size": (224, (32, 4096), "side of the input in pixels, a multiple of 32; SPS"),
     "fit": ("pad", ("pad", "crop"), "longer side to size, as the paper; or shorter side, as SPS"),
     "pad_color": ("imagenet", None, "imagenet, train (as the paper) or R,G,B in 0..255"),

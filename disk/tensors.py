@@ -10,12 +10,16 @@ import torch
 
 from disk.errors import name_path, say, stop, stop_on
 
+BEST = ("run", "model", "epoch", "accuracy", "logits")  # what best.pt of a run holds
 
-def load_weights(backbone, weights, imagenet):
+
+def load_weights(network, weights, imagenet, last):
     """Loads `imagenet` (a torchvision weights enum), a file, or, for `none`, nothing.
 
-    Ends the program with one line where the file is missing, damaged, not a plain state dict,
-    or has other tensors than the backbone.
+    The file holds a torchvision state dict of the whole network, or is the best.pt of a run: then
+    its tensors under `backbone.` must be those of the network without its layer `last`, which no
+    run has. Ends the program with one line where the file is missing, damaged, neither of the
+    two, or has other tensors.
     """
     if weights == "none":
         return
@@ -24,7 +28,14 @@ def load_weights(backbone, weights, imagenet):
         path = imagenet_file(imagenet.url, imagenet.meta["_file_size"])
     if not path.is_file():
         stop(__file__, f"--weights {path}: no such file")
-    load_state(backbone, load_tensors(path), f"--weights {path}")
+    state, expected = load_tensors(path), network.state_dict()
+    if isinstance(state, dict) and set(state) == set(BEST) and isinstance(state["model"], dict):
+        state = {k: t for k, t in state["model"].items() if not str(k).startswith("head.")}
+        own = (name for name in expected if not name.startswith(f"{last}."))
+        expected = {f"backbone.{name}": expected[name] for name in own}
+    check_state(expected, state, f"--weights {path}")
+    plain = {name.removeprefix("backbone."): tensor for name, tensor in state.items()}
+    network.load_state_dict(plain, strict=False)  # without `last` where it is a run's
 
 
 def imagenet_file(url, size):
@@ -66,13 +77,12 @@ def load_checkpoint(path, keys):
 
 def load_state(module, state, culprit):
     """Loads a state dict that must have exactly the module's tensors, else ends the program."""
-    check_state(module, state, culprit)
+    check_state(module.state_dict(), state, culprit)
     module.load_state_dict(state)
 
 
-def check_state(module, state, culprit):
-    """Ends the program where a state dict has not exactly the module's tensors, or not finite."""
-    expected = module.state_dict()
+def check_state(expected, state, culprit):
+    """Ends the program where a state dict has not exactly the expected tensors, or not finite."""
     if not isinstance(state, dict):
         stop(__file__, f"{culprit}: not a state dict")
     wrong = {

@@ -6,11 +6,10 @@ import torch
 
 from disk.errors import say, stop, stop_on
 from disk.files import replace_file, write_text
-from disk.tensors import check_state, load_checkpoint, load_state
+from disk.tensors import BEST, check_state, load_checkpoint, load_state
 from run.folder import run_checksum, write_history, write_predictions
 
 KEYS = ("run", "model", "optimizer", "schedule", "position", "random", "cuda_random")
-BEST = ("run", "model", "epoch", "accuracy", "logits")
 POSITION = {
     "epoch": int,
     "step": int,
@@ -61,7 +60,7 @@ def load_last(run):
         if not (run.out / "best.pt").is_file():
             stop(__file__, f"--resume: {run.out} has no best.pt, though epoch 1 is done")
         best = load_best(run.out)
-        check_state(run.ranker, best["model"], run.out / "best.pt")
+        check_state(run.ranker.state_dict(), best["model"], run.out / "best.pt")
         logits = best["logits"]
         if logits.shape != (len(run.val.pairs), 2):
             stop(__file__, f"{run.out / 'best.pt'}: holds logits of other pairs")

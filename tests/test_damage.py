@@ -208,7 +208,7 @@ def test_weights_that_are_no_numbers_name_their_tensor(tmp_path):
     ):
         with warnings.catch_warnings(action="ignore"):  # of making and writing it
             torch.save(state | {name: value}, path)
-        ended = ends(lambda argv: load_weights(model, *argv, None), [path])
+        ended = ends(lambda argv: load_weights(model, *argv, None, "fc"), [path])
         assert ended == (2, f"tensors.py: --weights {path}: {words}\n")
 
 

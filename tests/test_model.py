@@ -202,6 +202,42 @@ def test_weights_from_a_file(tmp_path, monkeypatch, capsys):
         assert word in capsys.readouterr().err
 
 
+def write_best(folder, state):
+    best = {"run": "0", "model": state, "epoch": 1, "accuracy": 0.5, "logits": torch.ones(1, 2)}
+    torch.save(best, folder / "best.pt")
+    return str(folder / "best.pt")
+
+
+@real
+@pytest.mark.parametrize("build", [model.resnet50, lambda weights: model.vgg16(weights, 64)])
+def test_weights_of_a_run_are_its_backbone(build, tmp_path):
+    torch.manual_seed(0)
+    trained = build("none").state_dict()
+    state = {f"backbone.{name}": tensor for name, tensor in trained.items()}
+    head = {"head.weight": torch.ones(2, 8), "head.0.weight": torch.ones(3)}
+    torch.manual_seed(1)
+    loaded = build(write_best(tmp_path, state | head)).state_dict()
+    assert list(loaded) == list(trained)
+    assert all(torch.equal(loaded[name], trained[name]) for name in trained)
+
+
+@real
+def test_weights_of_a_run_are_refused_with_any_other_tensor(tmp_path, refused):
+    trained = model.resnet50("none").state_dict()
+    state = {f"backbone.{name}": tensor for name, tensor in trained.items()}
+    first, one = next(iter(state)), torch.ones(1)
+    for wrong, words in (
+        ({k: t for k, t in state.items() if k != first}, f"1 tensors missing, first {first}"),
+        (state | {"backbone.fc.weight": one}, "1 tensors extra, first backbone.fc.weight"),
+        (state | {"fc.weight": one}, "1 tensors extra, first fc.weight"),
+        (state | {first: one}, f"of another shape or type, first {first}"),
+        (state | {first: state[first] / 0}, f"{first} holds numbers that are not finite"),
+        ([], "missing, first "),
+    ):
+        path = write_best(tmp_path, wrong)
+        refused(lambda argv: model.resnet50(*argv), [path], f"--weights {path}", words)
+
+
 def test_imagenet_means_the_weights_of_version_1(monkeypatch):
     asked = []
     monkeypatch.setattr(

@@ -160,7 +160,7 @@ def in_time(seconds):
 def loaded(weights, width=2048):
     """A tiny backbone with the weights of a file, as torchvision's is loaded."""
     backbone = conftest.tiny.backbone(width, norm=width == 2048)
-    load_weights(backbone, weights, None)
+    load_weights(backbone, weights, None, "fc")
     return backbone
 
 

@@ -257,7 +257,7 @@ def best(path):
 
 def weights(path):
     model = conftest.tiny.backbone(2048, True)
-    load_weights(model, path, None)
+    load_weights(model, path, None, "fc")
     return {name: tensor.tolist() for name, tensor in model.state_dict().items()}
 
 

@@ -19,7 +19,7 @@ from run.loop import Run
 
 # name: (default, allowed range or choices, what it is; source)
 RECIPE = {
-    "weights": ("imagenet", None, "imagenet, none or a torchvision state dict; specification"),
+    "weights": ("imagenet", None, "imagenet, none, a torchvision file or a best.pt; specification"),
     "size": (224, (32, 4096), "side of the input in pixels, a multiple of 32"),
     "fit": ("pad", ("pad", "crop"), "as in train_resnet"),
     "pad_color": ("imagenet", None, "imagenet, train or R,G,B in 0..255"),

@@ -28,7 +28,7 @@ from variants.features import (
 # name: (default, allowed range or choices, what it is; source)
 RECIPE = {
     "features": (["resnet50"], None, "resnet50, resnet50:layer3, vgg16, iqa, .npz or .pt; spec."),
-    "weights": ("imagenet", None, "imagenet, none or a torchvision state dict; specification"),
+    "weights": ("imagenet", None, "imagenet, none, a torchvision file or a best.pt; specification"),
     "size": (224, (32, 4096), "side of the input in pixels, a multiple of 32"),
     "fit": ("pad", ("pad", "crop"), "as in train_resnet"),
     "pad_color": ("imagenet", None, "imagenet, train or R,G,B in 0..255"),
