@@ -28,13 +28,17 @@ from run import sheet
 from run.arithmetic import set_arithmetic, shape_model
 from run.checkpoint import load_best
 from run.flags import ROUNDING_FLAGS, RUN_FLAGS, resolve_device
-from run.folder import pairs_checksum, read_settings, write_predictions
+from run.folder import (
+    ROOT,
+    pairs_checksum,
+    read_settings,
+    recipe_name,
+    source_checksums,
+    write_predictions,
+)
 from run.probe import probe
 from run.scores import give_verdict, judge, quality
 from run.watch import show_evaluation
-
-# Whose runs can be scored; a new page adds its name.
-PAGES = ("train_resnet", "train_vgg", "variants.train_frozen", "variants.train_finetune")
 
 
 def load_run(run):
@@ -43,15 +47,29 @@ def load_run(run):
     if not path.is_file():
         stop(__file__, f"--run {run}: holds no run (no args.json)")
     recipe = argparse.Namespace(**read_settings(Path(run)))
-    if getattr(recipe, "recipe", None) not in PAGES:
-        name = getattr(recipe, "recipe", None)
-        stop(__file__, f"{path}: its recipe {name} is not among PAGES of eval.py: {PAGES}")
+    check_page(recipe, path)
     rows = importlib.import_module(recipe.recipe).RECIPE | ROUNDING_FLAGS
     for key, (default, *_) in rows.items():
         kind = type(default)
         if not isinstance(getattr(recipe, key, None), kind):
             stop(__file__, f"{path}: {key} is not there, or no {kind.__name__}")
     return recipe
+
+
+def check_page(recipe, path):
+    """Ends the program unless the page of a run, which builds its model, is here and unchanged.
+
+    recipe: what args.json (path) holds. A page is a train_*.py of this checkout or of variants/.
+    """
+    files = [page for folder in (ROOT, ROOT / "variants") for page in folder.glob("train_*.py")]
+    pages, name = sorted(map(recipe_name, files)), getattr(recipe, "recipe", None)
+    if name not in pages:
+        stop(__file__, f"{path}: its recipe {name} is not a page of this folder: {pages}")
+    page, before = f"{name.replace('.', '/')}.py", getattr(recipe, "sources", None)
+    old, now = isinstance(before, dict) and before.get(page), source_checksums(name)[page]
+    if old != now:
+        advice = "bring the file back, or score the run where it was trained"
+        stop(__file__, f"{path}: the checksum of {page} was {old}, now it is {now}; {advice}")
 
 
 def load_ranker(run, recipe, device):

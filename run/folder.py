@@ -93,18 +93,21 @@ def check_resume(out, settings):
     before = read_settings(out)
     if not isinstance(before.get("sources"), dict):
         stop(__file__, f"--resume: {out / 'args.json'} is that of another version, or damaged")
-    for key, value in flat(settings).items():
-        old = flat(before).get(key)
-        if old != value and key not in MAY_CHANGE:
-            stop(__file__, f"--resume: {key} was {old} in {out}, now it is {value}")
+    for key, now in settings.items():
+        if key not in ("sources", *MAY_CHANGE):
+            tell_difference(out, key, before.get(key), now, "take the value that it had")
+    for path, now in settings["sources"].items():
+        old, what = before["sources"].get(path), f"the checksum of {path}"
+        tell_difference(out, what, old, now, "bring the file back")
     if settings["epochs"] < before["epochs"]:
         stop(__file__, f"--resume: --epochs {settings['epochs']} is less than {before['epochs']}")
 
 
-def flat(settings):
-    """Settings with the checksum of each source file as an entry of its own."""
-    sources = {f"the checksum of {path}": crc for path, crc in settings["sources"].items()}
-    return {key: value for key, value in settings.items() if key != "sources"} | sources
+def tell_difference(out, what, old, now, way_back):
+    """Ends the program where something is not as in the run that is to go on, with a way out."""
+    if old != now:
+        advice = f"{way_back}, or start anew with another --out"
+        stop(__file__, f"--resume: {what} was {old} in {out}, now it is {now}; {advice}")
 
 
 def run_checksum(out):

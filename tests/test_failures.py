@@ -392,13 +392,21 @@ def test_a_run_of_other_code_is_refused(train, demo, tmp_path, refused):
         other = settings | {"sources": sources | {path: "00000000"}}
         (run / "args.json").write_text(json.dumps(other))
         words = f"the checksum of {path} was 00000000", f"now it is {sources[path]}"
-        refused(train_resnet.main, flags, *words)
+        way_out = "; bring the file back, or start anew with another --out"
+        refused(train_resnet.main, flags, *words, way_out)
     older = {key: value for key, value in settings.items() if key != "sources"}
     (run / "args.json").write_text(json.dumps(older))
     refused(train_resnet.main, flags, "args.json is that of another version")
     (run / "args.json").write_text(json.dumps(settings | {"recipe": "train_other"}))
     score = ["--run", run, "--data", demo, "--store", tmp_path / "stores"]
-    refused(scoring.main, score, "train_other is not among PAGES", "train_resnet", "train_vgg")
+    refused(scoring.main, score, "recipe train_other is not a page", "train_resnet", "train_vgg")
+    for recipe in (["train_resnet"], None, "tests.tiny", "../train_resnet"):
+        (run / "args.json").write_text(json.dumps(settings | {"recipe": recipe}))
+        refused(scoring.main, score, f"recipe {recipe} is not a page")
+    page = settings | {"sources": sources | {"train_resnet.py": "00000000"}}
+    for other in (page, older, settings | {"sources": []}):
+        (run / "args.json").write_text(json.dumps(other))
+        refused(scoring.main, score, "the checksum of train_resnet.py was", "bring the file back")
 
 
 def test_nothing_is_started_without_space(demo, tmp_path, refused, monkeypatch):

@@ -124,7 +124,10 @@ def test_resume_refuses_another_recipe(train, demo, tmp_path, refused):
     run = train("run")
     flags = [*conftest.SMALL, "--data", demo, "--store", tmp_path / "stores", "--resume", "--out"]
     refused(
-        train_resnet.main, [*flags, run, "--momentum", 0.5], "momentum was 0.9", "now it is 0.5"
+        train_resnet.main,
+        [*flags, run, "--momentum", 0.5],
+        "momentum was 0.9",
+        "now it is 0.5; take the value",
     )
     refused(train_resnet.main, [*flags, run, "--seed", 7], "seed was 42", "now it is 7")
     refused(train_vgg.main, [*flags, run], "recipe was train_resnet")
