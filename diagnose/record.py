@@ -752,7 +752,10 @@ def main(argv=None):
     if importlib.util.find_spec("PIL"):  # so that its open is overheard
         importlib.import_module("PIL.Image")
     sys.argv = [args.script, *args.arguments]
-    sys.path.insert(0, os.getcwd() if is_module else str(Path(args.script).resolve().parent))
+    first = os.getcwd() if is_module else str(Path(args.script).resolve().parent)
+    # as Python itself would have it: a trainer finds nothing in the folder of this file
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [first, *(path for path in sys.path if Path(path).resolve() != here)]
     if is_module and not is_program(args.script):
         refuse(f"{args.script}: no such module")
     with Recording(args.out, args.steps, args.as_is):

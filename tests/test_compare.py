@@ -4,10 +4,13 @@ import contextlib
 import copy
 import functools
 import io
+import os
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import conftest
@@ -24,6 +27,7 @@ import train_vgg
 from diagnose import compare, finding, gradients, inputs, losses, record, replay, updates
 from diagnose.finding import settle
 from diagnose.pairs import judge_pairs, name_inputs
+from diagnose.trace import read_trace
 from run.loop import Run
 
 pytestmark = pytest.mark.real  # the zoo brings its own backbones
@@ -116,6 +120,70 @@ def test_nothing_is_written_where_nothing_was_recorded(tmp_path):
     assert (
         ended.stderr.startswith("record.py: no update was seen") and ended.stderr.count("\n") == 1
     )
+
+
+OWN = {  # a trainer whose files have the names of ours, and whose paths are relative
+    "train.py": """
+        import sys, torch, data, model
+        from run.loop import train
+        assert not [path for path in sys.path if path.endswith("diagnose")], sys.path
+        print(open(sys.argv[1]).read().strip())
+        torch.manual_seed(0)
+        train(data.load("photos"), model.Net())
+    """,
+    "data.py": """
+        import torch, torchvision
+        def photo(series, number):
+            path = f"photos/train_val/train_val_imgs/{int(series):06d}-{int(number):02d}.JPG"
+            return torchvision.io.read_image(path)[:, :64, :64] / 255.0
+        def load(folder):
+            lines = [line.split() for line in open(f"{folder}/train_val/train_pairlist.txt")]
+            return [(photo(s, a), photo(s, b), int(r < q)) for s, a, b, _, r, q in lines]
+    """,
+    "model.py": """
+        import torch
+        class Net(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv, self.fc = torch.nn.Conv2d(3, 4, 8, 8), torch.nn.Linear(4, 2)
+            def forward(self, a, b):
+                a, b = (self.conv(x).relu().mean((2, 3)) for x in (a, b))
+                return self.fc(a - b)
+    """,
+    "run/__init__.py": "",
+    "run/loop.py": """
+        import torch
+        def train(pairs, net):
+            optimizer = torch.optim.SGD(net.parameters(), 1e-3)
+            for i in range(0, len(pairs), 8):
+                a, b, label = map(list, zip(*pairs[i : i + 8]))
+                logits = net(torch.stack(a), torch.stack(b))
+                loss = torch.nn.functional.cross_entropy(logits, torch.tensor(label))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    """,
+    "labels.py": "raise SystemExit('the wrong labels.py')",
+    "settings/mine.txt": "settings of my own",
+}
+
+
+def test_a_trainer_is_recorded_in_its_own_folder(tmp_path):
+    for name, text in OWN.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    shutil.copytree(zoo.dataset()[1], tmp_path / "photos")
+    recorder = str(conftest.ROOT / "diagnose" / "record.py")
+    words = ["--steps", "2", "--out", "mine.trace", "train.py", "settings/mine.txt"]
+    plain = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    ended = subprocess.run(
+        [sys.executable, recorder, *words], cwd=tmp_path, env=plain, text=True, capture_output=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("settings of my own\n")
+    recorded = read_trace(tmp_path / "mine.trace")
+    assert len(recorded["updates"]) == 2
+    assert [len(batch["labels"][0]["values"]) for batch in recorded["batches"]] == [8, 8]
 
 
 @pytest.mark.parametrize("plants", [[], ["label_invert_loss", "adam", "bgr"]])
