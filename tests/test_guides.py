@@ -1,0 +1,79 @@
+"""docs/change.md, followed as it is written, on a copy of this checkout."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+
+import conftest
+import pytest
+import test_rules
+
+import train_resnet
+
+pytestmark = pytest.mark.real
+ROOT = conftest.ROOT
+
+
+def blocks(guide):
+    """(old text, new text) of each diff of a guide."""
+    text = (ROOT / "docs" / guide).read_text(encoding="utf-8")
+    for diff in re.findall(r"```diff\n(.*?)```", text, re.DOTALL):
+        lines = diff.splitlines(keepends=True)
+        yield tuple("".join(line[1:] for line in lines if line[0] in kept) for kept in (" -", " +"))
+
+
+def commands(guide):
+    """The words behind python of each command of a guide."""
+    text = (ROOT / "docs" / guide).read_text(encoding="utf-8")
+    return [line.split() for line in re.findall(r"^    python (.*)", text, re.MULTILINE)]
+
+
+@pytest.fixture
+def copy(tmp_path, demo):
+    """A copy of the product and of the rules, with a dataset in data/demo."""
+    root = tmp_path / "copy"
+    kept = ["*.py", "run/*.py", "disk/*.py", "diagnose/*.py", "variants/*.py", "tests/*.py"]
+    for path in (path for pattern in kept for path in ROOT.glob(pattern)):
+        (root / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, root / path.relative_to(ROOT))
+    shutil.copytree(demo, root / "data" / "demo")
+    return root
+
+
+def run(root, *words):
+    done = subprocess.run([sys.executable, *words], cwd=root, text=True, capture_output=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_guide_to_change_the_paper(copy):
+    page = (ROOT / "train_resnet.py").read_text(encoding="utf-8")
+    for old, new in blocks("change.md"):
+        assert old and page.count(old) == 1, old
+        page = page.replace(old, new)
+    (copy / "train_resnet18.py").write_text(page, encoding="utf-8")
+    training, scoring = commands("change.md")[:2]
+    code, said = run(copy, *training)
+    assert code == 0 and "lr 5e-06/5e-05" in said, said
+    # too few pairs for a verdict; what matters is that it is scored
+    code, said = run(copy, *scoring)
+    assert code in (0, 1, 2) and said.startswith("VERDICT "), said
+    code, said = run(copy, training[0], "--lr-every", "2")
+    assert code == 2 and "--lr-every" in said
+    code, said = run(copy, "-m", "pytest", "-q", "tests/test_rules.py", "-p", "no:cacheprovider")
+    assert code == 0, said
+    text = page.replace("label_smoothing=0.1", "label_smoothing=0.2")
+    (copy / "train_resnet18.py").write_text(text, encoding="utf-8")
+    for words in (scoring, [*training, "--resume"]):
+        code, said = run(copy, *words)
+        assert code == 2 and "the checksum of train_resnet18.py was " in said
+        assert "bring the file back, or " in said
+
+
+def test_a_flag_that_no_line_reads_is_noticed(monkeypatch):
+    tree = ast.parse(test_rules.TEXTS["train_resnet"].replace("args.lr_every", "30"))
+    monkeypatch.setitem(test_rules.TREES, "train_resnet", tree)
+    with pytest.raises(AssertionError):
+        test_rules.test_every_flag_of_a_recipe_is_read("train_resnet")
+    assert "lr_every" in train_resnet.RECIPE
