@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
 DEMO = --weights none --size 64 --lr-backbone 1e-3 --lr-head 1e-3 --lr-every 6 --epochs 10
-SERIES ?= 800
+SERIES ?= 600
 SEEDS ?= 42
 STORY = $(SERIES)$(if $(REVIEWS),-reviews)
 # What a run of this code and no other is told by.

@@ -373,8 +373,7 @@ def measure_growth(run):
 
 def load(args):
     """Both splits with their photos."""
-    for split in data.read_splits(args, ("train", "val")):
-        data.decode(split, args)
+    return [data.decode(split, args) for split in data.read_splits(args, ("train", "val"))]
 
 
 def read_epoch(run):

@@ -5,7 +5,6 @@ probability that photo_1 is preferred; the ranks are ranks within the series, 1 
 photo numbers. `label` is 0 where photo_1 is preferred (rank_1 < rank_2), 1 where photo_2 is.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +15,8 @@ import torch
 from PIL import Image
 
 from disk.errors import stop, stop_on
-from disk.pairlist import DATASET, read_lines
+from disk.layout import find_split, missing_photos, photo_names, shared_series, stop_at
+from disk.pairlist import read_lines
 from disk.store import move_store, open_store, take_photos
 
 PAIR = np.dtype(
@@ -34,18 +34,24 @@ PAD_COLORS = {
 LONGEST_TO_SHORTEST = 50  # a longer strip would be blown up to gigabytes before it is cropped
 
 
-@dataclass
+@dataclass(frozen=True)
 class Split:
-    """The chosen pairs of one split; its photos once they are decoded."""
+    """The chosen pairs of one split."""
 
     name: str
     folder: Path
     pairs: np.ndarray  # [P] of PAIR, in the order of the pairlist
     files: list  # [N] photo file names
-    rows: np.ndarray  # [P, 2] rows of photo_1 and photo_2 in files, photos and boxes
+    rows: np.ndarray  # [P, 2] rows of photo_1 and photo_2 in files
+
+
+@dataclass(frozen=True)
+class DecodedSplit(Split):
+    """The same with its photos."""
+
+    photos: np.ndarray | torch.Tensor  # [N, 3, S, S] uint8
+    boxes: np.ndarray | torch.Tensor  # [N, 4] left, top, right, bottom; CRC-32 of a store
     pad_color: tuple  # what fills the padding: three numbers in 0..1
-    photos: np.ndarray | torch.Tensor = None  # [N, 3, S, S] uint8
-    boxes: np.ndarray | torch.Tensor = None  # [N, 4] left, top, right, bottom; CRC-32 of a store
 
 
 # Pairs and labels
@@ -60,48 +66,14 @@ def read_pairlist(path, labelled=True):
     lines, problems = read_lines(path, 6 if labelled else 3)
     pairs = []
     for number, fields in lines:
-        series, photo_1, photo_2 = map(int, fields[:3])
-        preference, rank_1, rank_2, label = 0.5, 0, 0, -1
+        pair = tuple(map(int, fields[:3]))
         if labelled:
-            preference, rank_1, rank_2 = float(fields[3]), int(fields[4]), int(fields[5])
+            rank_1, rank_2 = map(int, fields[4:])
             label = 0 if rank_1 < rank_2 else 1  # read_lines refuses equal ranks
-        pairs.append((series, photo_1, photo_2, preference, rank_1, rank_2, label, number))
+            pairs.append((*pair, float(fields[3]), rank_1, rank_2, label, number))
+        else:
+            pairs.append((*pair, 0.5, 0, 0, -1, number))
     return np.array(pairs, dtype=PAIR), problems
-
-
-def find_split(root, split, must=True):
-    """The pairlist and the photo folder of `train`, `val` or `test` under root.
-
-    root is the folder above train_val/ and test/, or train_val/ itself; unzipping often nests
-    one level more. Where there is no such list the program ends, or, without must, it is None.
-    """
-    root = Path(root)
-    folder = "test" if split == "test" else "train_val"
-    places = [root / folder, root / folder / folder, root, root.parent / folder]
-    for place in places if split == "test" else places[:3]:
-        if (place / f"{split}_pairlist.txt").is_file():
-            return place / f"{split}_pairlist.txt", place / f"{folder}_imgs"
-    if not must:
-        return None
-    stop(__file__, f"{root}: no {split}_pairlist.txt in it, in {folder}/ or in {folder}/{folder}/")
-
-
-def photo_name(series, photo, present):
-    """The file name of a photo: %06d-%02d.JPG, or .jpg where only that is present."""
-    name = f"{series:06d}-{photo:02d}.JPG"
-    lower = f"{series:06d}-{photo:02d}.jpg"
-    return lower if name not in present and lower in present else name
-
-
-def photo_names(pairs, folder):
-    """[P, 2] file names of photo_1 and photo_2, and the set of names present in folder."""
-    entries = os.scandir(folder) if folder.is_dir() else ()
-    present = {entry.name for entry in entries if entry.is_file()}  # not a dangling link
-    names = [
-        [photo_name(pair["series"], pair[side], present) for side in ("photo_1", "photo_2")]
-        for pair in pairs
-    ]
-    return np.array(names, dtype=object).reshape(-1, 2), present
 
 
 def read_list(root, split):
@@ -109,41 +81,19 @@ def read_list(root, split):
     path, folder = find_split(root, split)
     pairs, problems = read_pairlist(path, labelled=split != "test")
     names, present = photo_names(pairs, folder)
-    if len(pairs) and not present:
-        text = f"{folder}: no photo is there; unzip {folder.parent.name}.zip of {DATASET}"
-        return pairs, names, folder, [text]
-    for pair, pair_names in zip(pairs, names, strict=True):
-        for side, name in zip(("photo_1", "photo_2"), pair_names, strict=True):
-            if name not in present:
-                present.add(name)  # told once
-                where = f"{path.name}:{pair['line']}: photo {pair[side]} of series"
-                problems.append(f"{where} {pair['series']} has no file {folder.name}/{name}")
-    return pairs, names, folder, problems
+    return pairs, names, folder, problems + missing_photos(path, pairs, names, folder, present)
 
 
 def read_dataset(root, splits):
     """{split: (pairs [P] of PAIR, names [P, 2], photo folder)}, every line and photo checked.
 
-    Ends the program where a list or a photo is wrong, or a series stands in two lists: the first
-    ten problems are printed, each with file and line, and all are counted.
+    Ends the program where a list or a photo is wrong, or a series stands in two lists.
     """
-    dataset, problems, owner = {}, [], {}
-    for split in splits:
-        pairs, names, folder, found = read_list(root, split)
-        problems += found
-        for pair in pairs:
-            other = owner.setdefault(int(pair["series"]), split)
-            if other != split:
-                where = f"{split}_pairlist.txt:{pair['line']}: series {pair['series']}"
-                problems.append(f"{where} is also in {other}_pairlist.txt")
-        dataset[split] = pairs, names, folder
-    problems = list(dict.fromkeys(problems))  # train and val have one folder
-    if len(problems) == 1:
-        stop(__file__, problems[0])
-    if problems:
-        shown = "".join(f"\ndata.py: {problem}" for problem in problems[:10])
-        stop(__file__, f"{len(problems)} problems, the first {min(10, len(problems))}:{shown}")
-    return dataset
+    lists = {split: read_list(root, split) for split in splits}
+    problems = [problem for *_, found in lists.values() for problem in found]
+    problems += shared_series({split: pairs for split, (pairs, *_) in lists.items()})
+    stop_at(problems)
+    return {split: found[:3] for split, found in lists.items()}
 
 
 def choose_pairs(pairs, min_agreement, share, seed):
@@ -163,31 +113,33 @@ def choose_pairs(pairs, min_agreement, share, seed):
 def read_splits(args, splits):
     """These splits of the dataset args.data, checked and chosen; not yet decoded.
 
-    args holds data, min_agreement, quick_experiment, seed and pad_color. Ends the program where
+    args holds data, min_agreement, quick_experiment and seed. Ends the program where
     something is wrong.
     """
     with stop_on(__file__, args.data, OSError):
-        dataset, chosen = read_dataset(args.data, splits), []
+        dataset = read_dataset(args.data, splits)
+    chosen = []
     for name, (pairs, names, folder) in dataset.items():
         kept = choose_pairs(pairs, args.min_agreement, args.quick_experiment, args.seed)
         if not len(kept):
             stop(__file__, f"{name}_pairlist.txt: no pair has agreement {args.min_agreement}")
         files, rows = np.unique(names[kept].astype(str), return_inverse=True)
-        color, rows = parse_color(args.pad_color), rows.reshape(-1, 2)
-        chosen.append(Split(name, folder, pairs[kept], files.tolist(), rows, color))
+        chosen.append(Split(name, folder, pairs[kept], files.tolist(), rows.reshape(-1, 2)))
     return chosen
 
 
 def decode(split, args):
-    """Fills in the photos and boxes of the split from the store in args.store, built if need be.
+    """The DecodedSplit of a split, from the store in args.store, which is built if need be.
 
-    args holds size (pixels), fit, store and device as well. Ends the program at a photo that
+    args holds size (pixels), fit, pad_color and device as well. Ends the program at a photo that
     cannot be decoded.
     """
     paths = [split.folder / name for name in split.files]
     with stop_on(__file__, args.store, OSError):
         store = open_store(paths, args.size, args.fit, Path(args.store), decode_photo)
-    split.photos, split.boxes = move_store(*store, torch.device(args.device))
+    photos, boxes = move_store(*store, torch.device(args.device))
+    color = parse_color(args.pad_color)
+    return DecodedSplit(**vars(split), photos=photos, boxes=boxes, pad_color=color)
 
 
 # The order of an epoch
@@ -204,7 +156,10 @@ def epoch_batches(count, batch_size, seed, epoch):
 
 
 def take_batch(split, positions, device, dtype=torch.float32):
-    """photo_1 and photo_2, each [B, 3, S, S], and label [B] of the pairs at these positions."""
+    """photo_1 and photo_2, each [B, 3, S, S], and label [B] of the pairs at these positions.
+
+    split: a DecodedSplit.
+    """
     photo_1, photo_2 = (take_inputs(split, rows, device, dtype) for rows in split.rows[positions].T)
     label = torch.from_numpy(split.pairs["label"][positions])
     return photo_1, photo_2, label.to(device, non_blocking=True)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import model
-from data import Split, decode, decode_photo, parse_color, read_splits
+from data import DecodedSplit, decode, decode_photo, parse_color, read_splits
 from disk.errors import command_line, one_door, say, stop, stop_on
 from disk.files import check_new
 from disk.tensors import load_state
@@ -31,6 +31,7 @@ from run.flags import ROUNDING_FLAGS, RUN_FLAGS, resolve_device
 from run.folder import (
     ROOT,
     pairs_checksum,
+    predictions_path,
     read_settings,
     recipe_name,
     source_checksums,
@@ -102,15 +103,15 @@ def score_run(args, device):
     ranker = load_ranker(args.run, recipe, device)
     recipe.data, recipe.store, recipe.device = args.data, args.store, str(device)
     (split,) = read_splits(recipe, (args.split,))
-    decode(split, recipe)
-    size, shown = recipe.batch_size, show_evaluation(ranker.backbone, len(split.files))
+    split = decode(split, recipe)
+    size = recipe.batch_size
+    shown = show_evaluation(ranker.backbone, len(split.files))
     features = embed(recipe, ranker, split, size)
     shown.remove()
     logits = score_features(ranker, features, split.rows)
     own = pairs_checksum(split)
     trained = getattr(recipe, f"{split.name}_pairs_crc32", own)
-    name = args.split if trained == own else f"{args.split}_{own}"
-    path = Path(args.run) / f"predictions_{name}.tsv"
+    path = predictions_path(args.run, args.split, "" if trained == own else own)
     write_predictions(path, split, logits)
     defects, lines = probe(ranker, split, features, logits, partial(embed, recipe), size)
     lines += [f"wrote {path}", *["not the pairs that the run was trained with"] * (trained != own)]
@@ -147,7 +148,7 @@ def rank_photos(args, device):
             decoded.append(decode_photo(path, recipe.size, recipe.fit))
     photos, boxes = map(np.array, zip(*decoded, strict=True))
     color, count = parse_color(recipe.pad_color), len(paths)
-    split = Split("photos", None, None, paths, None, color, photos, boxes)
+    split = DecodedSplit("photos", None, None, paths, None, photos, boxes, color)
     features = embed(recipe, ranker, split, recipe.batch_size)
     rows = np.array([(i, j) for i in range(count) for j in range(count)])
     chance = torch.softmax(score_features(ranker, features, rows).double(), 1)[:, 0]

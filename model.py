@@ -28,6 +28,10 @@ class SiameseRanker(nn.Module):
         # One after the other, not as one batch: BatchNorm sees each side alone.
         features_1 = self.backbone(photo_1)
         features_2 = self.backbone(photo_2)
+        return self.compare(features_1, features_2)
+
+    def compare(self, features_1, features_2):
+        """Logits [B, 2] of two photos by their features, each [B, F]: the one formula."""
         return self.head(features_1 - features_2)
 
 
@@ -37,7 +41,8 @@ def build_head(features, hidden=(), activation="relu", dropout=0.0):
     Weights are Kaiming normal, fan_in: std = sqrt(2 / inputs), 0.031 for 2048; biases are 0.
     Each hidden layer is followed by the activation and by dropout, where that is above 0.
     """
-    layers, inputs = [], features
+    layers = []
+    inputs = features
     for width in hidden:
         layers += [nn.Linear(inputs, width), ACTIVATIONS[activation]()]
         layers += [nn.Dropout(dropout)] if dropout else []
@@ -94,7 +99,8 @@ def score_pairs(ranker, split, batch_size):
 def embed(ranker, split, batch_size):
     """Features [N, F] of the photos of a split, in evaluation mode, on the ranker's device."""
     ranker.eval()
-    weight, features = next(ranker.parameters()), []
+    weight = next(ranker.parameters())
+    features = []
     for rows in torch.arange(len(split.files)).split(batch_size):
         photos = take_inputs(split, rows.numpy(), weight.device, weight.dtype)
         features.append(ranker.backbone(photos))
@@ -103,7 +109,10 @@ def embed(ranker, split, batch_size):
 
 @torch.no_grad()
 def score_features(ranker, features, rows):
-    """Logits [P, 2], on the CPU, of the pairs whose photos have these rows [P, 2] in features."""
-    ranker = SiameseRanker(nn.Identity(), ranker.head).eval()  # its forward, on features
+    """Logits [P, 2], on the CPU, of the pairs whose photos have these rows [P, 2] in features.
+
+    In evaluation mode, in which it leaves the ranker.
+    """
+    ranker.eval()
     pairs = torch.from_numpy(rows).to(features.device).split(1024)
-    return torch.cat([ranker(features[p[:, 0]], features[p[:, 1]]) for p in pairs]).cpu()
+    return torch.cat([ranker.compare(*features[p.T]) for p in pairs]).cpu()

@@ -73,7 +73,8 @@ def main(argv=None):
     )
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_every, args.lr_factor)
 
-    with Run(args, ranker, criterion, optimizer, schedule, train, val) as run:
+    parts = {"ranker": ranker, "criterion": criterion, "optimizer": optimizer, "schedule": schedule}
+    with Run(args, train, val, **parts) as run:
         for epoch in run.epochs():
             ranker.train()  # the evaluation below leaves it in evaluation mode
             batches = epoch_batches(len(train.pairs), args.batch_size, args.seed, epoch)
@@ -84,7 +85,7 @@ def main(argv=None):
                 loss.backward()
                 optimizer.step()
                 run.count(loss, logits, label)
-            run.end_epoch(score_pairs(ranker, val, args.batch_size))
+            run.end_epoch(score_pairs(ranker, run.val, args.batch_size))
             schedule.step()
 
 

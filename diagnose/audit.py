@@ -23,12 +23,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data import find_split, photo_names, read_pairlist
+from data import read_pairlist
 from diagnose import labels
 from diagnose.align import write_alignment
 from diagnose.tables import COLUMNS, UNDECIDED, merge_votes, named_columns, read_table
 from disk.errors import command_line, one_door, show_progress, stop
 from disk.files import check_new
+from disk.layout import find_split, photo_names
 from run.scores import ENOUGH, chance_levels, give_verdict, percent
 
 SPLITS = ("train", "val")

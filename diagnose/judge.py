@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data import photo_names
 from diagnose import labels
 from diagnose.audit import SPLITS, name_missing, read_labelled
 from diagnose.tables import (
@@ -32,6 +31,7 @@ from diagnose.tables import (
 )
 from disk.errors import command_line, one_door, stop, stop_on
 from disk.files import check_new
+from disk.layout import photo_names
 from disk.pairlist import LONGEST
 from run import scores as figures
 from run import sheet

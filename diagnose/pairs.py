@@ -6,11 +6,12 @@ from collections import Counter
 import numpy as np
 import torch
 
-from data import find_split, photo_names, read_pairlist
+from data import read_pairlist
 from diagnose import inputs
 from diagnose.finding import cause, harmless, skipped, stated, unknown
 from diagnose.replay import number
 from disk.errors import show_progress, stop
+from disk.layout import find_split, photo_names
 
 EACH = {  # where a value is solved for, and each photo has its own
     "padding": "the padding has another colour in each photo",

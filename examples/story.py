@@ -26,12 +26,13 @@ from torch import nn
 
 import run.loop
 import train_resnet
-from data import find_split, read_pairlist, read_splits
+from data import read_pairlist, read_splits
 from diagnose.audit import audit_labels
 from diagnose.judge import score_predictions
 from diagnose.tables import UNDECIDED, merge_votes, pair_keys, read_table
 from disk.errors import command_line, one_door, say, stop
 from disk.files import write_table
+from disk.layout import find_split
 from run.folder import HISTORY
 from run.scores import accuracy, constant_accuracy, read_tsv
 

@@ -154,8 +154,8 @@ def data_checksums(splits):
     """{name: checksum} of the pairs of each split, and of its decoded photos or features."""
     checksums = {}
     for split in splits:
-        features = isinstance(split.photos, torch.Tensor) and split.photos.is_floating_point()
-        held = split.photos if features else split.boxes  # with the checksum of each photo
+        held = getattr(split, "features", None)
+        held = split.boxes if held is None else held  # boxes hold the checksum of each photo
         checksums[f"{split.name}_pairs_crc32"] = pairs_checksum(split)
         checksums[f"{split.name}_photos_crc32"] = checksum(torch.as_tensor(held).cpu().numpy())
     return checksums
@@ -248,6 +248,11 @@ def rate(lr):
 def write_history(out, rows):
     """history.tsv: one line per epoch, floats as repr."""
     write_table(out / "history.tsv", [HISTORY.split(), *([repr(v) for v in row] for row in rows)])
+
+
+def predictions_path(run, split, checksum=""):
+    """Where the predictions of a scored split lie; checksum: of pairs that are not the run's."""
+    return Path(run) / f"predictions_{split}{'_' * bool(checksum)}{checksum}.tsv"
 
 
 def write_predictions(path, split, logits):

@@ -39,12 +39,12 @@ class Run:
 
     position is all that a resumed run must know: epoch (from 1 on), steps done in it, the sums of
     the loss and of right predictions over its pairs so far, a row of run.folder.HISTORY for every
-    epoch done, and the text of the log. load(split, args) fills in a split's photos,
-    take(split, positions, device, dtype) gives a batch of it.
+    epoch done, and the text of the log. load(split, args) gives a split with its photos,
+    take(split, positions, device, dtype) a batch of it. train and val are loaded on entering.
     """
 
     def __init__(
-        self, args, ranker, criterion, optimizer, schedule, train, val, load=None, take=None
+        self, args, train, val, ranker, criterion, optimizer, schedule, load=None, take=None
     ):
         self.load, self.take = load or decode, take or take_batch
         self.args, self.out, self.device = args, Path(args.out), torch.device(args.device)
@@ -59,13 +59,13 @@ class Run:
         self.received = []  # signals
 
     def __enter__(self):
-        args, splits = self.args, (self.train, self.val)
+        args = self.args
         set_arithmetic(args)
         shape_model(args, self.ranker)
         check_model(args, self.ranker, len(self.train.pairs))
         check_room(self.out, self.ranker)
-        for split in splits:  # nothing was decoded before this line
-            self.load(split, args)
+        # nothing was decoded before these lines
+        self.train, self.val = splits = self.load(self.train, args), self.load(self.val, args)
         with ExitStack() as stack:
             self.evidence = stack.enter_context(open_folder(self.out, args.step_log))
             describe_run(args, own_settings(args) | data_checksums(splits))

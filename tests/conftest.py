@@ -101,8 +101,7 @@ def decoded(args, root, stores, name):
     """The split of this name of a dataset, decoded as args say."""
     args.data, args.store, args.device = root, stores, "cpu"
     (split,) = data.read_splits(args, (name,))
-    data.decode(split, args)
-    return split
+    return data.decode(split, args)
 
 
 def script(name, *words, die="", **options):

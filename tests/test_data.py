@@ -13,7 +13,7 @@ from torchvision import transforms
 
 import data
 import make_demo
-from disk import store
+from disk import layout, store
 from run.scores import constant_accuracy, prior_loss
 
 LISTS = conftest.SHARED / "phototriage" / "train_val"
@@ -53,7 +53,7 @@ def test_official_lists_have_the_published_figures():
         (train, 12_075, 4_560, 12_019, 6_014, 0.5019, 0.6931, 6_776),
         (val, 483, 195, 503, 249, 0.5155, 0.6927, 292),
     ):
-        names, _ = data.photo_names(pairs, LISTS / "none")
+        names, _ = layout.photo_names(pairs, LISTS / "none")
         assert (len(pairs), len(np.unique(pairs["series"]))) == (count, series)
         assert (len(np.unique(names.astype(str))), pairs["label"].sum()) == (photos, ones)
         assert round(constant_accuracy(pairs["label"]), 4) == constant
@@ -174,8 +174,8 @@ def test_problems_are_counted_and_the_first_ten_printed(tmp_path, capsys, train)
     with pytest.raises(SystemExit):
         train("run", data=root)
     printed = capsys.readouterr().err.splitlines()
-    assert printed[0] == "data.py: 13 problems, the first 10:" and len(printed) == 11
-    assert printed[1].startswith("data.py: train_pairlist.txt:1: preference 0.9 and ranks 2, 1")
+    assert printed[0] == "layout.py: 13 problems, the first 10:" and len(printed) == 11
+    assert printed[1].startswith("layout.py: train_pairlist.txt:1: preference 0.9 and ranks 2, 1")
     assert not (tmp_path / "run").exists() and not (tmp_path / "stores").exists()
 
 

@@ -48,9 +48,9 @@ def test_each_defect_of_a_model_has_its_bound(tilt, again, alone, said, monkeypa
     ranker = model.SiameseRanker(torch.nn.Identity(), torch.nn.Linear(2, 2, bias=False))
     ranker.head.weight.data = torch.eye(2)
     formula = lambda self, one, two: self.head(one - (1 - tilt) * two)  # noqa: E731
-    monkeypatch.setattr(model.SiameseRanker, "forward", formula)
+    monkeypatch.setattr(model.SiameseRanker, "compare", formula)
     rows = np.array([[0, 1], [1, 2], [3, 0]])
-    split = data.Split("val", None, None, [*"abcd"], rows, (0, 0, 0))
+    split = data.Split("val", None, None, [*"abcd"], rows)
     embed = lambda r, s, size: features * (1 + (alone if size == 1 else again))  # noqa: E731
     logits = model.score_features(ranker, features, rows)
     defects, lines = scoring.probe(ranker, split, features, logits, embed, 2)

@@ -48,10 +48,13 @@ def ranker():
 )
 def test_groups_and_defaults(script, features, numel, monkeypatch, demo, tmp_path):
     given = []
-    monkeypatch.setattr(script, "Run", lambda *pieces: sys.exit(given.extend(pieces)))
+    monkeypatch.setattr(
+        script, "Run", lambda args, *_, **pieces: sys.exit(given.append((args, pieces)))
+    )
     with pytest.raises(SystemExit):
         script.main(f"--weights none --data {demo} --out {tmp_path / 'run'}".split())
-    args, ranker, _, optimizer, schedule, *_ = given
+    args, pieces = given[0]
+    ranker, optimizer, schedule = (pieces[key] for key in ("ranker", "optimizer", "schedule"))
     backbone, head = optimizer.param_groups
     assert sum(p.numel() for p in backbone["params"]) == numel
     assert [p.shape for p in head["params"]] == [(2, features), (2,)]
@@ -264,15 +267,10 @@ def test_imagenet_weights_from_the_cache_or_one_line(tmp_path, monkeypatch, caps
     assert imagenet_file(unreachable, 97.8) == cached
 
 
-def forward_by(formula):
-    return lambda self, one, two: formula(self.head, self.backbone(one), self.backbone(two))
-
-
-FORMULAS = {
-    "sign turned": forward_by(lambda head, one, two: head(two - one)),
-    "photos exchanged": lambda self, one, two: forward_by(lambda h, a, b: h(a - b))(self, two, one),
-    "head doubled": forward_by(lambda head, one, two: 2 * head(one - two)),
-    "sum": forward_by(lambda head, one, two: head(one + two)),
+FORMULAS = {  # in the place of SiameseRanker.compare
+    "sign turned": lambda self, one, two: self.head(two - one),
+    "head doubled": lambda self, one, two: 2 * self.head(one - two),
+    "sum": lambda self, one, two: self.head(one + two),
 }
 
 
@@ -287,7 +285,7 @@ def test_there_is_one_formula(name, train, demo, tmp_path, judge, monkeypatch):
     mine = recipe, scoring.load_ranker(run, recipe, "cpu"), split
     checks.test_the_logits_are_those_of_the_formula(mine)
 
-    monkeypatch.setattr(model.SiameseRanker, "forward", FORMULAS[name])
+    monkeypatch.setattr(model.SiameseRanker, "compare", FORMULAS[name])
     with pytest.raises(AssertionError):
         checks.test_the_logits_are_those_of_the_formula(mine)
     assert judge(*score)[2] != before

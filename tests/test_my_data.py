@@ -18,6 +18,7 @@ import eval as scoring
 import model
 import train_resnet
 from diagnose import audit, compare, judge, tables
+from disk.layout import photo_names
 
 
 def option(request, name):
@@ -44,13 +45,11 @@ def mine(request, tmp_path):
         pytest.skip(f"{folder} is not there")
     recipe = scoring.load_run(run)
     ranker = scoring.load_ranker(run, recipe, torch.device("cpu"))
-    names, _ = data.photo_names(pairs[:8], folder)
+    names, _ = photo_names(pairs[:8], folder)
     files, rows = np.unique(names.astype(str), return_inverse=True)
-    rows, color = rows.reshape(-1, 2), data.parse_color(recipe.pad_color)
-    split = data.Split("val", folder, pairs[:8], files.tolist(), rows, color)
+    split = data.Split("val", folder, pairs[:8], files.tolist(), rows.reshape(-1, 2))
     recipe.store, recipe.device = tmp_path, "cpu"
-    data.decode(split, recipe)
-    return recipe, ranker, split
+    return recipe, ranker, data.decode(split, recipe)
 
 
 pytestmark = pytest.mark.real

@@ -1,6 +1,7 @@
 """Features of photos that no gradient reaches: extracted once, kept, or read from a file."""
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from data import decode, take_inputs
+from data import Split, decode, take_inputs
 from diagnose.tables import merge_votes, pair_keys, read_table
 from disk.errors import show_progress, stop, stop_on
 from disk.files import replace_file
@@ -18,6 +19,13 @@ from model import resnet50, vgg16
 
 WIDTHS = {"resnet50": 2048, "resnet50:layer3": 1024, "vgg16": 4096, "iqa": 4}
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue; ITU-R BT.601, as Pillow's "L"
+
+
+@dataclass(frozen=True)
+class FeatureSplit(Split):
+    """The chosen pairs of one split, with the features of its photos."""
+
+    features: torch.Tensor  # [N, F]
 
 
 class Standardise(nn.Module):
@@ -165,8 +173,7 @@ def keep_features(name, module, split, args, dtype):
         kept = load_tensors(path)
         if isinstance(kept, torch.Tensor) and kept.shape == (len(paths), WIDTHS[name]):
             return kept.to(device, dtype)
-    decode(split, args)
-    made = extract(name, module, split, args.batch_size, device, dtype)
+    made = extract(name, module, decode(split, args), args.batch_size, device, dtype)
     replace_file(path, lambda file: torch.save(made.cpu(), file))
     return made
 
@@ -183,6 +190,5 @@ def keep_reviewed(split, votes, least):
     if not kept.any():
         stop(__file__, f"--votes {votes}: no pair of {split.name} has {least} votes")
     used, rows = np.unique(split.rows[kept], return_inverse=True)
-    split.pairs, split.rows = split.pairs[kept], rows.reshape(-1, 2)
-    split.files = [split.files[row] for row in used]
-    return split
+    files = [split.files[row] for row in used]
+    return Split(split.name, split.folder, split.pairs[kept], files, rows.reshape(-1, 2))

@@ -94,7 +94,8 @@ def main(argv=None):
     updates = len(epoch_batches(len(train.pairs), pairs, args.seed, 1))
     schedule, by_update = build_schedule(optimizer, args, updates)
 
-    with Run(args, ranker, criterion, optimizer, schedule, train, val) as run:
+    parts = {"ranker": ranker, "criterion": criterion, "optimizer": optimizer, "schedule": schedule}
+    with Run(args, train, val, **parts) as run:
         for epoch in run.epochs():
             ranker.train()  # the evaluation below leaves it in evaluation mode
             for stage in frozen:
@@ -110,7 +111,7 @@ def main(argv=None):
                 optimizer.step()
                 if by_update:
                     schedule.step()
-            run.end_epoch(score_pairs(ranker, val, args.batch_size))
+            run.end_epoch(score_pairs(ranker, run.val, args.batch_size))
             if not by_update:
                 schedule.step()
 

@@ -17,6 +17,7 @@ from model import ACTIVATIONS, SiameseRanker, build_head, score_features
 from run.flags import arguments
 from run.loop import Run
 from variants.features import (
+    FeatureSplit,
     Standardise,
     build_extractor,
     extract,
@@ -85,17 +86,19 @@ def main(argv=None):
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)  # none
 
     def load(split, args):  # in the place of the photos
-        mean, sets = ranker.backbone.mean, ranker.features.items()
-        kept = [keep_features(name, m, split, args, mean.dtype) for name, m in sets]
-        split.photos = torch.cat(kept, 1)
+        dtype, sets = ranker.backbone.mean.dtype, ranker.features.items()
+        kept = [keep_features(name, module, split, args, dtype) for name, module in sets]
+        features = torch.cat(kept, 1)
         if split is train:
-            ranker.backbone.learn(split.photos)
+            ranker.backbone.learn(features)
+        return FeatureSplit(**vars(split), features=features)
 
     def take(split, positions, device, dtype):
         rows, label = split.rows[positions], torch.from_numpy(split.pairs["label"][positions])
-        return *(split.photos[side] for side in rows.T), label.to(device)
+        return *(split.features[side] for side in rows.T), label.to(device)
 
-    with Run(args, ranker, criterion, optimizer, schedule, train, val, load, take) as run:
+    parts = {"ranker": ranker, "criterion": criterion, "optimizer": optimizer, "schedule": schedule}
+    with Run(args, train, val, **parts, load=load, take=take) as run:
         for epoch in run.epochs():
             ranker.train()  # the evaluation below leaves it in evaluation mode
             batches = epoch_batches(len(train.pairs), args.batch_size, args.seed, epoch)
@@ -106,7 +109,7 @@ def main(argv=None):
                 loss.backward()
                 optimizer.step()
                 run.count(loss, logits, label)
-            run.end_epoch(score_features(ranker, ranker.backbone(val.photos), val.rows))
+            run.end_epoch(score_features(ranker, ranker.backbone(run.val.features), val.rows))
             schedule.step()
 
 
