@@ -1,59 +1,72 @@
-"""What an instrument says of a stage: a cause, or one of four weaker things."""
+"""Findings of several steps: those that hold in all of them, and equal ones as one."""
 
-from typing import NamedTuple
+import dataclasses
 
-
-class Finding(NamedTuple):
-    """What a stage came to: kind is cause, harmless, stated, unknown or skipped."""
-
-    stage: str
-    kind: str
-    sentence: str
-    evidence: str = ""
-    gap: float = 0.0  # largest relative difference with the change in place
-    ways: tuple = ()  # sentences that fit a step equally, of which one must fit all steps
+from run.findings import UNEXPLAINED, Row
 
 
-def cause(stage, sentence, gap=0.0):
-    """A change that reproduces what was recorded, to `gap`."""
-    return Finding(stage, "cause", sentence, "", gap)
+def is_same(a, b):
+    """Whether two findings are of one row with equal values, but for those that vary."""
+    return a.row == b.row and all(
+        a.values[key] == b.values.get(key) for key in a.values if key not in a.row.varies
+    )
 
 
-def harmless(stage, sentence, gap=0.0):
-    """A change that reproduces it and moves no weight otherwise."""
-    return Finding(stage, "harmless", sentence, "", gap)
-
-
-def stated(stage, sentence):
-    """What objects declare, without effect in the recorded steps."""
-    return Finding(stage, "stated", sentence)
-
-
-def unknown(stage, sentence, evidence=""):
-    """A departure that nothing reproduces."""
-    return Finding(stage, "unknown", sentence, evidence)
-
-
-def skipped(stage, sentence):
-    """What was not judged."""
-    return Finding(stage, "skipped", sentence)
-
-
-def settle(findings):
-    """Findings (step, Finding) with those that leave several ways as the ones all steps leave.
+def contradiction(stage):
+    """The row of estimates that do not agree from step to step.
 
     A value that fits one step and not the next describes that step and explains nothing.
     """
-    settled = []
-    for step, f in findings:
-        told = [g.ways for _, g in findings if g.ways and g.stage == f.stage] if f.ways else []
-        common = [way for way in f.ways if all(way in ways for ways in told)]
-        if f.ways and not common:
-            text = "; ".join(list(dict.fromkeys(ways[0] for ways in told))[:3])
-            f = unknown(f.stage, f"what fits one step does not fit the next: {text}")
-        elif common:
-            words = " (or ".join(common) + ")" * (len(common) - 1)
-            words += f.sentence.removeprefix(f.ways[0])  # of which photos
-            f = f._replace(sentence=words, ways=())
-        settled.append((step, f))
-    return settled
+    text = "what fits one step does not fit the next: {estimates}"
+    return Row(f"{stage}.contradiction", UNEXPLAINED, text)
+
+
+def intersect_over_steps(findings):
+    """[(step, Finding)] in which those with alternatives are what all of their stage leave."""
+    told = [finding for _, finding in findings if finding.alternatives]
+    return [
+        (step, settle(finding, [f for f in told if f.stage == finding.stage]))
+        for step, finding in findings
+    ]
+
+
+def settle(finding, others):
+    """One finding as what all others of its stage with alternatives leave of its own."""
+    if not finding.alternatives:
+        return finding
+    left = [
+        way for way in finding.alternatives
+        if all(any(is_same(way, choice) for choice in other.alternatives) for other in others)
+    ]  # fmt: skip
+    if left:
+        return dataclasses.replace(left[0], alternatives=tuple(left) * (len(left) > 1))
+    firsts = []
+    for other in others:
+        firsts += [] if any(is_same(other, first) for first in firsts) else [other]
+    plain = (dataclasses.replace(first, alternatives=()) for first in firsts[:3])
+    return contradiction(finding.stage).found(estimates=tuple((first,) for first in plain))
+
+
+def merge_steps(findings):
+    """Findings of [(step, Finding)], equal ones once, with their steps, and values as a series."""
+    groups = []
+    for step, finding in findings:
+        group = next((group for group in groups if is_same(group[0][1], finding)), None)
+        if group is None:
+            groups.append([(step, finding)])
+        elif step not in {s for s, _ in group}:
+            group.append((step, finding))
+    return list(map(merge, groups))
+
+
+def merge(group):
+    """One finding of several steps."""
+    first = group[0][1]
+    series = {}
+    for name in first.row.varies:
+        told = tuple(finding.values[name] for _, finding in group)
+        if len(set(told)) > 1:
+            series[name] = told
+    worst = max(finding.relative_error for _, finding in group)
+    steps = tuple(sorted(step + 1 for step, _ in group))
+    return dataclasses.replace(first, steps=steps, relative_error=worst, series=series)

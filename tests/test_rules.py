@@ -19,8 +19,8 @@ def name_of(path):
 
 
 ROOM_NAMES = ("run", "disk", "diagnose", "variants", "examples")
-FOLDERS = (ROOT, *(ROOT / name for name in ROOM_NAMES))
-PRODUCT = [path for folder in FOLDERS for path in sorted(folder.glob("*.py"))]
+BELOW_ROOT = (path for name in ROOM_NAMES for path in sorted((ROOT / name).rglob("*.py")))
+PRODUCT = [*sorted(ROOT.glob("*.py")), *BELOW_ROOT]
 TEXTS = {name_of(path): path.read_text(encoding="utf-8") for path in PRODUCT}
 TREES = {name: ast.parse(text) for name, text in TEXTS.items()}
 ROOMS = {name.split(".")[0] for name in TREES}

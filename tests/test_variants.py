@@ -16,6 +16,7 @@ from torch.optim import lr_scheduler
 import eval as scoring
 from diagnose import compare, record
 from model import embed
+from run.findings import HARMLESS, SKIPPED
 from variants import features, train_finetune, train_frozen
 
 SMALL = ["--weights", "none", "--size", "64", "--epochs", "3", "--batch-size", "4"]
@@ -210,34 +211,48 @@ def test_pairs_with_few_votes_are_left_out(run_page, demo, tmp_path, refused):
 
 
 def explained(page, words, tmp_path, demo):
-    """The causes, in words, that compare finds on a recorded variant."""
+    """(id, values) of what compare finds on a recorded variant, but for what was skipped."""
     trace = tmp_path / "page.trace"
     places = ["--data", demo, "--out", tmp_path / "recorded", "--store", tmp_path / "stores"]
     quiet = contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO())
     with quiet[0], quiet[1], record.Recording(trace, 2):
         page.main([str(word) for word in (*words, *places)])
     findings, _ = compare.explain(compare.read_trace(trace), demo, "train_resnet")
-    return [(f.kind, f.sentence) for f, _ in findings if f.kind in ("cause", "unknown", "stated")]
+    return [(f.id, f.values) for f in findings if f.kind not in (SKIPPED, HARMLESS)]
 
 
 def test_compare_says_what_the_variants_change(tmp_path, demo):
     frozen = explained(train_frozen, SMALL, tmp_path, demo)
     assert frozen == [
-        ("cause", "batches of 4 pairs, not 8"),
-        ("cause", "dropout 0.5 in the head"),
-        ("cause", "the head has hidden layers: 512, 256 (ReLU, ReLU)"),
-        ("cause", "AdamW (rate 0.001, weight decay 0.01) in the place of SGD with momentum"),
-        ("stated", "the schedule is ConstantLR(factor=1.0, total_iters=5)"),
+        ("pairs.batch_size", {"batch_size": 4, "reference": 8}),
+        ("head.dropout", {"rate": 0.5}),
+        ("head.hidden", {"widths": (512, 256), "functions": ("ReLU", "ReLU")}),
+        (
+            "update.optimizer",
+            {"optimizers": ("AdamW",), "rates": (0.001,), "weight_decay": (0.01,)},
+        ),
+        (
+            "update.schedule",
+            {"schedule": "ConstantLR", "values": {"factor": 1.0, "total_iters": 5}},
+        ),
     ]
     fine = explained(train_finetune, FINE, tmp_path / "fine", demo)
-    untrained = fine.pop(2)
-    assert untrained[1].startswith("the backbone starts untrained")
+    assert fine.pop(2)[0] == "start.untrained"
     assert fine == [
-        ("cause", "batches of 4 pairs, not 8"),
-        ("cause", "an update every 2 batches, not after each"),
-        ("cause", "BatchNorm is in evaluation mode while training"),  # the tiny one has one
-        ("cause", "0 and 1: frozen (requires_grad False)"),
-        ("cause", "AdamW (rate 1e-05, 1e-06, weight decay 0.01) in the place of SGD with momentum"),
-        ("stated", "the schedule is CosineAnnealingLR(T_max=4, eta_min=1e-06)"),
-        ("stated", "the schedule is LinearLR(start_factor=0.02, total_iters=2)"),
+        ("pairs.batch_size", {"batch_size": 4, "reference": 8}),
+        ("pairs.accumulated", {"batches": 2}),
+        ("features.batchnorm_eval", {}),  # the tiny one has one
+        ("update.frozen", {"parameters": "0 and 1", "others": None}),
+        (
+            "update.optimizer",
+            {"optimizers": ("AdamW",), "rates": (1e-6, 1e-5), "weight_decay": (0.01,)},
+        ),
+        (
+            "update.schedule",
+            {"schedule": "CosineAnnealingLR", "values": {"T_max": 4, "eta_min": 1e-6}},
+        ),
+        (
+            "update.schedule",
+            {"schedule": "LinearLR", "values": {"start_factor": 0.02, "total_iters": 2}},
+        ),
     ]

@@ -25,145 +25,150 @@ sys.path.insert(0, str(HERE.parent.parent))
 import make_demo  # noqa: E402
 import train_resnet  # noqa: E402
 from diagnose import compare, record  # noqa: E402
+from run.findings import text_of  # noqa: E402
 
-# plant: (kind, stage, words of the answer), stages in the order of execution.
+# plant: (id of the finding, values that it must have), stages in the order of execution.
 EXPECTED = {
-    "no_shuffle": ("cause", "pairs", "in the order of the list"),
-    "batch_16": ("cause", "pairs", "batches of 16 pairs"),
-    "batch_4": ("cause", "pairs", "batches of 4 pairs"),
-    "same_batch": ("cause", "pairs", "pairs come again after 8 of"),
-    "accumulate2": ("cause", "pairs", "an update every 2 batches"),
-    "labels_inverted": ("cause", "labels", "labels are inverted before the loss"),
-    "ranks_as_winner": ("cause", "labels", "ranks are read as winner ids"),
-    "photos_turned": ("cause", "labels", "photos of each pair are exchanged, the label is not"),
-    "photos_turned_random": ("cause", "labels", "pairs are exchanged, their labels are not"),
-    "winner_first": ("cause", "labels", "the preferred photo always comes first"),
-    "turned_rightly": ("cause", "labels", "photo_2 comes first in"),
-    "part_wrong": ("unknown", "labels", "labels are not the official ones"),
-    "bgr": ("cause", "inputs", "channels are BGR"),
-    "no_normalize": ("cause", "inputs", "values from 0 to 1, not normalised"),
-    "normalize_half": ("cause", "inputs", "mean .5 and deviation .5"),
-    "normalize_twice": ("cause", "inputs", "normalised twice"),
-    "range255": ("cause", "inputs", "values from 0 to 255"),
-    "crop": ("cause", "inputs", "centre cropped"),
-    "squash": ("cause", "inputs", "stretched to the square"),
-    "pad_black": ("cause", "inputs", "padding is black"),
-    "pad_topleft": ("cause", "inputs", "upper left corner"),
-    "pad_gray128": ("cause", "inputs", "padding is gray"),
-    "pad_train": ("cause", "inputs", "mean colour of the training photos"),
-    "bicubic": ("cause", "inputs", "filter is bicubic"),
-    "lanczos": ("cause", "inputs", "filter is lanczos"),
-    "nearest": ("cause", "inputs", "filter is nearest"),
-    "no_antialias": ("cause", "inputs", "without antialiasing"),
-    "hflip": ("cause", "inputs", "mirrored left to right"),
-    "hflip_random": ("cause", "inputs", "mirrored left to right ("),
-    "vflip": ("cause", "inputs", "upside down"),
-    "jitter": ("cause", "inputs", "each photo has its own scale and shift"),
-    "grayscale": ("cause", "inputs", "turned to gray"),
-    "half_input": ("cause", "inputs", "rounded to float16"),
-    "bf16_input": ("cause", "inputs", "rounded to bfloat16"),
-    "head_zero": ("cause", "start", "weights of the head are 0"),
-    "head_fan_out": ("cause", "start", "fan_out"),
-    "head_default": ("cause", "start", "PyTorch's default"),
-    "head_xavier": ("cause", "start", "Xavier uniform"),
-    "head_orthogonal": ("cause", "start", "another spread: std 0.0221"),
-    "features_normalized": ("cause", "features", "normalised to length 1"),
-    "features_sigmoid": ("cause", "features", "a sigmoid"),
-    "features_tanh": ("cause", "features", "a tanh"),
-    "dropout_each": ("cause", "features", "dropout 0.3 behind the features of each photo"),
-    "features_relu": ("cause", "features", "a ReLU"),
-    "max_pool": ("cause", "features", "by their maximum"),
-    "two_backbones": ("cause", "features", "two backbones"),
-    "one_pass": ("cause", "features", "in one pass"),
-    "half_batches": ("cause", "features", "in 4 passes"),
-    "each_photo": ("cause", "features", "in 16 passes"),
-    "gathered": ("cause", "features", "in one pass"),
-    "bn_reset": ("cause", "features", "running statistics change"),
-    "bn_no_statistics": ("cause", "features", "keeps no running statistics"),
-    "own_norms": ("cause", "features", "a BatchNorm of its own"),
-    "bn_eval": ("cause", "features", "evaluation mode while training"),
-    "bn_momentum": ("cause", "features", "momentum is 0.01"),
-    "bn_eps": ("cause", "features", "eps is 0.001"),
-    "reversed_difference": ("harmless", "head", "features_2 - features_1"),
-    "abs_difference": ("cause", "head", "absolute"),
-    "concat": ("cause", "head", "concatenated"),
-    "product": ("cause", "head", "product of the features"),
-    "dropout_features": ("cause", "head", "dropout 0.5"),
-    "hidden_layer": ("cause", "head", "hidden layers: 128 (ReLU)"),
-    "one_logit": ("cause", "head", "the head ends in one logit, not two"),
-    "no_head_bias": ("cause", "head", "no bias"),
-    "label_invert_loss": ("cause", "loss", "labels are inverted in the loss"),
-    "logits_swapped": ("cause", "loss", "two logits are exchanged"),
-    "logits_scaled": ("cause", "loss", "multiplied by 10 before the loss"),
-    "smoothing": ("cause", "loss", "label smoothing of 0.1"),
-    "focal": ("cause", "loss", "gamma 2"),
-    "class_weights": ("cause", "loss", "class weights 1 to 1.5"),
-    "pos_weight": ("cause", "loss", "class weights 1 to 3, not over their sum"),
-    "softmax_then_ce": ("cause", "loss", "softmax stands before the cross-entropy"),
-    "softmax_dim0": ("cause", "loss", "softmax runs over the batch"),
-    "label_columns": ("cause", "loss", "the labels of all pairs"),
-    "soft_labels": ("cause", "loss", "the people's shares, not 0 and 1"),
-    "agreement_weights": ("cause", "loss", "by the people's agreement"),
-    "agreement_weighted_mean": ("cause", "loss", "agreement, over their sum"),
-    "nll_on_probs": ("cause", "loss", "takes probabilities"),
-    "mse": ("cause", "loss", "mean squared error"),
-    "margin": ("cause", "loss", "margin 1"),
-    "negated": ("cause", "loss", "multiplied by -1"),
-    "sum_loss": ("cause", "loss", "the sum over the pairs"),
-    "loss_over_2": ("cause", "loss", "multiplied by 0.5"),
-    "detach_second": ("cause", "gradients", "features_2 is detached"),
-    "detach_backbone": ("cause", "gradients", "carry no gradient"),
-    "no_zero_grad": ("cause", "gradients", "not zeroed between updates"),
-    "zero_grad_late": ("cause", "gradients", "zeroed between backward and the update"),
-    "backward_twice": ("cause", "gradients", "backward runs 2 times"),
-    "clip_norm": ("cause", "gradients", "norm is clipped (or set) to 0.1"),
-    "clip_value": ("cause", "gradients", "clipped to +-0.001"),
-    "one_lr": ("cause", "update", "one learning rate for all"),
-    "rates_swapped": ("cause", "update", "rates are exchanged"),
-    "lr_10x": ("cause", "update", "other learning rates"),
-    "no_momentum": ("cause", "update", "momentum 0, not 0.9"),
-    "nesterov": ("cause", "update", "Nesterov"),
-    "dampening": ("cause", "update", "dampening 0.1"),
-    "no_weight_decay": ("cause", "update", "weight decay 0, not 0.0005"),
-    "decay_weights_only": ("cause", "update", "on all biases and BatchNorm's weights"),
-    "wd_1e_4": ("cause", "update", "weight decay 0.0001"),
-    "adam": ("cause", "update", "Adam ("),
-    "adamw": ("cause", "update", "AdamW"),
-    "rmsprop": ("cause", "update", "RMSprop"),
-    "adagrad": ("cause", "update", "Adagrad"),
-    "step_twice": ("cause", "update", "the optimizer steps 2 times for one backward"),
-    "head_missing": ("cause", "update", "the head: stepped by no optimizer"),
-    "head_made_late": (
-        "cause",
-        "update",
-        "holds weights that no recorded pass meets (tensors: 2",
+    "no_shuffle": ("pairs.unshuffled", {}),
+    "batch_16": ("pairs.batch_size", {"batch_size": 16}),
+    "batch_4": ("pairs.batch_size", {"batch_size": 4}),
+    "same_batch": ("pairs.part_of_the_list", {}),
+    "accumulate2": ("pairs.accumulated", {"batches": 2}),
+    "labels_inverted": ("labels.inverted", {}),
+    "ranks_as_winner": ("labels.ranks_as_photo_numbers", {}),
+    "photos_turned": ("labels.photos_swapped", {}),
+    "photos_turned_random": ("labels.some_photos_swapped", {}),
+    "winner_first": ("labels.preferred_first", {}),
+    "turned_rightly": ("labels.some_second_photo_first", {}),
+    "part_wrong": ("labels.not_official", {}),
+    "bgr": ("inputs.channels", {"channels": "BGR"}),
+    "no_normalize": ("inputs.not_normalized", {}),
+    "normalize_half": ("inputs.normalized_half", {}),
+    "normalize_twice": ("inputs.normalized_twice", {}),
+    "range255": ("inputs.range_255", {}),
+    "crop": ("inputs.crop", {}),
+    "squash": ("inputs.squash", {}),
+    "pad_black": ("inputs.padding_black", {}),
+    "pad_topleft": ("inputs.corner", {}),
+    "pad_gray128": ("inputs.padding_gray", {}),
+    "pad_train": ("inputs.padding_train", {}),
+    "bicubic": ("inputs.filter", {"filter": "bicubic"}),
+    "lanczos": ("inputs.filter", {"filter": "lanczos"}),
+    "nearest": ("inputs.filter", {"filter": "nearest"}),
+    "no_antialias": ("inputs.no_antialias", {"filter": "no antialias"}),
+    "hflip": ("inputs.hflip", {}),
+    "hflip_random": ("inputs.hflip", {}),
+    "vflip": ("inputs.vflip", {}),
+    "jitter": ("inputs.normalized_each", {}),
+    "grayscale": ("inputs.gray", {"channels": "gray"}),
+    "half_input": ("inputs.cast", {"dtype": "float16"}),
+    "bf16_input": ("inputs.cast", {"dtype": "bfloat16"}),
+    "head_zero": ("start.head_zero", {}),
+    "head_fan_out": ("start.head_fan_out", {}),
+    "head_default": ("start.head_uniform", {"distribution": "as PyTorch's default, uniform"}),
+    "head_xavier": ("start.head_uniform", {"distribution": "Xavier uniform"}),
+    "head_orthogonal": ("start.head_std", {}),
+    "features_normalized": ("features.normalized", {}),
+    "features_sigmoid": ("features.sigmoid", {}),
+    "features_tanh": ("features.tanh", {}),
+    "dropout_each": ("features.dropout", {"rate": 0.3}),
+    "features_relu": ("features.relu", {}),
+    "max_pool": ("features.max_pool", {}),
+    "two_backbones": ("features.two_backbones", {}),
+    "one_pass": ("features.one_pass", {}),
+    "half_batches": ("features.own_passes", {"passes": 4}),
+    "each_photo": ("features.own_passes", {"passes": 16}),
+    "gathered": ("features.one_pass", {}),
+    "bn_reset": ("features.statistics_change", {}),
+    "bn_no_statistics": ("features.no_statistics", {}),
+    "own_norms": ("features.own_batchnorm", {}),
+    "bn_eval": ("features.batchnorm_eval", {}),
+    "bn_momentum": ("features.batchnorm_momentum", {"momentum": (0.01,)}),
+    "bn_eps": ("features.batchnorm_eps", {"eps": 0.001}),
+    "reversed_difference": ("head.reversed_difference", {}),
+    "abs_difference": ("head.activation", {}),
+    "concat": ("head.concatenated", {}),
+    "product": ("head.product", {}),
+    "dropout_features": ("head.dropout_features", {"rate": 0.5}),
+    "hidden_layer": ("head.hidden", {"widths": (128,), "functions": ("ReLU",)}),
+    "one_logit": ("head.one_logit", {}),
+    "no_head_bias": ("head.no_bias", {}),
+    "label_invert_loss": ("loss.labels_inverted", {}),
+    "logits_swapped": ("loss.logits_swapped", {}),
+    "logits_scaled": ("loss.temperature", {"value": 10.0}),
+    "smoothing": ("loss.label_smoothing", {"value": 0.1}),
+    "focal": ("loss.focal", {"value": 2.0}),
+    "class_weights": ("loss.class_weights", {"value": 1.5}),
+    "pos_weight": ("loss.class_weights_over_pairs", {"value": 3.0}),
+    "softmax_then_ce": ("loss.softmax_twice", {}),
+    "softmax_dim0": ("loss.softmax_over_batch", {}),
+    "label_columns": ("loss.all_labels", {}),
+    "soft_labels": ("loss.soft_labels", {}),
+    "agreement_weights": ("loss.by_agreement", {}),
+    "agreement_weighted_mean": ("loss.by_agreement_over_sum", {}),
+    "nll_on_probs": ("loss.nll_of_probabilities", {}),
+    "mse": ("loss.mse_of_probabilities", {}),
+    "margin": ("loss.margin", {"value": 1.0}),
+    "negated": ("loss.factor", {"factor": -1.0}),
+    "sum_loss": ("loss.sum_or_times_batch_size", {}),
+    "loss_over_2": ("loss.factor", {"factor": 0.5}),
+    "detach_second": ("gradients.one_side_detached", {"side": 2}),
+    "detach_backbone": ("gradients.features_detached", {}),
+    "no_zero_grad": ("gradients.not_zeroed", {}),
+    "zero_grad_late": ("gradients.zeroed", {}),
+    "backward_twice": ("gradients.backward_again", {"times": 2}),
+    "clip_norm": ("gradients.norm_clipped", {"norm": 0.1}),
+    "clip_value": ("gradients.values_clipped", {"bound": 0.001}),
+    "one_lr": ("update.one_learning_rate", {}),
+    "rates_swapped": ("update.learning_rates_swapped", {}),
+    "lr_10x": ("update.learning_rates", {}),
+    "no_momentum": ("update.momentum", {"momentum": (0.0,)}),
+    "nesterov": ("update.nesterov", {}),
+    "dampening": ("update.dampening", {"dampening": (0.1,)}),
+    "no_weight_decay": ("update.weight_decay", {"weight_decay": (0.0,)}),
+    "decay_weights_only": (
+        "update.weight_decay",
+        {"weight_decay": (0.0,), "parameters": "all biases and BatchNorm's weights"},
     ),
-    "optimizers_in_turn": ("cause", "update", "by no optimizer here, but by one in other steps"),
-    "group_added": (
-        "cause",
-        "update",
-        "the head: stepped by no optimizer here, but by one",
+    "wd_1e_4": ("update.weight_decay", {"weight_decay": (0.0001,)}),
+    "adam": ("update.optimizer", {"optimizers": ("Adam",), "weight_decay": (0.0005,)}),
+    "adamw": ("update.optimizer", {"optimizers": ("AdamW",), "weight_decay": (0.0005,)}),
+    "rmsprop": ("update.optimizer", {"optimizers": ("RMSprop",), "weight_decay": (0.0005,)}),
+    "adagrad": ("update.optimizer", {"optimizers": ("Adagrad",), "weight_decay": (0.0005,)}),
+    "step_twice": ("update.steps_again", {"times": 2}),
+    "head_missing": ("update.in_no_optimizer", {"parameters": "the head"}),
+    "head_made_late": ("update.in_no_optimizer", {"parameters": "the head", "others": 2}),
+    "optimizers_in_turn": ("update.in_other_steps", {}),
+    "group_added": ("update.in_other_steps", {"parameters": "the head"}),
+    "frozen_first": ("update.frozen", {"parameters": "the backbone"}),
+    "backbone_frozen": ("update.frozen", {"parameters": "the backbone"}),
+    "bn_frozen": ("update.frozen", {"parameters": "BatchNorm's weights and biases"}),
+    "bias_lr_double": ("update.learning_rates", {}),
+    "ema": ("update.moving_average", {"decay": 0.9}),
+    "decay_after": ("update.multiplied", {"factor": 0.999}),
+    "warmup": ("update.learning_rates_scheduled_each", {}),
+    "schedule_first": ("update.learning_rates_scheduled_before", {}),
+    "maximize": ("update.maximize", {}),
+    "optimizer_anew": ("update.momentum_reset", {}),
+    "schedule_per_batch": ("update.schedule_within_epoch", {}),
+    "metric_inverted": ("printed.accuracy_inverted", {}),
+    "epoch_mean_over_batches": (
+        "printed.arithmetic",
+        {"arithmetic": "the mean over batches, not over pairs, since the line before"},
     ),
-    "frozen_first": ("cause", "update", "the backbone: frozen (requires_grad False)"),
-    "backbone_frozen": ("cause", "update", "the backbone: frozen"),
-    "bn_frozen": ("cause", "update", "BatchNorm's weights and biases: frozen"),
-    "bias_lr_double": ("cause", "update", "all biases of the backbone 2e-05"),
-    "ema": ("cause", "update", "moving average, decay 0.9"),
-    "decay_after": ("cause", "update", "multiplied by 0.999"),
-    "warmup": ("cause", "update", "change from step to step"),
-    "schedule_first": ("cause", "update", "stepped before each update, its first rate is left out"),
-    "maximize": ("cause", "update", "maximize=True"),
-    "optimizer_anew": ("cause", "update", "momentum begins anew"),
-    "schedule_per_batch": ("stated", "update", "within the epoch"),
-    "metric_inverted": ("cause", "printed", "1 - accuracy"),
-    "epoch_mean_over_batches": ("cause", "printed", "mean over batches, not over pairs"),
-    "loss_sum_over_n": ("cause", "printed", "means times 32, over the number of pairs"),
-    "loss_last_batch": ("cause", "printed", "the last batch's alone"),
+    "loss_sum_over_n": (
+        "printed.arithmetic",
+        {
+            "arithmetic": "the sum of the batches' means times 32, over the number of pairs, "
+            "since the line before"
+        },
+    ),
+    "loss_last_batch": ("printed.arithmetic", {"arithmetic": "the last batch's alone"}),
 }
 # Figures of an epoch need two epochs; two figures may be right by chance.
 STEPS = dict.fromkeys(("epoch_mean_over_batches", "loss_sum_over_n", "loss_last_batch"), 10)
 STEPS["metric_inverted"] = 4
-UNTRAINED = "the backbone starts untrained"  # so do all of the zoo
+UNTRAINED = "start.untrained"  # so do all of the zoo
 HARMLESS = ("bce", "log_softmax_twice", "loss_scaled_unscaled")
 CLEAN = ("clean_reversed_batch", "clean_double_after", "clean_float32", "clean_channels_last",
          "clean_extra_forward", "clean_autograd_backward", "clean_group_per_tensor",
@@ -231,24 +236,23 @@ def examine(plants, script="plain", real=False, seed=0, steps=None, as_is=False)
 
 def wrong_with(plants, findings):
     """What is missing in the findings on these plants, and what should not be there."""
-    said = [(f.kind, f.stage, f.sentence) for f, _ in findings if f.kind != "skipped"]
-    free, problems = list(said), []
+    free, problems = [f for f in findings if f.kind not in ("SKIPPED", "HARMLESS")], []
+    harmless = [f for f in findings if f.kind == "HARMLESS"]
     for plant in plants:
         if plant not in EXPECTED:
             continue
-        kind, stage, words = EXPECTED[plant]
-        found = [row for row in free if row[:2] == (kind, stage) and words in row[2]]
+        found = [f for f in (*free, *harmless) if is_expected(f, *EXPECTED[plant])]
         problems += [] if found else [f"missing: {plant}"]
-        free = [row for row in free if row not in found]
-    allowed = ["the head's biases do not start at 0"] if "head_default" in plants else []
-    if {"head_missing", "head_made_late"} & set(plants):
-        allowed += ["gradients of the head, which no optimizer steps, add up"]
-    allowed += [sentence for _, _, sentence in free if sentence.startswith(UNTRAINED)]
-    return problems + [
-        f"not planted: {kind} {stage}: {sentence}"
-        for kind, stage, sentence in free
-        if sentence not in allowed and kind != "harmless"
-    ]
+        free = [f for f in free if all(f is not other for other in found)]
+    allowed = {UNTRAINED}
+    allowed |= {"start.head_bias"} if "head_default" in plants else set()
+    allowed |= {"gradients.add_up"} if {"head_missing", "head_made_late"} & set(plants) else set()
+    return problems + [f"not planted: {f.kind} {f.id}" for f in free if f.id not in allowed]
+
+
+def is_expected(finding, name, values):
+    """Whether a finding has this id and these values."""
+    return finding.id == name and all(finding.values[k] == v for k, v in values.items())
 
 
 def draws(count, seed=0):
@@ -256,7 +260,7 @@ def draws(count, seed=0):
     rng = random.Random(seed)
     while count:
         plants = rng.sample(DRAWN, rng.choice((2, 3)))
-        stages = {EXPECTED[plant][1] for plant in plants}
+        stages = {EXPECTED[plant][0].split(".")[0] for plant in plants}
         cancel = {"labels_inverted", "label_invert_loss"} <= set(plants)  # the reference again
         if len(stages) == len(plants) and not cancel:
             count -= 1
@@ -279,13 +283,15 @@ def main(argv=None):
         findings = examine(plants, script, real, seed, as_is=as_is)
         problems = wrong_with(plants, findings)
         bad += bool(problems)
-        said = "; ".join(f.sentence for f, _ in findings if f.kind != "skipped") or "EQUAL"
+        said = (
+            "; ".join(f"{f.id}: {text_of(f)}" for f in findings if f.kind != "SKIPPED") or "EQUAL"
+        )
         print(f"{'+'.join(plants) or 'clean'} | {said} | {'; '.join(problems) or 'ok'}", flush=True)
     for number, stage in OUTSIDE.items() if not names else ():
-        kinds = {(f.kind, f.stage) for f, _ in examine([f"outside_{number}"], script, real)}
-        right = ("unknown", stage) in kinds and not any(kind == "cause" for kind, _ in kinds)
+        kinds = {(f.kind, f.stage) for f in examine([f"outside_{number}"], script, real)}
+        right = ("UNEXPLAINED", stage) in kinds and not any(kind == "CAUSE" for kind, _ in kinds)
         bad += not right
-        print(f"outside_{number} | not established at {stage} | {'ok' if right else kinds}")
+        print(f"outside_{number} | unexplained at {stage} | {'ok' if right else kinds}")
     print(f"{len(rows)} rows, {bad} wrong")
 
 

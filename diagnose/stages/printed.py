@@ -3,10 +3,45 @@
 import itertools
 import re
 
-from diagnose.finding import cause, skipped
+from run.findings import CAUSE, SKIPPED, Row
 
 VALIDATION = r"(?<![a-z])(?:e?val(?!ue)|test)"  # words of a line that is not of the training
 FIGURES = {"accuracy": r"acc\w*", "loss": r"loss"}  # how each is called in a line
+FEW = 3  # figures; fewer accuracies may be 1 - accuracy by chance
+INVERTED = Row(
+    "printed.accuracy_inverted",
+    CAUSE,
+    "the printed {figure} is 1 - {figure} ({figures} figures)",
+)
+ARITHMETIC = Row(
+    "printed.arithmetic", CAUSE, "the printed {figure} is {arithmetic} ({figures} figures)"
+)
+PERHAPS_INVERTED = Row(
+    "printed.accuracy_perhaps_inverted",
+    SKIPPED,
+    "the printed {figure} may be 1 - {figure} ({figures} figures), too few to tell",
+)
+ONE_OF = Row(
+    "printed.one_of",
+    SKIPPED,
+    "the printed {figure} is one of: {arithmetics} ({figures} figures)",
+)
+NONE_OF = Row(
+    "printed.none_of",
+    SKIPPED,
+    "the printed {figure} is none of {tried} arithmetics ({figures} figures)",
+)
+NO_FACTS = Row("printed.no_losses", SKIPPED, "the losses are not judged, so their figures are not")
+NO_LINES = Row(
+    "printed.no_figures",
+    SKIPPED,
+    "fewer than two lines with a training {figure} were printed",
+)
+VALIDATION_LINES = Row(
+    "printed.validation",
+    SKIPPED,
+    "figures of the validation are not judged; see diagnose.judge --predictions",
+)
 
 
 def judge_printed(printed, facts):
@@ -15,18 +50,14 @@ def judge_printed(printed, facts):
     printed: [batches done, updates done, line]; facts: of each batch its accuracy, loss, pairs.
     """
     if not facts:
-        return [skipped("printed", "the losses are not judged, so their figures are not")]
+        return [NO_FACTS.found()]
     findings = []
-    for kind in FIGURES:
-        series = figures_of(kind, printed, len(facts))
-        judged = [found for rows in series for found in explain_figures(kind, rows, facts)]
-        if not series:
-            text = f"fewer than two lines with a training {kind} were printed"
-            judged = [skipped("printed", text)]
-        findings += judged
+    for figure in FIGURES:
+        series = figures_of(figure, printed, len(facts))
+        findings += [found for rows in series for found in explain_figures(figure, rows, facts)]
+        findings += [] if series else [NO_LINES.found(figure=figure)]
     if any(re.search(VALIDATION, line, re.I) for _, _, line in printed):
-        text = "figures of the validation are not judged; see diagnose.judge --predictions"
-        findings.append(skipped("printed", text))
+        findings.append(VALIDATION_LINES.found())
     return findings
 
 
@@ -52,18 +83,14 @@ def explain_figures(kind, rows, facts):
 
     if fitting(usual):
         return []
-    fits, count = fitting(other), f"({len(rows)} figures)"
+    fits, values = fitting(other), {"figure": kind, "figures": len(rows)}
     if fits and all(name.startswith("1 - ") for name in fits):
-        if len(rows) < 3:  # accuracies of two batches may be that by chance
-            return [
-                skipped("printed", f"the printed {kind} may be 1 - {kind} {count}, too few to tell")
-            ]
-        return [cause("printed", f"the printed {kind} is 1 - {kind} {count}")]
+        return [(INVERTED if len(rows) >= FEW else PERHAPS_INVERTED).found(**values)]
     if len(fits) == 1:
-        return [cause("printed", f"the printed {kind} is {fits[0]} {count}")]
-    text = f"none of {len(usual) + len(other)} arithmetics"
-    text = f"one of: {', '.join(fits)}" if fits else text
-    return [skipped("printed", f"the printed {kind} is {text} {count}")]
+        return [ARITHMETIC.found(**values, arithmetic=fits[0])]
+    if fits:
+        return [ONE_OF.found(**values, arithmetics=tuple(fits))]
+    return [NONE_OF.found(**values, tried=len(usual) + len(other))]
 
 
 def arithmetics(kind, rows, facts):

@@ -1,6 +1,6 @@
-"""Which photos a recorded input shows, and how they were prepared: each slot of it solved.
+"""Which photos a recorded input shows, and how they were prepared: each part of it solved.
 
-A photo is recognised by its content and prepared anew in every way that people do it; what is
+A photo is recognized by its content and prepared anew in every manner that people do it; what is
 left is an affine map of each channel, solved by least squares. A preparation counts only where it
 gives the recorded input back.
 """
@@ -19,7 +19,7 @@ REFERENCE = {
     "filter": "bilinear",
     "turn": "none",
     "order": "RGB",
-    "normalisation": "imagenet",
+    "normalization": "imagenet",
     "padding": "mean",
     "cast": "none",
 }
@@ -27,48 +27,8 @@ FILTERS = {
     name: getattr(Image.Resampling, name.upper())
     for name in ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming")
 }
-# What each choice is called in an answer.
-WORDS = {
-    "geometry": {
-        "pad": "longer side to the size, rounded, padded around the centre",
-        "floor": "the shorter side is cut off to a whole number, not rounded",
-        "corner": "the photo lies in the upper left corner, the padding right of and below it",
-        "crop": "the shorter side is fitted and the centre cropped",
-        "squash": "both sides are stretched to the square, the aspect ratio is lost",
-    },
-    "filter": {name: f"the resampling filter is {name}" for name in FILTERS}
-    | {
-        "no antialias": "resized as a tensor, bilinear without antialiasing",
-        "antialias": "resized as a tensor, bilinear with antialiasing",
-    },
-    "turn": {
-        "hflip": "photos are mirrored left to right",
-        "vflip": "photos are upside down (mirrored)",
-        "rot180": "photos are turned by 180 degrees",
-        "exif": "the EXIF rotation is applied; the reference leaves photos as they are stored",
-    },
-    "order": {"gray": "photos are turned to gray"}
-    | {"".join(p): f"the channels are {''.join(p)}, not RGB" for p in permutations("RGB")},
-    "normalisation": {
-        "none": "values from 0 to 1, not normalised",
-        "half": "normalised with mean .5 and deviation .5",
-        "255": "values from 0 to 255, not normalised",
-        "twice": "normalised twice",
-        "centred": "the mean is subtracted, not divided by the deviation",
-        "minus one": "divided by 255, then 1 subtracted",
-    },
-    "padding": {
-        "black": "the padding is black before the normalisation",
-        "gray": "the padding is gray, 128 of 255",
-        "white": "the padding is white",
-        "train": "the padding has the mean colour of the training photos",
-        "rounded": "the padding is the mean colour rounded to 124, 116, 104 of 255",
-    },
-    "cast": {
-        "float16": "the input was rounded to float16",
-        "bfloat16": "the input was rounded to bfloat16",
-    },
-}
+GEOMETRIES = ("pad", "floor", "corner", "crop", "squash")
+EVERY_FILTER = (*FILTERS, "no antialias", "antialias")
 COLORS = {
     "mean": IMAGENET_MEAN,
     "black": (0, 0, 0),
@@ -84,11 +44,11 @@ AFFINE = {
     "half": (torch.full((3,), 2.0).double(), torch.full((3,), -1.0).double()),
     "255": (torch.full((3,), 255.0).double(), torch.zeros(3).double()),
     "twice": (1 / STD**2, (-MEAN / STD - MEAN) / STD),
-    "centred": (torch.ones(3).double(), -MEAN),
+    "centered": (torch.ones(3).double(), -MEAN),
     "minus one": (torch.ones(3).double(), -torch.ones(3).double()),
 }
 TURNS = {"hflip": [2], "vflip": [1], "rot180": [1, 2]}  # dimensions of [3, S, S]
-CELLS = 8  # of a side, in the coarse picture by which photos are recognised
+CELLS = 8  # of a side, in the coarse picture by which photos are recognized
 EXACT = 3e-6  # largest difference of a photo prepared in float32, in its own deviation
 
 
@@ -151,7 +111,7 @@ def boxes_of(x):
     return [(left, top, right, bottom), (0, 0, size, size), (0, 0, right, bottom), even]
 
 
-def recognise(inputs, described, few=20):
+def recognize(inputs, described, few=20):
     """[N] lists of the few photos (rows of described [P, 4, C * C]) most like each input."""
     mine = np.zeros((4, len(inputs), CELLS * CELLS))
     for i, x in enumerate(inputs):
@@ -225,22 +185,24 @@ def resize(photo, sides, filter_):
     )[0]
 
 
-def apply(photo, slots, size):
-    """The input [3, size, size], double, that these slots make of a photo."""
-    gray = slots["order"] == "gray"
-    pixels, inside = photo.base(slots["geometry"], slots["filter"], slots["turn"], size, gray)
-    scale, shift = slots.get("affine") or AFFINE[slots["normalisation"]]
+def apply(photo, preparation, size):
+    """The input [3, size, size], double, that a preparation makes of a photo."""
+    gray = preparation["order"] == "gray"
+    pixels, inside = photo.base(
+        preparation["geometry"], preparation["filter"], preparation["turn"], size, gray
+    )
+    scale, shift = preparation.get("affine") or AFFINE[preparation["normalization"]]
     channels = pixels
-    if slots["order"] != "gray":
-        channels = pixels[["RGB".index(c) for c in slots["order"]]]
+    if preparation["order"] != "gray":
+        channels = pixels[["RGB".index(c) for c in preparation["order"]]]
     x = channels * scale[:, None, None] + shift[:, None, None]
-    color = slots.get("border")
+    color = preparation.get("border")
     if color is None:
-        values = torch.tensor(COLORS[slots["padding"]], dtype=torch.float64)
+        values = torch.tensor(COLORS[preparation["padding"]], dtype=torch.float64)
         color = values * scale + shift
     x = torch.where(inside, x, color[:, None, None])
-    if slots["cast"] != "none":
-        x = x.to(getattr(torch, slots["cast"])).double()
+    if preparation["cast"] != "none":
+        x = x.to(getattr(torch, preparation["cast"])).double()
     return x
 
 
@@ -250,62 +212,62 @@ def difference(x, y):
     return gap if math.isfinite(gap) else math.inf
 
 
-def allowed(x, slots):
+def allowed(x, preparation):
     """The difference that counts as none: float32's, or a last digit of a coarser cast."""
-    if slots["cast"] == "none":
+    if preparation["cast"] == "none":
         return EXACT
-    digits = {"float16": 2.0**-10, "bfloat16": 2.0**-7}[slots["cast"]]
+    digits = {"float16": 2.0**-10, "bfloat16": 2.0**-7}[preparation["cast"]]
     return digits * float(x.abs().max()) / max(float(x.std()), 1e-12)
 
 
-def held_against(x, photo, slots, size):
-    """(difference of an input from what the slots make of a photo, whether that is none).
+def held_against(x, photo, preparation, size):
+    """(difference of an input from what a preparation makes of a photo, whether that is none).
 
     Where a coarse cast gives a last digit, nearly all elements must be equal all the same.
     """
-    made = apply(photo, slots, size)
+    made = apply(photo, preparation, size)
     gap, near = difference(x, made), (made - x).abs() <= EXACT * x.std()
     same = float(near.double().mean())
-    return gap, gap <= allowed(x, slots) and (slots["cast"] == "none" or same > 0.9)
+    return gap, gap <= allowed(x, preparation) and (preparation["cast"] == "none" or same > 0.9)
 
 
 # Solving
 
 
 def solve(x, photos, size, hints=()):
-    """(place of the photo that x shows, slots that make x of it or None, the difference left).
+    """(place of the photo that x shows, its preparation or None, the difference left).
 
-    photos: the candidates; hints: slots that held for other inputs, tried first.
+    photos: the candidates; hints: preparations that held for other inputs, tried first.
     """
-    for slots in (REFERENCE, *hints):
+    for preparation in (REFERENCE, *hints):
         for number, photo in enumerate(photos):
-            gap, equal = held_against(x, photo, slots, size)
+            gap, equal = held_against(x, photo, preparation, size)
             if equal:
-                return number, slots, gap
+                return number, preparation, gap
     fits = [(f, n) for n, photo in enumerate(photos) for f in coarse_fits(x, photo, size)]
     _, number = min(fits, key=lambda found: found[0][0])
     photo = photos[number]
     best = min(fine_fits(x, photo, size, [f for f, n in fits if n == number]), key=lambda f: f[0])
     if best[0] > 0.1:
         return number, None, best[0]
-    slots = dict(zip(("geometry", "filter", "turn", "order"), best[1:], strict=True))
-    slots = simplest(finish(x, photo, slots, size), x, photo, size)
-    gap, equal = held_against(x, photo, slots, size)
-    return number, (slots if equal else None), gap
+    preparation = dict(zip(("geometry", "filter", "turn", "order"), best[1:], strict=True))
+    preparation = simplest(finish(x, photo, preparation, size), x, photo, size)
+    gap, equal = held_against(x, photo, preparation, size)
+    return number, (preparation if equal else None), gap
 
 
 def coarse_fits(x, photo, size):
     """fit of every geometry and turn, with the reference's filter."""
     turns = ["none", *TURNS, *(f"{turn} late" for turn in TURNS)]
     turns += ["exif"] * (photo.orientation > 1)
-    return [fit(x, photo, g, "bilinear", turn, size) for g in WORDS["geometry"] for turn in turns]
+    return [fit(x, photo, g, "bilinear", turn, size) for g in GEOMETRIES for turn in turns]
 
 
 def fine_fits(x, photo, size, found):
     """fit of every filter for the geometries and turns that fit about best."""
     least = min(residual for residual, *_ in found)
     near = [(g, t) for residual, g, _, t, _ in found if residual <= 2 * least + 1e-9]
-    return found + [fit(x, photo, g, f, t, size) for g, t in near for f in WORDS["filter"]]
+    return found + [fit(x, photo, g, f, t, size) for g, t in near for f in EVERY_FILTER]
 
 
 def fit(x, photo, geometry, filter_, turn, size):
@@ -332,36 +294,38 @@ def standardise(values):
     return values / values.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
-def finish(x, photo, slots, size):
-    """The slots with normalisation, padding and cast, by name where a name fits."""
+def finish(x, photo, preparation, size):
+    """The preparation with its normalization, padding and cast, by name where a name fits."""
     casts = ("bfloat16", "float16")
     same = (c for c in casts if torch.equal(x.to(getattr(torch, c)).double(), x))
     cast = next(same, "none")
-    slots = slots | {"cast": cast, "normalisation": "none", "padding": "mean"}
-    plain = apply(photo, slots | {"cast": "none"}, size)
-    _, inside = photo.base(slots["geometry"], slots["filter"], slots["turn"], size)
+    preparation = preparation | {"cast": cast, "normalization": "none", "padding": "mean"}
+    plain = apply(photo, preparation | {"cast": "none"}, size)
+    _, inside = photo.base(
+        preparation["geometry"], preparation["filter"], preparation["turn"], size
+    )
     a, b = plain[:, inside], x[:, inside]
     centred = a - a.mean(1, keepdim=True)
     scale = (centred * b).sum(1) / (centred**2).sum(1).clamp(min=1e-12)
     shift = b.mean(1) - scale * a.mean(1)
     near = 1e-4 if cast == "none" else 2e-2
-    affines = dict(named_affines(slots["order"]))
+    affines = dict(named_affines(preparation["order"]))
     names = []
     for name, (s, t) in affines.items():
         off = float((t - shift).abs().max() / scale.abs().max())
         names += [name] * (max(float(((s - scale) / s).abs().max()), off) < near)
-    slots["normalisation"] = names[0].split("@")[0] if names else "solved"
+    preparation["normalization"] = names[0].split("@")[0] if names else "solved"
     if not names or "@" in names[0]:
-        slots["affine"] = affines[names[0]] if names else (scale, shift)
+        preparation["affine"] = affines[names[0]] if names else (scale, shift)
     if not bool(inside.all()):
         border = x[:, ~inside]
         if float((border - border[:, :1]).abs().max()) == 0:
-            slots |= name_border(border[:, 0], slots, near)
-    return slots
+            preparation |= name_border(border[:, 0], preparation, near)
+    return preparation
 
 
 def named_affines(order):
-    """(name, (scale, shift)) of each normalisation, also as applied before the order changed."""
+    """(name, (scale, shift)) of each normalization, also as applied before the order changed."""
     yield from AFFINE.items()
     if order not in ("RGB", "gray"):
         places = ["RGB".index(c) for c in order]
@@ -369,27 +333,29 @@ def named_affines(order):
             yield f"{name}@before", (scale[places], shift[places])
 
 
-def name_border(border, slots, near):
-    """The padding slot for a border [3]; 0 after the normalisation is the mean colour before."""
-    scale, shift = slots.get("affine") or AFFINE[slots["normalisation"]]
+def name_border(border, preparation, near):
+    """The padding slot for a border [3]; 0 after the normalization is the mean colour before."""
+    scale, shift = preparation.get("affine") or AFFINE[preparation["normalization"]]
     for name, color in COLORS.items():
         values = torch.tensor(color, dtype=torch.float64) * scale + shift
         if float((values - border).abs().max()) < near * max(1.0, float(scale.abs().max())) / 10:
             return {"padding": name}
-    if float(border.abs().max()) < 1e-6 and slots["normalisation"] != "imagenet":
+    if float(border.abs().max()) < 1e-6 and preparation["normalization"] != "imagenet":
         return {"padding": "mean", "border": border}
     return {"padding": "solved", "border": border}
 
 
-def simplest(slots, x, photo, size):
-    """The slots with the reference's choice wherever it gives the same, as on a square photo."""
-    exact = difference(x, apply(photo, slots | {"cast": "none"}, size)) <= EXACT
-    slots = slots | {"cast": "none"} if exact else slots  # whole numbers are not rounded
+def simplest(preparation, x, photo, size):
+    """The same with the reference's choice wherever that gives the same, as on a square photo."""
+    exact = difference(x, apply(photo, preparation | {"cast": "none"}, size)) <= EXACT
+    preparation = (
+        preparation | {"cast": "none"} if exact else preparation
+    )  # whole numbers are not rounded
     for key in ("turn", "geometry", "filter", "order", "padding"):
-        trial = slots | {key: REFERENCE[key]}
+        trial = preparation | {key: REFERENCE[key]}
         if key == "padding":
             trial.pop("border", None)
         gap = difference(x, apply(photo, trial, size))
-        if gap <= max(difference(x, apply(photo, slots, size)), allowed(x, trial) / 3):
-            slots = trial
-    return slots
+        if gap <= max(difference(x, apply(photo, preparation, size)), allowed(x, trial) / 3):
+            preparation = trial
+    return preparation

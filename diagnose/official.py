@@ -1,0 +1,119 @@
+"""The official pairs of a dataset, and which photos recorded inputs show."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from data import read_pairlist
+from diagnose import preprocessing
+from disk.errors import show_progress, stop
+from disk.layout import find_split, photo_names
+
+HOPELESS = 4  # inputs of a batch that nothing reproduces, before the others are not tried
+
+
+class OfficialPair(NamedTuple):
+    """A pair of the official lists, in the order in which a trainer has its photos."""
+
+    split: str
+    place: int  # in its list
+    label: int  # in this order
+    swapped: bool  # whether photo_2 of the list comes first
+    row: np.void  # of data.PAIR
+
+
+class RecordedPair(NamedTuple):
+    """A pair of a recorded batch."""
+
+    label: int | None  # as it came in; None where none was seen
+    official: OfficialPair | None
+
+
+class Official:
+    """The official pairs of a dataset, and its photos."""
+
+    def __init__(self, root, opened):
+        self.pairs, self.every = {}, []
+        for split in ("train", "val"):
+            path, folder = find_split(root, split)
+            pairs, problems = read_pairlist(path)
+            if problems:
+                stop(__file__, problems[0])
+            names, present = photo_names(pairs, folder)
+            for place, pair in enumerate(pairs):
+                key = int(pair["series"]), int(pair["photo_1"]), int(pair["photo_2"])
+                self.pairs[key] = (split, place, pair)
+            self.every += [folder / name for name in sorted(set(names.ravel()) & present)]
+        if not self.every:
+            stop(__file__, "no photo of the pairs is there")
+        opened = set(opened)
+        self.paths = [path for path in self.every if path.name in opened] or self.every
+        self.described, self.photos, self.hints = None, {}, []
+
+    def count(self, split):
+        """How many pairs the list of a split has."""
+        return sum(of == split for of, _, _ in self.pairs.values())
+
+    def widen(self):
+        """Whether there are photos that the trainer was not seen to open, which count from now on;
+        workers open theirs out of sight.
+        """
+        more = len(self.paths) < len(self.every)
+        if more:
+            self.paths, self.described, self.photos = self.every, None, {}
+        return more
+
+    def look(self):
+        """Describes the photos once."""
+        if self.described is not None:
+            return
+        described = []
+        for count, path in enumerate(self.paths, 1):
+            described.append(preprocessing.describe_photo(path))
+            show_progress(f"looking at photo {count}/{len(self.paths)}", count == len(self.paths))
+        self.described = np.stack(described)
+
+    def photo(self, row):
+        """The Photo of a row of paths."""
+        if row not in self.photos:
+            self.photos[row] = preprocessing.Photo(self.paths[row])
+        return self.photos[row]
+
+    def find(self, first, second):
+        """The OfficialPair of two photo files, or None."""
+        series = {int(path.stem.split("-")[0]) for path in (first, second)}
+        a, b = (int(path.stem.split("-")[1]) for path in (first, second))
+        if len(series) != 1:
+            return None
+        key = (series.pop(), min(a, b), max(a, b))
+        if key not in self.pairs:
+            return None
+        split, place, row = self.pairs[key]
+        label = int(row["label"])
+        return OfficialPair(split, place, 1 - label if a > b else label, a > b, row)
+
+    def identify(self, inputs):
+        """(preprocessing of each input [N, 3, S, S] or None, its photo's path, largest error)."""
+        found = self.solve(inputs)
+        return self.solve(inputs) if not all(found[0]) and self.widen() else found
+
+    def solve(self, inputs):
+        """As identify, among the photos that count so far."""
+        self.look()
+        size = inputs.shape[-1]
+        preparations, paths, worst = [], [], 0.0
+        rows_of = preprocessing.recognize(inputs, self.described)
+        for x, rows in zip(inputs, rows_of, strict=True):
+            if len(preparations) >= HOPELESS and not any(preparations):
+                preparations.append(None)
+                paths.append(self.paths[rows[0]])
+                continue
+            photos = [self.photo(row) for row in rows]
+            place, preparation, error = preprocessing.solve(x, photos, size, self.hints)
+            of_its_own = preparation is None or "affine" in preparation or "border" in preparation
+            if not of_its_own and preparation not in [preprocessing.REFERENCE, *self.hints]:
+                self.hints.append(preparation)
+            preparations.append(preparation)
+            paths.append(self.paths[rows[place]])
+            worst = max(worst, error)
+        return preparations, paths, worst

@@ -1,0 +1,175 @@
+"""The reference's network with a recorded trainer's weights, and the two sides of its batches."""
+
+import copy
+import importlib
+from argparse import Namespace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from diagnose.numerics import FORMULA, relative_error
+from diagnose.record import Sight, is_large
+
+PAGES = ("train_resnet", "train_vgg")
+
+
+class Reference(NamedTuple):
+    """What a trainer is compared with."""
+
+    ranker: torch.nn.Module
+    weights: list  # of its backbone, see reference_weights
+    recipe: dict  # {flag: default}
+
+
+class Match(NamedTuple):
+    """Which of the trainer's weights stand for which of the reference's backbone."""
+
+    names: dict  # number of the trainer's weight: name in the reference's backbone
+    missing: list  # names that have no counterpart
+    extra: list  # numbers of the trainer's that have none
+
+
+class Sides(NamedTuple):
+    """The two sides of a recorded batch: inputs, features, their gradients (None: detached)."""
+
+    inputs: list  # None where features were given
+    features: list
+    gradients: list
+    numbers: list  # of the weights that each side met
+    passes: list  # [N, 3, S, S] of each forward pass as it was made
+    rows: list  # [B] places in all passes
+
+    def swapped(self):
+        """The same with the other side first."""
+        lists = (self.inputs, self.features, self.gradients, self.numbers)
+        return Sides(*(side[::-1] for side in lists), self.passes, self.rows[::-1])
+
+
+# The trainer's weights and the reference's
+
+
+def choose_reference(name, trace, size):
+    """The Reference that the recorded weights fit best; name: of its page, or None."""
+    best = None
+    for page in [name] if name else PAGES:
+        module = importlib.import_module(page)
+        recipe = {key: row[0] for key, row in module.RECIPE.items()}
+        ranker = module.build(Namespace(**(recipe | {"weights": "none", "size": size}))).double()
+        reference = Reference(ranker, reference_weights(ranker, size), recipe)
+        known = {k for k, _ in reference.weights}
+        share = sum(key(w) in known for w in trace["weights"]) / len(reference.weights)
+        if best is None or share > best[0]:
+            best = share, reference
+    return best[1]
+
+
+def key(weight):
+    """By what a weight is told from others: its depth in weighted ops, the op, place and shape."""
+    return weight["depth"], weight["op"], weight["place"], tuple(weight["shape"])
+
+
+def reference_weights(ranker, size):
+    """[(key, name)] of the backbone's weights, in the order in which a photo meets them."""
+    sight = Sight(False)
+    names = {id(t): name for name, t in ranker.backbone.state_dict(keep_vars=True).items()}
+    dtype = next(ranker.parameters()).dtype
+    photo = torch.zeros(2, 3, size, size, dtype=dtype)
+    with torch.no_grad(), sight:
+        copy.copy(ranker.backbone).eval()(photo)
+    found = [(key(w), names.get(id(w["tensor"]))) for w in sight.weights]
+    sight.tags.clear()
+    return [(k, name) for k, name in found if name]
+
+
+def match_weights(numbers, weights, reference):
+    """The Match of the weights that one pass of a photo met (their numbers, in order)."""
+    free = {}
+    for k, name in reference:
+        free.setdefault(k, []).append(name)
+    names, extra = {}, []
+    for n in dict.fromkeys(numbers):
+        left = free.get(key(weights[n]))
+        if left:
+            names[n] = left.pop(0)
+        else:
+            extra.append(n)
+    return Match(names, [name for left in free.values() for name in left], extra)
+
+
+def is_behind(weights, n, match):
+    """Whether a weight is that of a linear layer behind all of the reference's backbone."""
+    last = max((weights[other]["depth"] for other in match.names), default=0)
+    return weights[n]["op"] == "linear" and weights[n]["depth"] > last
+
+
+def weights_at(trace, step):
+    """All recorded weights as they were before an update, tensors by number."""
+    first = trace["updates"][0]["weights"]
+    if step == 0:
+        return first
+    later = trace["updates"][step]["weights"]
+    known = zip(first, later, strict=False)
+    return [a + b.to(a.dtype) if is_large(a) else b for a, b in known] + later[len(first) :]
+
+
+def load_backbone(ranker, match, values):
+    """A copy of the reference's backbone with the trainer's weights, in their precision."""
+    backbone = copy.deepcopy(ranker.backbone)
+    kinds = (values[n].dtype for n in match.names if values[n].is_floating_point())
+    backbone.to(next(kinds, torch.float64))
+    own = backbone.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for n, name in match.names.items():
+            own[name].copy_(values[n])
+    lost = {name.split(".")[0] for name in match.missing}
+    for child in lost:  # a stage of which nothing is left was left out
+        if all(n.split(".")[0] != child for n in match.names.values()):
+            setattr(backbone, child, nn.Identity())
+    return backbone.train()
+
+
+def copies(backbones):
+    """Copies of the two backbones, one and the same where they are."""
+    first = copy.deepcopy(backbones[0])
+    return [first, first if backbones[0] is backbones[1] else copy.deepcopy(backbones[1])]
+
+
+# The two sides of a batch
+
+
+def column(tensor):
+    """Scores [B] as [B, 1], any other tensor as it is."""
+    return tensor[:, None] if tensor.dim() == 1 else tensor
+
+
+def is_reversed(sides, batch):
+    """Whether the merge is the difference the other way round."""
+    a, b = sides.features
+    return relative_error(b - a, column(batch["merged"])) <= FORMULA[a.dtype != torch.float64]
+
+
+def sides_of(batch):
+    """The Sides of a recorded pair, photo_1 first; None where it has not two equal ones."""
+    rows, passes = batch["rows"], [record["input"] for record in batch["passes"]]
+    features, alike = batch["features"], {f.shape for f in batch["features"]}
+    if batch["joined"] == "others" or len(features) != 2 or len(alike) > 1 or features[0].dim() > 2:
+        return None
+    if any(len(side) != len(features[0]) or bool((side < 0).any()) for side in rows):
+        return None
+    if features[0].dim() == 1 and any(len(set(side.tolist())) == 1 < len(side) for side in rows):
+        return None  # features of one photo, not scores of many
+    order = [1, 0] if bool((rows[1] < rows[0]).all()) else [0, 1]
+    features = [column(features[i]) for i in order]
+    if all(x is None for x in passes):
+        return Sides(None, features, [None, None], [[], []], [], rows)
+    if any(x is None or x.shape[1:] != passes[0].shape[1:] for x in passes):
+        return None
+    slots = [batch["gradients"].get(f"features_{i}", []) for i in order]
+    gradients = [list(map(column, side)) for side in slots]
+    photos, rows = torch.cat(passes), [rows[i] for i in order]
+    ends = torch.tensor([len(x) for x in passes]).cumsum(0)
+    first = [int((ends <= side[0]).sum()) for side in rows]
+    numbers = [batch["passes"][place]["weights"] for place in first]
+    inputs = [photos[side] for side in rows]
+    return Sides(inputs, features, gradients, numbers, passes, rows)

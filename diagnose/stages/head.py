@@ -1,0 +1,240 @@
+"""The head: how the features of both photos are merged, and the layers behind, to the logits."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from diagnose.numerics import (
+    FORMULA,
+    estimated,
+    formula_tolerance,
+    is_float32,
+    relative_error,
+)
+from diagnose.reference import column
+from run.findings import CAUSE, HARMLESS, UNEXPLAINED, Row
+
+# A linear layer written out.
+PRODUCTS, SUMS = ("matmul", "__matmul__", "mm", "einsum"), ("add", "__add__", "__radd__")
+
+
+@dataclass(frozen=True)
+class Merge(Row):
+    """How the features of two photos are merged: apply(features_1, features_2)."""
+
+    apply: Callable = None
+
+
+def merge(name, text, apply, kind=CAUSE):
+    """A Merge of this stage."""
+    return Merge(f"head.{name}", kind, text, apply=apply)
+
+
+DIFFERENCE = merge("difference", "", lambda a, b: a - b)  # the reference
+REVERSED = merge(
+    "reversed_difference",
+    "features_2 - features_1 in the place of features_1 - features_2",
+    lambda a, b: b - a,
+    HARMLESS,
+)
+CONCATENATED = merge(
+    "concatenated",
+    "the features are concatenated, not subtracted",
+    lambda a, b: torch.cat([a, b], 1),
+)
+MERGES = (
+    DIFFERENCE,
+    REVERSED,
+    merge(
+        "absolute_difference",
+        "the absolute difference of the features, which cannot tell the sides apart",
+        lambda a, b: (a - b).abs(),
+    ),
+    CONCATENATED,
+    merge(
+        "concatenated_2_first",
+        "the features are concatenated, photo_2 first",
+        lambda a, b: torch.cat([b, a], 1),
+    ),
+    merge("product", "the product of the features, not their difference", lambda a, b: a * b),
+    merge(
+        "squared_difference", "the squared difference of the features", lambda a, b: (a - b) ** 2
+    ),
+    merge("sum", "the sum of the features, not their difference", lambda a, b: a + b),
+)
+
+# What joins two scores, where no layer stands behind it.
+SCORE_DIFFERENCE = Row(
+    "head.score_difference", CAUSE, "the difference of the scores is the one logit"
+)
+TWO_SCORES = Row("head.two_scores", CAUSE, "the two scores are the two logits")
+LOGIT_DIFFERENCE = Row(
+    "head.logit_difference",
+    CAUSE,
+    "the difference is taken of each photo's logits, not of its features",
+)
+SCORES = {  # by the merge and how many there are
+    (DIFFERENCE, 1): SCORE_DIFFERENCE,
+    (REVERSED, 1): SCORE_DIFFERENCE,
+    (CONCATENATED, 2): TWO_SCORES,
+    (DIFFERENCE, 2): LOGIT_DIFFERENCE,
+    (REVERSED, 2): LOGIT_DIFFERENCE,
+}
+
+# Between two layers of the head.
+ACTIVATIONS = {
+    "ReLU": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "GELU": F.gelu,
+    "leaky ReLU": F.leaky_relu,
+    "ELU": F.elu,
+    "SiLU": F.silu,
+    "normalisation": F.normalize,
+    "absolute value": torch.abs,
+}
+
+NO_BIAS = Row("head.no_bias", CAUSE, "the last layer has no bias")
+ONE_LOGIT = Row("head.one_logit", CAUSE, "the head ends in one logit, not two")
+DROPOUT = Row("head.dropout", CAUSE, "dropout {rate} in the head")
+DROPOUT_FEATURES = Row("head.dropout_features", CAUSE, "dropout {rate} before the only layer")
+HIDDEN = Row("head.hidden", CAUSE, "the head has hidden layers: {widths} ({functions})")
+ACTIVATION = Row("head.activation", CAUSE, "{function} stands between the merge and the head")
+TWO_MERGES = Row("head.two_merges", UNEXPLAINED, "two merges of the same photos meet; not replayed")
+NO_LAYER = Row("head.no_layer", UNEXPLAINED, "no layer was seen between the merge and the loss")
+OTHER_MERGE = Row(
+    "head.other_merge",
+    UNEXPLAINED,
+    "none of {tried} merges of the features reproduces what {op} gave",
+)
+BEFORE = Row(
+    "head.before_layer", UNEXPLAINED, "what stands before {op} in the head is not reproduced"
+)
+DROPOUT_LOST = Row("head.dropout_not_reproduced", UNEXPLAINED, "a dropout is not reproduced")
+OTHER_OP = Row("head.other_op", UNEXPLAINED, "{op} stands in the head")
+LINEAR_LOST = Row("head.linear_not_reproduced", UNEXPLAINED, "a linear layer is not reproduced")
+
+
+class Layer(NamedTuple):
+    """One op of a head, and what stands before it."""
+
+    apply: Callable  # both, [B, in] to [B, out]
+    activation: str | None = None
+    rate: float | None = None  # of a dropout
+    width: int | None = None  # of a linear layer
+    has_bias: bool = False
+
+
+def judge_head(sides, batch, values, rounding):
+    """(findings on the way from the features to the logits, op by op; that way as a function
+    of both features, or None where it is not reproduced).
+    """
+    merged = column(batch["merged"])
+    if batch["joined"]:
+        return [TWO_MERGES.found()], None
+    if not batch["head"] and merged.shape[1:].numel() > 2:
+        return [NO_LAYER.found()], None
+    found, merge_ = judge_merge(sides, batch, merged, FORMULA[is_float32(rounding)])
+    if merge_ is None:
+        return found, None
+    current, layers = merged, []
+    for entry in batch["head"]:
+        layer, lost = explain_layer(entry, current, values, rounding)
+        if lost:
+            return [*found, lost], None
+        layers.append(layer)
+        current = entry["output"]
+
+    def way(a, b):
+        return reduce(lambda x, layer: layer.apply(x), layers, merge_.apply(a, b))
+
+    return found + name_layers(layers), way
+
+
+def judge_merge(sides, batch, merged, tolerance):
+    """(findings on the merge, its row or None where none reproduces it)."""
+    errors = [(relative_error(row.apply(*sides.features), merged), row) for row in MERGES]
+    error, row = next((fit for fit in errors if fit[0] <= tolerance), (math.inf, None))
+    if row is None:
+        return [OTHER_MERGE.found(tried=len(MERGES), op=batch["merge"])], None
+    layered = any(entry["op"] == "linear" for entry in batch["head"])
+    scores = None if layered else SCORES.get((row, merged.shape[1:].numel()))
+    if scores:
+        return [scores.found()], row
+    return [row.found(error)] if row is not DIFFERENCE else [], row
+
+
+def explain_layer(entry, current, values, rounding):
+    """(the Layer of one recorded op, or None; the finding of what is not reproduced, or None)."""
+    tolerance = FORMULA[is_float32(rounding)]
+    ways = {None: lambda x: x} | ACTIVATIONS
+    near = (
+        name for name, f in ways.items()
+        if relative_error(f(current), entry["input"]) <= tolerance
+    )  # fmt: skip
+    name = next(near, "")
+    if name == "":
+        return None, BEFORE.found(op=entry["op"])
+    before = ways[name]
+    if "dropout" in entry["op"]:
+        rate = dropout_rate(entry, tolerance)
+        if rate is None:
+            return None, DROPOUT_LOST.found()
+        mask = (entry["output"] != 0).to(entry["output"].dtype) / (1 - rate) if rate else 1
+        return Layer(lambda x: before(x) * mask, name, estimated(rate) if rate else None), None
+    return explain_linear(entry, values, name, before, formula_tolerance(rounding))
+
+
+def explain_linear(entry, values, name, before, tolerance):
+    """As explain_layer, of an op with weights; name, before: of the activation before it."""
+    layer = [values[n].to(entry["input"].dtype) for n in entry["weights"]]
+    is_sum = entry["op"] in SUMS
+    if is_sum and relative_error(entry["input"] + layer[0], entry["output"]) <= tolerance:
+        return Layer(lambda x: before(x) + layer[0], name, has_bias=True), None
+    if entry["op"] in PRODUCTS and layer[0].dim() == 2 and entry["input"].dim() == 2:
+        across = layer[0].shape[0] == entry["input"].shape[1]  # [in, out]
+        layer = [layer[0].T if across else layer[0]]
+    elif entry["op"] != "linear":
+        return None, OTHER_OP.found(op=entry["op"])
+    if relative_error(F.linear(entry["input"], *layer), entry["output"]) > tolerance:
+        return None, LINEAR_LOST.found()
+    apply = lambda x: F.linear(before(x), *layer)  # noqa: E731
+    return Layer(apply, name, width=len(layer[0]), has_bias=len(layer) > 1), None
+
+
+def dropout_rate(entry, tolerance):
+    """The rate of a dropout whose output is its input with a mask; 0 off, None not explained."""
+    if relative_error(entry["output"], entry["input"]) <= tolerance:
+        return 0.0
+    rate = next((o for o in entry["options"] if isinstance(o, float)), 0.5)
+    kept, there = entry["output"] != 0, entry["input"] != 0
+    made = torch.where(kept, entry["input"] / (1 - rate), 0.0 * entry["input"])
+    share = float(kept[there].double().mean())
+    near = 6 * math.sqrt(rate * (1 - rate) / max(1, int(there.sum()))) + 1e-3
+    fits = relative_error(made, entry["output"]) <= tolerance and abs(share - (1 - rate)) < near
+    return rate if fits else None
+
+
+def name_layers(layers):
+    """Findings on the layers of a head; the reference has one linear layer and nothing else."""
+    found, linears = [], [layer for layer in layers if layer.width]
+    activations = [layer.activation for layer in layers if layer.activation]
+    added = any(layer.has_bias and not layer.width for layer in layers)
+    if linears and not linears[-1].has_bias and not added:
+        found.append(NO_BIAS.found())
+    if linears and linears[-1].width == 1:
+        found.append(ONE_LOGIT.found())
+    for rate in dict.fromkeys(layer.rate for layer in layers if layer.rate):
+        found.append((DROPOUT_FEATURES if len(linears) == 1 else DROPOUT).found(rate=rate))
+    if len(linears) > 1:
+        widths = tuple(layer.width for layer in linears[:-1])
+        functions = tuple(activations) or ("nothing between",)
+        found.append(HIDDEN.found(widths=widths, functions=functions))
+    elif activations:
+        found.append(ACTIVATION.found(function=activations[0]))
+    return found

@@ -1,0 +1,126 @@
+"""The labels as they come in, by the official lists."""
+
+from run.findings import CAUSE, DECLARED, HARMLESS, SKIPPED, UNEXPLAINED, Row
+
+FEW = 16  # pairs whose labels are alike by chance once in 30,000 times
+ENOUGH = 8  # pairs whose labels are all inverted by no chance
+NOT_SEEN = Row("labels.not_seen", SKIPPED, "no labels were seen")
+NOT_KNOWN = Row("labels.unknown", SKIPPED, "which photos these are is not known")
+ONE_LOGIT = Row(
+    "labels.of_one_logit",
+    DECLARED,
+    "labels are 1 where photo_1 is preferred ({pairs} pairs), as one logit may have it",
+)
+TAKEN_SO = Row(
+    "labels.inverted_twice",
+    HARMLESS,
+    "labels are 1 where photo_1 is preferred ({pairs} pairs), and the loss takes them so",
+)
+ALL_SWAPPED = Row(
+    "labels.photos_swapped",
+    CAUSE,
+    "the photos of each pair are exchanged, the label is not ({pairs} pairs)",
+)
+INVERTED = Row("labels.inverted", CAUSE, "labels are inverted before the loss ({pairs} pairs)")
+RANKS = Row(
+    "labels.ranks_as_photo_numbers",
+    CAUSE,
+    "ranks are read as winner ids: label 0 where rank_1 is photo_1's number "
+    "({wrong} of {pairs} wrong)",
+)
+SOME_SWAPPED = Row(
+    "labels.some_photos_swapped",
+    CAUSE,
+    "the photos of {swapped} of {pairs} pairs are exchanged, their labels are not",
+)
+OTHERS = Row(
+    "labels.not_official",
+    UNEXPLAINED,
+    "{wrong} of {pairs} labels are not the official ones; see diagnose.audit --labels",
+)
+SECOND_FIRST = Row(
+    "labels.second_photo_first", HARMLESS, "photo_2 comes first, and the labels follow"
+)
+WINNER_FIRST = Row(
+    "labels.preferred_first",
+    CAUSE,
+    "the preferred photo always comes first, so every label is 0 ({pairs} pairs)",
+)
+LOSER_FIRST = Row(
+    "labels.preferred_last",
+    CAUSE,
+    "the other photo always comes first, so every label is 1 ({pairs} pairs)",
+)
+SOME_FIRST = Row(
+    "labels.some_second_photo_first",
+    CAUSE,
+    "photo_2 comes first in {swapped} of {pairs} pairs, and the labels follow",
+)
+
+
+def label_of(batch):
+    """(labels [B] as they entered the step, as the loss took them), or None."""
+    for entry in batch["labels"]:
+        both = []
+        for values in (entry["root"], entry["values"]):
+            one_hot = values.dim() == 2 and values.shape[1] == 2
+            flat = values.argmax(1) if one_hot else values.reshape(-1)
+            both.append(flat.long())
+        if all(int(b.min()) >= 0 and len(b) == len(batch["features"][0]) for b in both):
+            return both
+    return None
+
+
+def are_inverted(pairs):
+    """Whether every label is the other one; with fewer than eight that may be chance."""
+    known = [pair for pair in pairs if pair.label is not None and pair.official is not None]
+    return len(known) >= ENOUGH and all(pair.label != pair.official.label for pair in known)
+
+
+def judge_labels(pairs, single, swapped):
+    """Findings on the labels of the recorded pairs, all of which are official.
+
+    single: whether there is one logit, which takes labels that are 1 for either photo; swapped:
+    whether the loss takes the other label.
+    """
+    known = [pair for pair in pairs if pair.label is not None]
+    if not known:
+        return [(NOT_SEEN if pairs else NOT_KNOWN).found()]
+    right = sum(pair.label == pair.official.label for pair in known)
+    if right == len(known):
+        return judge_swapped(known)
+    found = {"pairs": len(known), "wrong": len(known) - right}
+    found["swapped"] = sum(pair.official.swapped for pair in known)
+    inverted = are_inverted(pairs)
+    rows = (
+        (right == 0 and single, ONE_LOGIT),
+        (inverted and swapped, TAKEN_SO),
+        (right == 0 and found["swapped"] == len(known), ALL_SWAPPED),
+        (inverted, INVERTED),
+        (found["wrong"] >= 4 and all(map(reads_ranks, known)), RANKS),
+        (found["swapped"] >= 2 and all(map(follows_the_list, known)), SOME_SWAPPED),
+        (True, OTHERS),
+    )
+    return [next(row for holds, row in rows if holds).found(**found)]
+
+
+def reads_ranks(pair):
+    """Whether a label is 0 where rank_1 is the number of the photo that comes first."""
+    official = pair.official
+    first = official.row["photo_2" if official.swapped else "photo_1"]
+    return pair.label == (official.row["rank_1"] != first)
+
+
+def follows_the_list(pair):
+    """Whether a label is that of the photos as the list has them, though they are swapped."""
+    return (pair.label == pair.official.label) != pair.official.swapped
+
+
+def judge_swapped(pairs):
+    """Findings where labels follow the photos of pairs that come the other way round."""
+    swapped, labels = sum(pair.official.swapped for pair in pairs), {pair.label for pair in pairs}
+    if swapped == len(pairs):
+        return [SECOND_FIRST.found(pairs=len(pairs))]
+    if swapped and len(pairs) >= FEW and len(labels) == 1:
+        return [(LOSER_FIRST if labels.pop() else WINNER_FIRST).found(pairs=len(pairs))]
+    return [SOME_FIRST.found(swapped=swapped, pairs=len(pairs))] if swapped else []

@@ -1,0 +1,420 @@
+"""The loss: which row of LOSSES gives it and its gradient, in every batch, at the trainer's logits.
+
+The one copy of the page's line, cross_entropy, is the first row; tests hold it to the pages.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from diagnose.finding import contradiction
+from diagnose.numerics import FORMULA, estimated, factor_between, relative_error
+from diagnose.reference import column
+from run.findings import CAUSE, DECLARED, HARMLESS, SKIPPED, UNEXPLAINED, Row
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class Loss(Row):
+    """A loss: terms(logits [B, 2], label [B], value) [B], whose mean, times a factor, it is.
+
+    values(batches, inverted): what the value may be, estimated from all batches. shares: whether
+    the value is the official shares [B] of people that prefer photo_2.
+    """
+
+    terms: Callable = None
+    values: Callable = None
+    shares: bool = False
+
+
+def loss(name, text, terms, **options):
+    """A Loss of this stage."""
+    return Loss(f"loss.{name}", CAUSE, text, terms=terms, **options)
+
+
+def cross_entropy(z, y, value=None):
+    """Natural-log cross-entropy [B] of labels [B] under logits [B, 2]: the line of the pages."""
+    return F.nll_loss(F.log_softmax(z, 1), y, reduction="none")
+
+
+def one_hot(z, y):
+    """Labels [B] as [B, 2] of 0 and 1."""
+    return F.one_hot(y, 2).to(z.dtype)
+
+
+def ahead(z, y):
+    """By how much the logit of the label is larger than the other, [B]."""
+    return (z.gather(1, y[:, None]) - z.gather(1, 1 - y[:, None]))[:, 0]
+
+
+def focal(z, y, gamma):
+    """Focal loss [B]."""
+    terms = cross_entropy(z, y)
+    return (1 - torch.exp(-terms)) ** gamma * terms
+
+
+def weighted(z, y, weight):
+    """Class 1 counts `weight` times as much as class 0, as in NLLLoss(weight=...)."""
+    weights = torch.where(y == 1, weight, torch.ones_like(weight)).to(z.dtype)
+    return cross_entropy(z, y) * weights * len(y) / weights.sum()
+
+
+def by_agreement(z, y, share):
+    """Cross-entropy in which each pair counts as much as the people agree on it."""
+    return cross_entropy(z, y) * torch.maximum(share, 1 - share)
+
+
+def over_sum(terms):
+    """Weighted terms whose mean is over the sum of the weights, not over the pairs."""
+    return lambda z, y, v: terms(z, y, v) * len(y) / torch.maximum(v, 1 - v).sum()
+
+
+def between(low, high):
+    """Estimates a value between these, by the gradients."""
+    return lambda row, batches, inverted: nearest_values(row, batches, inverted, low, high)
+
+
+def margins(row, batches, inverted):
+    """Estimates a margin, whose gradient is flat, by what the loss says."""
+    return [margin_of(batch, inverted) for batch in batches if batch.gradient.any()][:1]
+
+
+CROSS_ENTROPY = loss("cross_entropy", "", cross_entropy)  # the reference
+LOSSES = (
+    loss(
+        "softmax_twice",
+        "softmax stands before the cross-entropy, which has its own",
+        lambda z, y, v: cross_entropy(z.softmax(1), y),
+    ),
+    loss(
+        "nll_of_probabilities",
+        "NLLLoss takes probabilities where it needs their logarithms",
+        lambda z, y, v: -z.softmax(1).gather(1, y[:, None])[:, 0],
+    ),
+    loss(
+        "bce_of_both",
+        "binary cross-entropy of each logit by itself",
+        lambda z, y, v: F.binary_cross_entropy_with_logits(z, one_hot(z, y), reduction="none").mean(
+            1
+        ),
+    ),
+    loss(
+        "mse_of_probabilities",
+        "mean squared error of the probabilities",
+        lambda z, y, v: ((z.softmax(1) - one_hot(z, y)) ** 2).mean(1),
+    ),
+    loss(
+        "mse_of_logits",
+        "mean squared error of the logits",
+        lambda z, y, v: ((z - one_hot(z, y)) ** 2).mean(1),
+    ),
+    loss(
+        "softmax_over_batch",
+        "the softmax runs over the batch (dim 0), not over the two logits",
+        lambda z, y, v: F.nll_loss(F.log_softmax(z, 0), y, reduction="none"),
+    ),
+    loss(
+        "all_labels",
+        "each pair is held against the labels of all pairs: log_probabilities[:, label]",
+        lambda z, y, v: -F.log_softmax(z, 1)[:, y].mean(1),
+    ),
+    loss(
+        "soft_labels",
+        "the labels are the people's shares, not 0 and 1",
+        lambda z, y, v: -(F.log_softmax(z, 1) * torch.stack([1 - v, v], 1)).sum(1),
+        shares=True,
+    ),
+    loss(
+        "by_agreement",
+        "each pair counts by the people's agreement",
+        by_agreement,
+        shares=True,
+    ),
+    loss(
+        "by_agreement_over_sum",
+        "each pair counts by the people's agreement, over their sum",
+        over_sum(by_agreement),
+        shares=True,
+    ),
+    loss(
+        "label_smoothing",
+        "label smoothing of {value}",
+        lambda z, y, v: (1 - v) * cross_entropy(z, y) - v * F.log_softmax(z, 1).mean(1),
+        values=between(0.0, 0.99),
+    ),
+    loss("focal", "focal loss with gamma {value}", focal, values=between(0.01, 8.0)),
+    loss("class_weights", "class weights 1 to {value}", weighted, values=between(0.02, 50.0)),
+    loss(
+        "class_weights_over_pairs",
+        "class weights 1 to {value}, not over their sum",
+        lambda z, y, v: cross_entropy(z, y) * torch.where(y == 1, v, torch.ones_like(v)),
+        values=between(0.02, 50.0),
+    ),
+    loss(
+        "margin",
+        "a hinge or margin ranking loss with margin {value}",
+        lambda z, y, v: torch.relu(v - ahead(z, y)),
+        values=margins,
+    ),
+    loss(
+        "temperature",
+        "the logits are multiplied by {value} before the loss",
+        lambda z, y, v: cross_entropy(z * v, y),
+        values=between(0.01, 100.0),
+    ),
+)
+INVERTED = Row("loss.labels_inverted", CAUSE, "labels are inverted in the loss")
+LOGITS_SWAPPED = Row("loss.logits_swapped", CAUSE, "the two logits are exchanged behind the head")
+EITHER = Row(
+    "loss.inverted_or_swapped",
+    CAUSE,
+    "labels are inverted in the loss, or the two logits are exchanged behind the head",
+)
+FIRST_LOGIT = Row(
+    "loss.logit_of_photo_1",
+    DECLARED,
+    "the one logit speaks for photo_1; so must what reads it",
+)
+ONE_OF = Row("loss.one_of", CAUSE, "one of: {ways}")
+NONE_OF = Row(
+    "loss.not_reproduced",
+    UNEXPLAINED,
+    "none of {tried} losses gives the loss and its gradient at the logits",
+)
+ADDED = Row(
+    "loss.added",
+    UNEXPLAINED,
+    "{added} is added to the loss, which does not go through these logits",
+)
+CONTRADICTION = contradiction("loss")
+NO_LOGITS = Row(
+    "loss.other_logits",
+    UNEXPLAINED,
+    "the head does not end in two logits, nor in one; the loss is not judged",
+)
+NO_LABELS = Row("loss.no_labels", UNEXPLAINED, "no labels were seen; the loss is not judged")
+COARSE = Row(
+    "loss.coarse",
+    SKIPPED,
+    "the logits are in {dtype}, too coarse; record without --as-is",
+)
+DIVIDED = Row(
+    "loss.divided_by_batches",
+    HARMLESS,
+    "the loss is divided by the {batches} batches of an update",
+)
+SUM = Row("loss.sum", CAUSE, "the sum over the pairs, not the mean")
+SUM_OR_TIMES = Row(
+    "loss.sum_or_times_batch_size",
+    CAUSE,
+    "the sum over the pairs, not the mean (or the mean times the batch size)",
+)
+FACTOR = Row("loss.factor", CAUSE, "the loss is multiplied by {factor}")
+FACTORS = Row(
+    "loss.factors",
+    UNEXPLAINED,
+    "the loss is multiplied by another factor in each batch: {factors}",
+)
+
+
+class Evidence(NamedTuple):
+    """What one recorded batch says of the loss."""
+
+    logits: torch.Tensor  # [B, 2]; of a trainer with one logit, 0 and that one
+    label: torch.Tensor  # [B], as it entered the step
+    shares: torch.Tensor | None  # [B], of the people who prefer photo_2
+    loss: torch.Tensor
+    gradient: torch.Tensor  # [B, 2], of the loss at the logits
+    single: bool  # whether there is one logit
+
+
+class Fit(NamedTuple):
+    """A loss that gives all batches."""
+
+    row: Loss
+    inverted: bool  # whether it took 1 - label
+    value: object
+    factors: list  # by which it is multiplied, for each batch
+    worst: float  # largest relative error
+
+
+def evidence_of(batch, labels, pairs):
+    """(findings, the Evidence of a batch or None where its loss cannot be judged).
+
+    labels: see diagnose.stages.labels.label_of; pairs: the OfficialPair of each, whose labels
+    stand in for them.
+    """
+    logits, slopes = logits_of(batch)
+    if logits.dim() != 2 or logits.shape[1] > 2:
+        return [NO_LOGITS.found()], None
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        return [COARSE.found(dtype=str(logits.dtype)[6:])], None
+    official = bool(pairs) and None not in pairs
+    if not slopes or not (labels or official):
+        return [NO_LABELS.found()], None
+    label, shares = labels[0] if labels else torch.tensor([pair.label for pair in pairs]), None
+    if official:
+        first = torch.tensor([pair.row["preference"] for pair in pairs], dtype=torch.float64)
+        swapped = torch.tensor([pair.swapped for pair in pairs])
+        shares = torch.where(swapped, first, 1 - first)
+    slope, value = slopes[0].double(), batch["backwards"][0]["loss"]
+    single = logits.shape[1] == 1
+    if single:
+        logits, slope = torch.cat([0 * logits, logits], 1), torch.cat([-slope, slope], 1)
+    return [], Evidence(logits, label, shares, value, slope, single)
+
+
+def logits_of(batch):
+    """(what the last layer gives or, where none is, what joins two scores, [B, 1 or 2]; the
+    gradients at it).
+    """
+    places = [i for i, entry in enumerate(batch["head"]) if "dropout" not in entry["op"]]
+    made = batch["head"][places[-1]]["output"] if places else batch["merged"]
+    slopes = batch["gradients"].get(f"output_{places[-1]}" if places else "merged", [])
+    return column(made), list(map(column, slopes))
+
+
+def outputs_swapped(view):
+    """Whether a loss that fits the other label says that the logits are the other way round."""
+    turned = any(entry["ops"] for entry in view.batch["labels"])
+    return view.evidence.single or (can_swap(view.batch) and not turned)
+
+
+def can_swap(batch):
+    """Whether an op that can exchange the two logits stands between the head and the loss."""
+    last = max((i for i, op in enumerate(batch["ops"]) if op == "linear"), default=0)
+    return any(op in ("__getitem__", "flip", "index_select", "roll") for op in batch["ops"][last:])
+
+
+def inversion_of(batch):
+    """The row of a loss that fits the other label."""
+    if any(entry["ops"] for entry in batch["labels"]):
+        return INVERTED
+    return LOGITS_SWAPPED if can_swap(batch) else EITHER
+
+
+def judge_loss(batches, inversion):
+    """(findings, the Fit to all batches or None).
+
+    batches: Evidence of each; a loss that fits one batch and not the next explains nothing.
+    inversion: the row of a loss that takes 1 - label; None where labels come in inverted.
+    """
+    tolerance = FORMULA[any(batch.logits.dtype != torch.float64 for batch in batches)] * 10
+    usual = (CROSS_ENTROPY,)
+    for inverted, rows in ((False, usual), (True, usual), (False, LOSSES), (True, LOSSES)):
+        fits = [fit for row in rows if (fit := reproduce(row, batches, inverted, tolerance))]
+        if fits:
+            break
+    else:
+        return [describe_rest(batches, tolerance, inversion)], None
+    plain = [fit for fit in fits if max(abs(f - 1) for f in fit.factors) < 1e-6]
+    fits = plain or fits  # one change, rather than one and a factor
+    return name_fits(fits, inversion, batches[0].single), fits[0]
+
+
+def reproduce(row, batches, inverted, tolerance):
+    """The Fit of one row of LOSSES to all batches, or None."""
+    if row.shares and any(batch.shares is None for batch in batches):
+        return None
+    for value in row.values(row, batches, inverted) if row.values else [None]:
+        made = [evaluate(row, batch, inverted, value) for batch in batches]
+        slopes = zip((slope for _, slope in made), batches, strict=True)
+        factors = [factor_between([slope], [batch.gradient]) for slope, batch in slopes]
+        worst = max(map(departure, factors, made, batches))
+        negated = all(abs(factor + 1) < 1e-6 for factor in factors)
+        if (min(factors) > 0 or negated) and worst <= tolerance:
+            return Fit(row, inverted, value, factors, worst)
+    return None
+
+
+def departure(factor, made, batch):
+    """Largest relative error of a made (loss, gradient), times the factor, against a batch's."""
+    value, slope = made
+    errors = [relative_error(factor * slope, batch.gradient)]
+    return max(*errors, relative_error(factor * value, batch.loss.double()))
+
+
+def evaluate(row, batch, inverted, value=None):
+    """(mean of the terms, gradient at the logits) of a loss, in float64."""
+    z = batch.logits.double().clone().requires_grad_()
+    value = batch.shares if row.shares else torch.tensor(value or 0.0, dtype=torch.float64)
+    terms = row.terms(z, 1 - batch.label if inverted else batch.label, value)
+    (slope,) = torch.autograd.grad(terms.mean(), z, allow_unused=True)
+    return terms.mean().detach(), slope if slope is not None else torch.zeros_like(z)
+
+
+def nearest_values(row, batches, inverted, low, high):
+    """The values with which a loss comes nearest to all gradients, by golden section."""
+
+    def miss(value):
+        slopes = [(evaluate(row, batch, inverted, value)[1], batch.gradient) for batch in batches]
+        rest = [float((factor_between([s], [g]) * s - g).norm() / g.norm()) for s, g in slopes]
+        return sum(rest) if all(map(math.isfinite, rest)) else math.inf
+
+    grid = [low + (high - low) * (i / 60) ** 2 for i in range(61)]
+    start = min(range(61), key=lambda i: miss(grid[i]))
+    a, b = grid[max(0, start - 1)], grid[min(60, start + 1)]
+    for _ in range(80):
+        c, d = b - (b - a) * GOLDEN, a + (b - a) * GOLDEN
+        a, b = (a, d) if miss(c) < miss(d) else (c, b)
+    middle = (a + b) / 2
+    return [round(middle, 3), middle] if abs(round(middle, 3) - middle) < 1e-5 else [middle]
+
+
+def margin_of(batch, inverted):
+    """The margin of a hinge that gives the loss of a batch."""
+    z, y = batch.logits.double(), 1 - batch.label if inverted else batch.label
+    active = (batch.gradient.abs().sum(1) > 0).double()
+    return float((batch.loss * len(y) + (ahead(z, y) * active).sum()) / active.sum())
+
+
+def name_fits(fits, inversion, single):
+    """Findings on the losses that fit equally; those of one meaning are one.
+
+    single: whether there is one logit, which may speak for either photo.
+    """
+    ways = []
+    for fit in fits:
+        way = []
+        if inversion and fit.inverted and not single:
+            way.append(inversion.found(fit.worst))
+        values = {"value": estimated(fit.value)} if fit.row.values else {}
+        way += [] if fit.row is CROSS_ENTROPY else [fit.row.found(fit.worst, **values)]
+        ways.append(tuple(way))
+    findings = [FIRST_LOGIT.found()] * (fits[0].inverted and single)
+    if len(ways) == 1:
+        return findings + list(ways[0])
+    return [*findings, ONE_OF.found(fits[0].worst, ways=tuple(ways))]
+
+
+def describe_rest(batches, tolerance, inversion):
+    """The finding on a loss that no row gives."""
+    made = [(evaluate(CROSS_ENTROPY, batch, False), batch) for batch in batches]
+    (value, slope), worst = max(made, key=lambda pair: departure(1, *pair))
+    if relative_error(slope, worst.gradient) <= tolerance:
+        return ADDED.found(added=estimated(float(worst.loss) - float(value)))
+    if len(batches) > 1:
+        alone = tuple(f for f in judge_loss([worst], inversion)[0] if f.kind == CAUSE)
+        if alone:
+            return CONTRADICTION.found(estimates=(alone,))
+    return NONE_OF.found(tried=2 * (1 + len(LOSSES)))
+
+
+def judge_factors(factors, pairs, groups):
+    """Findings on the factors of the losses; pairs and groups: pairs of each batch, and batches
+    of its update.
+    """
+    if all(abs(factor - 1) <= 1e-4 for factor in factors):
+        return []
+    if all(abs(f * k - 1) < 1e-4 and k > 1 for f, k in zip(factors, groups, strict=True)):
+        return [DIVIDED.found(batches=groups[0])]
+    if all(abs(f / n - 1) < 1e-4 for f, n in zip(factors, pairs, strict=True)):
+        return [(SUM_OR_TIMES if len(set(pairs)) == 1 else SUM).found()]
+    if max(factors) / min(factors) - 1 < 1e-4:
+        return [FACTOR.found(factor=estimated(factors[0]))]
+    return [FACTORS.found(factors=tuple(map(estimated, factors[:3])))]

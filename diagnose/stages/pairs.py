@@ -1,0 +1,82 @@
+"""Which pairs make a batch, how many, and in what order."""
+
+import itertools
+
+from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
+
+BATCH_SIZE = Row("pairs.batch_size", CAUSE, "batches of {batch_size} pairs, not {reference}")
+ACCUMULATED = Row("pairs.accumulated", CAUSE, "an update every {batches} batches, not after each")
+UNEVEN = Row(
+    "pairs.accumulated_unevenly",
+    CAUSE,
+    "updates come after {batches} batches, not after each",
+)
+UNSHUFFLED = Row("pairs.unshuffled", CAUSE, "pairs come in the order of the list, unshuffled")
+TWICE = Row("pairs.twice_in_batch", CAUSE, "{twice} of {pairs} pairs come twice in their batch")
+AGAIN = Row(
+    "pairs.part_of_the_list",
+    CAUSE,
+    "pairs come again after {pairs} of {listed}: a part of the list, or drawn with replacement",
+)
+VALIDATION = Row(
+    "pairs.validation", CAUSE, "{validation} of {pairs} pairs belong to the validation list"
+)
+NOT_OFFICIAL = Row("pairs.not_official", UNEXPLAINED, "{strange} of {pairs} pairs are not official")
+NO_ORDER = Row(
+    "pairs.unknown",
+    SKIPPED,
+    "which pairs these are is not known, so their order is not judged",
+)
+NOTHING = Row(
+    "pairs.not_seen",
+    SKIPPED,
+    "which pairs these are is not known, so their order is not judged, nor the batch size",
+)
+ENOUGH = 8  # pairs, more than which come in the order of the list by no chance
+
+
+def judge_lists(pairs):
+    """Findings on the lists that the recorded pairs [P] are of; None where one is not official."""
+    strange = sum(pair.official is None for pair in pairs)
+    if strange:
+        return [NOT_OFFICIAL.found(strange=strange, pairs=len(pairs))]
+    validation = sum(pair.official.split == "val" for pair in pairs)
+    found = VALIDATION.found(validation=validation, pairs=len(pairs))
+    return [found] if validation else []
+
+
+def judge_pairs(pairs, sizes, recipe, steps, listed):
+    """Findings on the size of the batches, their order, and how many make a step.
+
+    sizes: of the batches; steps: how many make each step; listed: pairs of the training list.
+    """
+    findings = []
+    if sizes and max(sizes) != recipe["batch_size"]:
+        findings.append(BATCH_SIZE.found(batch_size=max(sizes), reference=recipe["batch_size"]))
+    if len(set(steps)) > 1:
+        findings.append(UNEVEN.found(batches=tuple(steps[:6])))
+    elif max(steps, default=1) > 1:
+        findings.append(ACCUMULATED.found(batches=steps[0]))
+    if not pairs:
+        findings.append((NO_ORDER if sizes else NOTHING).found())
+    return findings + judge_order(pairs, sizes, listed)
+
+
+def judge_order(pairs, sizes, listed):
+    """Findings on the order of the pairs [P], in batches of these sizes, over `listed` of them."""
+    places = [pair.official[:2] for pair in pairs if pair.official is not None]
+    findings = []
+    follow = all(b[1] == a[1] + 1 for a, b in itertools.pairwise(places))
+    if len(places) > ENOUGH and follow:
+        findings.append(UNSHUFFLED.found())
+    if len(places) != sum(sizes):
+        return findings
+    begins = [0, *itertools.accumulate(sizes)]
+    batches = [places[a:b] for a, b in itertools.pairwise(begins)]
+    twice = sum(len(batch) - len(set(batch)) for batch in batches)
+    again = next((n for n, batch in enumerate(batches) if set(batch) & set(places[: begins[n]])), 0)
+    if twice:
+        findings.append(TWICE.found(twice=twice, pairs=len(places)))
+    elif again and begins[again] <= listed - max(sizes):
+        findings.append(AGAIN.found(pairs=begins[again], listed=listed))
+    return findings

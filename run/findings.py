@@ -1,0 +1,187 @@
+"""What an instrument finds, as data; its text and JSON are made here, at the end.
+
+No code reads a sentence: ids and values are for code and tests, text is for people.
+"""
+
+import dataclasses
+import json
+import re
+import sys
+from dataclasses import dataclass
+
+from disk.errors import say
+
+CAUSE = "CAUSE"  # the reference with this change reproduces what was recorded, or it was read
+HARMLESS = "HARMLESS"  # so too, and no parameter moves otherwise
+DECLARED = "DECLARED"  # what objects say of themselves, without effect in what was judged
+UNEXPLAINED = "UNEXPLAINED"  # a difference that nothing reproduces
+SKIPPED = "SKIPPED"  # what was not judged
+EQUAL = "EQUAL"  # a figure or a fact in which nothing is wrong
+DIGITS = 4  # of a number in a text
+
+PART = re.compile(r"\[([^][]*\{[^][]*)\]")  # of a template: left out where a value in it is None
+NAME = re.compile(r"\{(\w+)")
+
+
+@dataclass(frozen=True)
+class Row:
+    """All that is said of one thing that can be found.
+
+    id: `stage.name`. text: a template of the values; a part in [] is left out where one of its
+    values is None. varies: names of values that may differ from step to step, which are then told
+    as a series. is_wrong: whether it alone makes the exit code 1.
+    """
+
+    id: str
+    kind: str
+    text: str
+    varies: tuple = ()
+    is_wrong: bool = None
+
+    def __post_init__(self):
+        if self.is_wrong is None:
+            object.__setattr__(self, "is_wrong", self.kind in (CAUSE, UNEXPLAINED))
+
+    @property
+    def stage(self):
+        """The stage that an id begins with."""
+        return self.id.partition(".")[0]
+
+    def found(self, relative_error=0.0, **values):
+        """A Finding of this row with these values; relative_error: left with the change."""
+        return Finding(self, values, relative_error)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A row and what it was found with.
+
+    values: what the trainer has, and the reference. steps: those that it holds in, from 1 on.
+    alternatives: findings that reproduce one step equally, itself first; those must hold in every
+    step. series: {name: its values} step by step, where a value varies.
+    """
+
+    row: Row
+    values: dict
+    relative_error: float = 0.0
+    steps: tuple = ()
+    alternatives: tuple = ()
+    series: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def id(self):
+        """The id of its row."""
+        return self.row.id
+
+    @property
+    def stage(self):
+        """The stage of its row."""
+        return self.row.stage
+
+    @property
+    def kind(self):
+        """The kind of its row."""
+        return self.row.kind
+
+    def with_alternatives(self, *others):
+        """The same, which stands for one of these and itself until every step has spoken."""
+        return dataclasses.replace(self, alternatives=(self, *others))
+
+
+# Text
+
+
+class Shown:
+    """A value as a template shows it: numbers with their digits, several with commas."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __format__(self, between):
+        return show(self.value, between or " ")
+
+
+def number(value):
+    """A number as text, with the digits that matter."""
+    return f"{float(value):.{DIGITS}g}"
+
+
+def show(value, between=" "):
+    """A value as text; between: what stands between the keys and the values of a dict."""
+    if isinstance(value, Finding):
+        return text_of(value)
+    if isinstance(value, dict):
+        pairs = (f"{k}{between}{v if between == '=' else show(v)}" for k, v in value.items())
+        return (", " if between == "=" else "; ").join(pairs)
+    if isinstance(value, tuple):
+        return show_several(value)
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def show_several(values):
+    """Several values as text: numbers and names with commas, groups of them with semicolons."""
+    if not any(isinstance(value, tuple) for value in values):
+        return ", ".join(map(show, values))
+    if all(isinstance(value, Finding) for group in values for value in group):
+        return "; ".join(" and ".join(map(show, group)) or "the reference" for group in values)
+    return "; ".join(map(show, values))
+
+
+def text_of(finding):
+    """The text of a finding; of several that reproduce equally, all of them."""
+    values = finding.values | {
+        name: tuple("all" if value is None else value for value in told)
+        for name, told in finding.series.items()
+    }
+    template = PART.sub(
+        lambda part: part[1] * all(values.get(n) is not None for n in NAME.findall(part[1])),
+        finding.row.text,
+    )
+    text = template.format_map({name: Shown(value) for name, value in values.items()})
+    others = [text_of(other) for other in finding.alternatives[1:]]
+    return text + "".join(f" (or {other})" for other in others)
+
+
+def line_of(finding, steps):
+    """A finding as a line; steps: how many were judged."""
+    error = f"  [to {finding.relative_error:.0e}]" * (finding.relative_error > 0)
+    at = finding.steps
+    where = f"  (in step{'s' * (len(at) > 1)} {', '.join(map(str, at))})"
+    where *= 0 < len(at) < steps and finding.stage != "start"
+    return f"{finding.kind} {finding.stage}: {text_of(finding)}{error}{where}"
+
+
+# JSON and the way out
+
+
+def as_json(finding):
+    """A finding as plain data."""
+    return {
+        "id": finding.id,
+        "stage": finding.stage,
+        "kind": finding.kind,
+        "text": text_of(finding),
+        "values": plain(finding.values),
+        "series": plain(finding.series),
+        "steps": list(finding.steps),
+        "relative_error": finding.relative_error,
+    }
+
+
+def plain(value):
+    """A value as JSON has it: findings within it as their ids and values."""
+    if isinstance(value, Finding):
+        return {"id": value.id, "values": plain(value.values)}
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def give_answer(verdict, code, findings, lines, as_json_):
+    """Prints a verdict and the lines below it, or the findings as JSON; ends with the code."""
+    if as_json_:
+        found = {"verdict": verdict, "exit_code": code, "findings": list(map(as_json, findings))}
+        say(json.dumps(found, indent=1), sys.stdout)
+    else:
+        say("\n".join([f"VERDICT {verdict}", *(f"  {line}" for line in lines)]), sys.stdout)
+    sys.exit(code)
