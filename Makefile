@@ -23,8 +23,8 @@ demo: demo-run
 	$(RUN) eval.py --run runs/demo --data data/demo
 	@echo "and a trainer of somebody else, recorded unchanged and explained:"
 	@rm -f runs/stuck.trace
-	$(RUN) diagnose/record.py --steps 3 --out runs/stuck.trace examples/stuck.py --data data/demo
-	$(RUN) -m diagnose.compare runs/stuck.trace --data data/demo || test $$? = 1
+	$(RUN) -m diagnose record --steps 3 --out runs/stuck.trace examples/stuck.py --data data/demo
+	$(RUN) -m diagnose compare runs/stuck.trace --data data/demo || test $$? = 1
 
 demo-run: .venv/installed data/demo
 	$(call set-older-aside,runs/demo)
@@ -36,7 +36,7 @@ story: lists demo-run data/second data/story-$(SERIES)
 	$(RUN) train_resnet.py --data data/second --weights runs/demo/best.pt --size 64 --epochs 1 --out runs/second $(call resume,runs/second)
 	$(RUN) eval.py --run runs/second --data data/second
 	$(call set-older-aside,runs/story-$(STORY))
-	$(RUN) -m examples.story --data data/story-$(SERIES) --weights runs/demo/best.pt --size 64 --seeds $(SEEDS) --out runs/story-$(STORY) $(if $(REVIEWS),--reviews "$(REVIEWS)")
+	$(RUN) -m examples.story --data data/story-$(SERIES) --weights runs/demo/best.pt --size 64 --seeds $(SEEDS) --learned runs/second --out runs/story-$(STORY) $(if $(REVIEWS),--reviews "$(REVIEWS)")
 
 lists:
 	@test -f "$(LISTS)/train_pairlist.txt" -a -f "$(LISTS)/val_pairlist.txt" || { echo \

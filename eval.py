@@ -5,7 +5,7 @@
 
 The first line is the verdict, the evidence stands below. Exit code 0: healthy, 1: a defect is
 established, 2: cannot judge. The predictions go to RUN/predictions_SPLIT.tsv; for val that file
-equals the training run's predictions.tsv. Predictions of any other origin: diagnose.judge.
+equals the training run's predictions.tsv. Predictions of any other origin: diagnose predictions.
 """
 
 import argparse
@@ -122,7 +122,7 @@ def score_run(args, device):
     verdict, code, evidence = judge(split.pairs, scores)
     if verdict.startswith("below"):
         verdict += ": its labels were inverted, or those of the lists are now"
-    evidence = [head, *evidence, *lines, "not checked: the training labels (see diagnose.audit)"]
+    evidence = [head, *evidence, *lines, "not checked: the training labels (see diagnose labels)"]
     if args.sheet:
         names = np.array(split.files, dtype=object)[split.rows]
         run = f"{Path(args.run).resolve().name}, {split.name}"

@@ -1,6 +1,6 @@
 """Explains a recorded trainer as the reference with changes, each proved by reproduction.
 
-    python -m diagnose.compare mine.trace --data DATASET [--page train_resnet] [--json]
+    python -m diagnose compare mine.trace --data DATASET [--page train_resnet] [--json]
 
 Every stage begins with what the trainer itself had before it, so that one difference does not
 hide the next. Exit code 0: nothing is wrong, 1: something is a cause or unexplained, 2: cannot
@@ -33,7 +33,7 @@ from diagnose.stages import (
 from diagnose.stages import schedule as schedules
 from diagnose.stages import update as updates
 from diagnose.trace import batches_of, read_trace
-from disk.errors import command_line, name_path, one_door, show_progress, stop_on
+from disk.errors import command_line, instrument, name_path, show_progress, stop_on
 from run.findings import HARMLESS, give_answer
 
 
@@ -257,7 +257,7 @@ def judge_view(trace, view, values, house, again):
     return found + gradients.judge_contribution(view, passes, rounding, update, computed), passes
 
 
-@one_door
+@instrument("compare")
 def main(argv=None):
     """Explains after the command line."""
     parser = command_line(__file__, __doc__)
@@ -269,11 +269,8 @@ def main(argv=None):
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
     args = parser.parse_args(argv)
     trace = read_trace(args.trace)
-    with stop_on(__file__, f"{args.trace}: cannot be replayed", Exception), name_path(__file__):
+    unforeseen = () if args.debug else (Exception,)
+    with stop_on(__file__, f"{args.trace}: cannot be replayed", *unforeseen), name_path(__file__):
         findings, basis = explain(trace, args.data, args.page)
     lines, code = lines_of(findings, basis), exit_code(findings)
     give_answer(verdict(findings, basis), code, findings, lines, args.json)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,10 @@
 """Records the first training steps of anybody's trainer, no line of which is changed.
 
-    python record.py [--steps 5] [--as-is] --out mine.trace my_trainer.py ITS ARGUMENTS
+    python PATH/TO/diagnose record [--steps 5] [--as-is] --out mine.trace train.py ITS ARGUMENTS
 
 or, in a notebook, record.watch("mine.trace") before the model is built. One file; it needs torch
-and the standard library alone, so copy it beside your trainer. The trainer ends after the steps.
-What happened is read by `python -m diagnose.compare mine.trace --data DATASET`.
+and the standard library alone, so it can be copied and called as `python record.py ...`. The
+trainer ends after the steps. `python -m diagnose compare mine.trace --data DATASET` reads it.
 
 The trainer runs in double: the default dtype is set before its first line, and what still comes in
 float32 is cast where it meets a double weight. --as-is leaves its precision alone and changes no
@@ -708,9 +708,12 @@ def watch(out, steps=5, as_is=False):
     atexit.register(recording.close)
 
 
+SPEAKER = ["record.py"]  # with which errors begin
+
+
 def refuse(message):
     """Ends the program with one line, exit code 2."""
-    print(f"record.py: {message}", file=sys.stderr)
+    print(f"{SPEAKER[-1]}: error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -733,8 +736,9 @@ def is_program(name):
     return importlib.util.find_spec(f"{name}.__main__") is not None
 
 
-def main(argv=None):
-    """Records after the command line."""
+def main(argv=None, command="record.py"):
+    """Records after the command line; command: how it was called, for its errors."""
+    SPEAKER.append(command)
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=shape)
     parser.error = refuse
@@ -753,9 +757,8 @@ def main(argv=None):
         importlib.import_module("PIL.Image")
     sys.argv = [args.script, *args.arguments]
     first = os.getcwd() if is_module else str(Path(args.script).resolve().parent)
-    # as Python itself would have it: a trainer finds nothing in the folder of this file
-    here = Path(__file__).resolve().parent
-    sys.path[:] = [first, *(path for path in sys.path if Path(path).resolve() != here)]
+    # as Python itself would have it: nothing of this file's folder, or of where it was called
+    sys.path[0 : int(not sys.flags.safe_path)] = [first]
     if is_module and not is_program(args.script):
         refuse(f"{args.script}: no such module")
     with Recording(args.out, args.steps, args.as_is):

@@ -9,10 +9,17 @@ import sys
 import time
 from pathlib import Path
 
+COMMAND = []  # the name of the instrument that runs, as `diagnose compare`
+
+
+def speaker(source):
+    """How a line on stderr begins: with the command of an instrument, else with a file's name."""
+    return f"{COMMAND[-1]}: error" if COMMAND else Path(source).name
+
 
 def stop(source, message):
-    """Ends the program with exit code 2 and `source: message` as the last line on stderr."""
-    say(f"{Path(source).name}: {message}", sys.stderr)
+    """Ends the program with exit code 2 and `speaker: message` as the last line on stderr."""
+    say(f"{speaker(source)}: {message}", sys.stderr)
     sys.exit(2)
 
 
@@ -70,8 +77,13 @@ def show_progress(text, last=False):
 def command_line(source, doc):
     """An argument parser whose errors are one line; flags cannot be abbreviated."""
     parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog=f"python -m {COMMAND[-1]}" if COMMAND else None,
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
+    if COMMAND:
+        parser.add_argument("--debug", action="store_true", help="a traceback of what goes wrong")
     parser.error = lambda message: stop(source, message)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a cp1252 console cannot print every path
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -132,16 +144,40 @@ class name_path:  # noqa: N801
             stop(self.source, f"{error.filename}: {error.strerror}")
 
 
-def one_door(main):
-    """A main function in which what nobody foresaw ends the program with one line, exit code 2."""
+class speak_as:  # noqa: N801
+    """Context in which errors begin with the name of a command; None: with that of a file."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __enter__(self):
+        COMMAND.extend([self.command] if self.command else [])
+
+    def __exit__(self, kind, error, traceback):
+        COMMAND.clear()
+
+
+def one_door(main, command=None):
+    """A main function in which what nobody foresaw ends the program with one line, exit code 2.
+
+    command: the name of an instrument, with which its errors begin. --debug among its flags
+    leaves the traceback of what nobody foresaw.
+    """
 
     @functools.wraps(main)
     def guarded(argv=None):
         source = sys.modules[main.__module__].__file__
-        with stop_on(source, "not foreseen", Exception), name_path(source):
+        words = sys.argv[1:] if argv is None else argv
+        unforeseen = () if command and "--debug" in words else (Exception,)
+        with speak_as(command), stop_on(source, "not foreseen", *unforeseen), name_path(source):
             return main(argv)
 
     return guarded
+
+
+def instrument(command):
+    """one_door for the main function of `python -m diagnose COMMAND`."""
+    return functools.partial(one_door, command=f"diagnose {command}")
 
 
 def one_line(error):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from disk.errors import stop
+from disk.errors import speaker, stop
 from disk.pairlist import DATASET
 
 SHOWN = 10  # problems of a dataset, before they are only counted
@@ -85,5 +85,5 @@ def stop_at(problems):
     if len(problems) == 1:
         stop(__file__, problems[0])
     if problems:
-        shown = "".join(f"\nlayout.py: {problem}" for problem in problems[:SHOWN])
+        shown = "".join(f"\n{speaker(__file__)}: {problem}" for problem in problems[:SHOWN])
         stop(__file__, f"{len(problems)} problems, the first {min(SHOWN, len(problems))}:{shown}")

@@ -27,18 +27,19 @@ from torch import nn
 import run.loop
 import train_resnet
 from data import read_pairlist, read_splits
-from diagnose.audit import audit_labels
-from diagnose.judge import score_predictions
+from diagnose.labels.judge import audit_labels
+from diagnose.predictions import score_predictions
 from diagnose.tables import UNDECIDED, merge_votes, pair_keys, read_table
 from disk.errors import command_line, one_door, say, stop
 from disk.files import write_table
 from disk.layout import find_split
 from run.folder import HISTORY
-from run.scores import accuracy, constant_accuracy, read_tsv
+from run.scores import accuracy, against_chance, constant_accuracy, read_tsv
 
 # The documents' figures: epoch 1 of a "working reference", and of a trainer that is stuck.
 DOCUMENTS = {"the documents' working reference": (0.622, 0.639, 0.705)}
 DOCUMENTS["the documents' stuck trainer"] = (0.523, 0.6932, 0.516)
+LUCK = 1e-6  # probability of what counts as no chance
 COLUMNS = ("trainer", "train acc", "val loss", "val acc, own labels", "constant")
 COLUMNS += ("val acc, official labels", "constant")
 
@@ -166,14 +167,14 @@ def read_figures(out, pairs):
 
 
 def judge_predictions(out, data, reported):
-    """The verdict of diagnose.judge on a run's predictions, of which this accuracy was printed."""
+    """The verdict of `diagnose predictions` on a run, of which this accuracy was printed."""
     about = {"predictions": out / "predictions.tsv", "reported_accuracy": [f"{reported:.4f}"]}
     nothing = {"columns": [], "repeated": None, "rebatched": None, "sheet": None}
     return score_predictions(Namespace(data=data, **about, **nothing))[0]
 
 
 def judge_labels(trainer, path, data, lists, votes):
-    """The verdict of diagnose.audit on a trainer's labels, which are written to path.
+    """The verdict of `diagnose labels` on a trainer's labels, which are written to path.
 
     lists: {split: official pairs [P] of PAIR}.
     """
@@ -199,6 +200,23 @@ def lay_out(rows):
     for row in (rows[0], rule, *rows[1:]):
         cells = (word.ljust(width) for word, width in zip(row, widths, strict=True))
         yield f"| {' | '.join(cells)} |"
+
+
+def is_above_chance(run):
+    """(whether the accuracy of a run is one that the constant predictor cannot reach, a line).
+
+    At most once in 1 / LUCK draws, that is.
+    """
+    header, *rows = read_tsv(run / "predictions.tsv")
+    label, *logits = (
+        np.array([float(row[header.index(name)]) for row in rows])
+        for name in ("label", "logit_1", "logit_2")
+    )
+    correct = (logits[1] > logits[0]) == label
+    luck, _ = against_chance(label, correct)
+    text = f"{run.name}: validation accuracy {correct.mean():.4f} of {len(rows)} pairs, constant "
+    text += f"{constant_accuracy(label):.4f}; as good by chance: p = {luck:.1e}, below {LUCK:.0e}"
+    return luck < LUCK, text if luck < LUCK else text.replace("below", "not below")
 
 
 def tell(args, votes):
@@ -236,9 +254,17 @@ def main(argv=None):
         default, _, words = train_resnet.RECIPE[key]
         parser.add_argument(f"--{key}", default=default, type=type(default), help=words)
     parser.add_argument("--store", default="data/stores", help="of the decoded photos")
+    parser.add_argument(
+        "--learned", type=Path, metavar="RUN", help="a run that must be better than chance"
+    )
     args = parser.parse_args(argv)
     if len(set(args.seeds)) < len(args.seeds):
         stop(__file__, f"--seeds {' '.join(map(str, args.seeds))}: one stands twice")
+    if args.learned:
+        learned, line = is_above_chance(args.learned)
+        say(line, sys.stdout)
+        if not learned:
+            stop(__file__, f"--learned {args.learned}: no better than chance")
     votes = read_votes(args.reviews) if args.reviews else None
     say("\n".join(tell(args, votes)), sys.stdout)
 

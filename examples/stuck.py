@@ -4,8 +4,8 @@
 
 It knows nothing of this project but the layout of the dataset. Find what is wrong with it:
 
-    python diagnose/record.py --steps 3 --out runs/stuck.trace examples/stuck.py --data data/demo
-    python -m diagnose.compare runs/stuck.trace --data data/demo
+    python -m diagnose record --steps 3 --out runs/stuck.trace examples/stuck.py --data data/demo
+    python -m diagnose compare runs/stuck.trace --data data/demo
 """
 
 import argparse

@@ -20,7 +20,7 @@ import tiny  # noqa: E402
 import data  # noqa: E402
 import make_demo  # noqa: E402
 import train_resnet  # noqa: E402
-from diagnose import align  # noqa: E402
+from diagnose.labels import align  # noqa: E402
 from disk import errors  # noqa: E402
 
 errors.EVERY = 1e9  # seconds: no line of progress where a slow test counts lines
@@ -32,8 +32,8 @@ SMALL += ["--lr-backbone", "1e-2", "--lr-head", "1e-2"]
 def pytest_addoption(parser):
     for name, what in (
         ("data", "your dataset"), ("run", "your run folder"),
-        ("labels", "your labels, as for diagnose.audit"),
-        ("predictions", "yours, as for diagnose.judge"),
+        ("labels", "your labels, as for diagnose labels"),
+        ("predictions", "yours, as for diagnose predictions"),
         ("recorded", "a trace of your trainer"),
     ):  # fmt: skip
         parser.addoption(f"--{name}", help=f"{what}, for tests/test_my_data.py")

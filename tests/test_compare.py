@@ -116,7 +116,8 @@ def test_nothing_is_written_where_nothing_was_recorded(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 2 and not (tmp_path / "mine.trace").exists()
     assert (
-        ended.stderr.startswith("record.py: no update was seen") and ended.stderr.count("\n") == 1
+        ended.stderr.startswith("record.py: error: no update was seen")
+        and ended.stderr.count("\n") == 1
     )
 
 
@@ -124,7 +125,9 @@ OWN = {  # a trainer whose files have the names of ours, and whose paths are rel
     "train.py": """
         import sys, torch, data, model
         from run.loop import train
-        assert not [path for path in sys.path if path.endswith("diagnose")], sys.path
+        ours = sys.argv[2]
+        assert not {ours, ours + "/diagnose"} & set(sys.path), sys.path
+        assert not [name for name in sys.modules if name.partition(".")[0] in ("diagnose", "disk")]
         print(open(sys.argv[1]).read().strip())
         torch.manual_seed(0)
         train(data.load("photos"), model.Net())
@@ -166,17 +169,16 @@ OWN = {  # a trainer whose files have the names of ours, and whose paths are rel
 }
 
 
-def test_a_trainer_is_recorded_in_its_own_folder(tmp_path):
+@pytest.mark.parametrize("words", [["diagnose", "record"], ["diagnose/record.py"]])
+def test_a_trainer_is_recorded_in_its_own_folder(words, tmp_path):
     for name, text in OWN.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(textwrap.dedent(text))
     shutil.copytree(zoo.dataset()[1], tmp_path / "photos")
-    recorder = str(conftest.ROOT / "diagnose" / "record.py")
-    words = ["--steps", "2", "--out", "mine.trace", "train.py", "settings/mine.txt"]
+    command = [sys.executable, str(conftest.ROOT / words[0]), *words[1:], "--steps", "2"]
+    command += ["--out", "mine.trace", "train.py", "settings/mine.txt", str(conftest.ROOT)]
     plain = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    ended = subprocess.run(
-        [sys.executable, recorder, *words], cwd=tmp_path, env=plain, text=True, capture_output=True
-    )
+    ended = subprocess.run(command, cwd=tmp_path, env=plain, text=True, capture_output=True)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("settings of my own\n")
     recorded = read_trace(tmp_path / "mine.trace")

@@ -16,7 +16,8 @@ from test_run import same
 import eval as scoring
 import make_demo
 import train_resnet
-from diagnose import audit, judge
+from diagnose import dataset
+from diagnose import predictions as judging
 from disk.pairlist import DATASET
 from disk.tensors import load_weights
 from run import curves
@@ -159,7 +160,7 @@ def output(monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-@pytest.mark.parametrize("command", ["train", "score", "rank", "audit", "judge", "demo"])
+@pytest.mark.parametrize("command", ["train", "score", "rank", "dataset", "predictions", "demo"])
 def test_an_output_that_is_full_or_closed(command, runs, demo, tmp_path, output):
     folder, flags, places = runs
     run, predictions = folder / "done", folder / "done" / "predictions.tsv"
@@ -168,19 +169,21 @@ def test_an_output_that_is_full_or_closed(command, runs, demo, tmp_path, output)
         "train": (train_resnet.main, [*flags, "--out", tmp_path / "new"]),
         "score": (scoring.main, ["--run", run, *places]),
         "rank": (scoring.main, ["--run", run, "--photos", *photos]),
-        "audit": (audit.main, ["--data", demo]),
-        "judge": (judge.main, ["--data", demo, "--predictions", predictions]),
+        "dataset": (dataset.main, ["--data", demo]),
+        "predictions": (judging.main, [predictions, "--data", demo]),
         "demo": (make_demo.main, ["--series", 10, "--out", tmp_path / "made"]),
     }[command]
     output(os.open("/dev/full", os.O_WRONLY))
-    full = "errors.py: the output cannot be written: No space left on device\n"
+    tool = command in ("dataset", "predictions")
+    speaker = f"diagnose {command}: error" if tool else "errors.py"
+    full = f"{speaker}: the output cannot be written: No space left on device\n"
     assert ends(main, argv) == (2, full)
     shutil.rmtree(tmp_path / "made", ignore_errors=True)
     reader, writer = os.pipe()
     os.close(reader)
     output(writer)
     code, said = ends(main, argv)
-    assert (code, said) == ({"score": 2, "judge": 2}.get(command, 0), "")  # too few to judge
+    assert (code, said) == ({"score": 2, "predictions": 2}.get(command, 0), "")  # too few to judge
 
 
 def test_a_demo_that_the_disk_cannot_take_leaves_nothing(tmp_path):

@@ -17,7 +17,9 @@ import data
 import eval as scoring
 import model
 import train_resnet
-from diagnose import audit, compare, judge, tables
+from diagnose import compare, predictions, tables
+from diagnose import dataset as datasets
+from diagnose.labels.judge import audit_labels
 from disk.layout import photo_names
 from run.findings import text_of
 
@@ -32,7 +34,7 @@ def option(request, name):
 @pytest.fixture
 def dataset(request):
     """{split: pairs} of --data."""
-    official, problems = audit.read_official(option(request, "--data"))
+    official, problems = datasets.read_official(option(request, "--data"))
     assert not problems, "\n".join(problems[:10])
     return official
 
@@ -41,7 +43,7 @@ def dataset(request):
 def mine(request, tmp_path):
     """(recipe, ranker, a few validation photos as a split) of --run and --data."""
     run, root = option(request, "--run"), option(request, "--data")
-    pairs, _, folder = audit.read_official(root)[0]["val"]
+    pairs, _, folder = datasets.read_official(root)[0]["val"]
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
     recipe = scoring.load_run(run)
@@ -57,15 +59,15 @@ pytestmark = pytest.mark.real
 
 
 def judge_file(request, path):
-    """What diagnose.judge says of a predictions file, told nothing else."""
+    """What `diagnose predictions` says of a predictions file, told nothing else."""
     args = dict.fromkeys(("sheet", "repeated", "rebatched"))
     args |= {"reported_accuracy": [], "columns": [], "predictions": path}
-    return judge.score_predictions(Namespace(**args, data=option(request, "--data")))
+    return predictions.score_predictions(Namespace(**args, data=option(request, "--data")))
 
 
 def test_my_labels_are_the_official_ones(request):
     labels = Path(option(request, "--labels"))
-    verdict, code, evidence, *_ = audit.audit_labels(option(request, "--data"), labels, {}, None)
+    verdict, code, evidence, *_ = audit_labels(option(request, "--data"), labels, {}, None)
     assert code == 0, "\n".join([verdict, *evidence])
 
 
@@ -89,11 +91,11 @@ def test_every_line_of_the_lists_is_right_and_labels_are_balanced(dataset):
 
 
 def test_no_series_is_in_both_splits(dataset):
-    assert audit.shared_series(dataset) == []
+    assert datasets.shared_series(dataset) == []
 
 
 def test_photos_are_there_and_differ_between_splits(dataset):
-    defects, remarks = audit.check_photos(dataset)
+    defects, remarks = datasets.check_photos(dataset)
     missing = [remark for remark in remarks if remark.startswith("not checked")]
     if missing:
         pytest.skip(missing[0])
@@ -105,14 +107,14 @@ def test_the_run_used_these_pairs(dataset, request):
     pairs = dataset["val"][0]
     kept = data.choose_pairs(pairs, recipe.min_agreement, recipe.quick_experiment, recipe.seed)
     path = Path(option(request, "--run")) / "predictions.tsv"
-    table, _, _ = judge.read_predictions(path, {})
+    table, _, _ = predictions.read_predictions(path, {})
     assert np.array_equal(tables.pair_keys(table), tables.pair_keys(pairs[kept]))
     assert np.array_equal(table["label"], pairs["label"][kept])
 
 
 def test_the_predictions_give_the_accuracy_of_the_log(request):
     run = Path(option(request, "--run"))
-    table, scores, _ = judge.read_predictions(run / "predictions.tsv", {})
+    table, scores, _ = predictions.read_predictions(run / "predictions.tsv", {})
     best = (run / "train.log").read_text(encoding="ascii").split("val acc=")[-1][:6]
     assert f"{(scores.argmax(1) == table['label']).mean():.4f}" == best
 

@@ -21,7 +21,8 @@ import eval as scoring
 import make_demo
 import train_resnet
 import train_vgg
-from diagnose import audit, compare, judge, record
+from diagnose import compare, dataset, predictions, record
+from diagnose.labels import judge as labels
 from disk.tensors import load_weights
 from run import curves
 from variants import features, train_finetune, train_frozen
@@ -47,9 +48,10 @@ COMMANDS = {
     ),
     "make_demo": (make_demo, [], {"out": "new", "like": "test_pairlist.txt"}),
     "bench": (bench, [], {}),
-    "audit": (audit, [], {"data": "demo", "labels": "votes.tsv", "align": "new.tsv"}),
-    "judge": (
-        judge, [],
+    "dataset": (dataset, [], {"data": "demo"}),
+    "labels": (labels, [], {"labels": "votes.tsv", "data": "demo", "align": "new.tsv"}),
+    "predictions": (
+        predictions, [],
         {"predictions": "run/predictions.tsv", "data": "demo", "sheet": "new.png",
          "repeated": "run/predictions.tsv", "rebatched": "run/predictions.tsv"},
     ),

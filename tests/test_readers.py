@@ -17,7 +17,8 @@ from test_damage import ends
 import data
 import eval as scoring
 import train_resnet
-from diagnose import compare, judge, record, tables
+from diagnose import compare, record, tables
+from diagnose import predictions as judging
 from disk import store
 from disk.tensors import load_weights
 from run import curves
@@ -161,7 +162,7 @@ TEXTS = {
     "pairlist.txt": (pairlist, is_pairlist),
     "labels.tsv": (lambda path: tables.read_table(path, {}), is_labels),
     "reviews.csv": (lambda path: tables.read_table(path, {}), is_reviews),
-    "predictions.tsv": (lambda path: judge.read_predictions(path, {}), is_predictions),
+    "predictions.tsv": (lambda path: judging.read_predictions(path, {}), is_predictions),
     "run/predictions.tsv": (quality, is_quality),
     "run/history.tsv": (read_run, is_history),
     "run/train.log": (read_run, is_log),

@@ -181,7 +181,7 @@ def keep_features(name, module, split, args, dtype):
 def keep_reviewed(split, votes, least):
     """The split with the pairs alone that at least so many people judged, by a table of votes.
 
-    votes: what `diagnose.audit --align` writes. Ends the program where no pair is left.
+    votes: what `diagnose labels --align` writes. Ends the program where no pair is left.
     """
     table, _ = read_table(Path(votes), {}, [("votes_1", "votes_2")])  # whatever else is in it
     merged, _ = merge_votes(table)

@@ -34,7 +34,7 @@ RECIPE = {
     "fit": ("pad", ("pad", "crop"), "as in train_resnet"),
     "pad_color": ("imagenet", None, "imagenet, train or R,G,B in 0..255"),
     "min_agreement": (0.7, (0, 1), "keep pairs where this share agrees; specification"),
-    "votes": ("", None, "table of votes in official numbers (diagnose.audit --align); or none"),
+    "votes": ("", None, "table of votes in official numbers (diagnose labels --align); or none"),
     "min_reviewers": (2, (1, 10**6), "votes of a pair to keep, where --votes is given; sim-bench"),
     "quick_experiment": (1.0, (1e-6, 1), "keep this share of the series, drawn with the seed"),
     "hidden": ([512, 256], (1, 65536), "widths of hidden layers of the head; specification"),

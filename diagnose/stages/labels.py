@@ -36,7 +36,7 @@ SOME_SWAPPED = Row(
 OTHERS = Row(
     "labels.not_official",
     UNEXPLAINED,
-    "{wrong} of {pairs} labels are not the official ones; see diagnose.audit --labels",
+    "{wrong} of {pairs} labels are not the official ones; see diagnose labels",
 )
 SECOND_FIRST = Row(
     "labels.second_photo_first", HARMLESS, "photo_2 comes first, and the labels follow"

@@ -40,7 +40,7 @@ NO_LINES = Row(
 VALIDATION_LINES = Row(
     "printed.validation",
     SKIPPED,
-    "figures of the validation are not judged; see diagnose.judge --predictions",
+    "figures of the validation are not judged; see diagnose predictions",
 )
 
 

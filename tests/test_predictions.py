@@ -1,4 +1,4 @@
-"""diagnose.judge's verdicts on predictions of any origin, and the figures below them."""
+"""The verdicts of diagnose predictions, and the figures below them."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import data
-from diagnose import judge as judging
+from diagnose import predictions as judging
 from run import scores as scored
 from run.scores import series_interval, tail
 
@@ -85,7 +85,7 @@ def test_each_inversion_gets_its_verdict(val, tmp_path, judge):
     ]:  # fmt: skip
         write_predictions(path, pairs, share, **changes)
         told = ["--reported-accuracy", reported] if reported else []
-        found = judge(judging.main, "--predictions", path, "--data", root, *told)
+        found = judge(judging.main, path, "--data", root, *told)
         assert found[0] == code and verdict in found[1], (verdict, found[2])
 
 
@@ -100,7 +100,7 @@ def test_which_pairs_are_scored_comes_first(val, tmp_path, judge):
         (np.concatenate([pairs, train]), f"{len(train)} of {COUNT + len(train)} ("),
     ]:
         path = write_predictions(tmp_path / "p.tsv", rows, 0.8)
-        code, verdict, printed = judge(judging.main, "--predictions", path, "--data", root)
+        code, verdict, printed = judge(judging.main, path, "--data", root)
         assert code == 1 and verdict.startswith(words), printed
 
 
@@ -121,18 +121,15 @@ def test_a_reported_figure_is_named_where_one_arithmetic_alone_gives_it(val, tmp
     ]:
         reported = f"{value:.4f}".removeprefix("0")
         flags = ["--data", root, "--reported-accuracy", reported]
-        code, verdict, printed = judge(judging.main, "--predictions", path, *flags)
+        code, verdict, printed = judge(judging.main, path, *flags)
         assert code == 1 and words in verdict, printed
         for digits in (2, 3):  # too few to name an arithmetic
             few = [*flags[:-1], reported[: digits + 1]]
-            found = judge(judging.main, "--predictions", path, *few)
+            found = judge(judging.main, path, *few)
             assert "the reported" not in found[1] or "not established" in found[1], found[2]
     history = [".5000", f"{correct.mean():.4f}"[1:]]
     flags = ["--data", root, "--reported-accuracy", ".9123", *history]
-    assert (
-        "the last checkpoint was saved as the best, or"
-        in judge(judging.main, "--predictions", path, *flags)[1]
-    )
+    assert "the last checkpoint was saved as the best, or" in judge(judging.main, path, *flags)[1]
 
 
 def test_winners_and_other_names_of_columns(val, tmp_path, judge):
@@ -149,7 +146,7 @@ def test_winners_and_other_names_of_columns(val, tmp_path, judge):
         path.write_text("\n".join(lines) + "\n")
         names = ["series=s", "photo_1=left", "photo_2=right"] + ["winner=best"] * best
         flags = ["--data", root, "--columns", *names]
-        code, verdict, printed = judge(judging.main, "--predictions", path, *flags)
+        code, verdict, printed = judge(judging.main, path, *flags)
         assert (code, verdict) == (0, "healthy") and expected in printed, printed
 
 
@@ -179,14 +176,14 @@ def test_kinds_of_scores_mean_the_same(val, tmp_path, judge):
         "logprob_1,logprob_2": torch.log(prob), "prob_1,prob_2": prob, "prob_1": prob[:, :1],
         "prob_2": prob[:, 1:], "score_1": logits[:, :1], "score_2": logits[:, 1:],
     }  # fmt: skip
-    expected = judge(judging.main, "--predictions", path, "--data", root)[2].splitlines()
+    expected = judge(judging.main, path, "--data", root)[2].splitlines()
     for header, values in kinds.items():
         lines = [f"photo_2,photo_1,{swap_sides(header)}"]  # photo_1 of the file is our photo_2
         for row, numbers in zip(rows, values.tolist(), strict=True):
             lines.append(",".join([row[1], row[0], *map(repr, numbers)]))
         lines[0] = lines[0].replace("photo_2,photo_1", "photo_1,photo_2")
         path.write_text("\n".join(lines) + "\n")
-        found = judge(judging.main, "--predictions", path, "--data", root)[2].splitlines()
+        found = judge(judging.main, path, "--data", root)[2].splitlines()
         assert found[0] == expected[0] and found[3] == expected[3], header
         assert any("loss  " in line for line in found) == ("score" not in header)
 
@@ -198,14 +195,14 @@ def swap_sides(header):
 def test_the_figures_are_right(val, tmp_path, judge):
     root, pairs = val
     path = write_predictions(tmp_path / "p.tsv", pairs, 1.0)
-    printed = judge(judging.main, "--predictions", path, "--data", root, "--json")[2]
+    printed = judge(judging.main, path, "--data", root, "--json")[2]
     evidence = "\n".join(json.loads(printed)["evidence"])
     series = len(np.unique(pairs["series"]))
     assert "accuracy 1.0000  (483 of 483" in evidence and "photo_1 1.000 (" in evidence
     share = pairs["label"].mean()
     assert f"photo_2 is predicted in {share:.4f}, preferred in {share:.4f}" in evidence
     rng_path = write_predictions(tmp_path / "q.tsv", pairs, 0.7)
-    printed = judge(judging.main, "--predictions", rng_path, "--data", root)[2]
+    printed = judge(judging.main, rng_path, "--data", root)[2]
     agreement = np.maximum(pairs["preference"], 1 - pairs["preference"])
     strong = int((agreement >= 0.9).sum())
     assert f".9-1 0.{printed.split('.9-1 0.')[1][:3]} ({strong})" in printed
@@ -271,9 +268,9 @@ def test_bad_predictions_end_with_one_line(val, tmp_path, refused):
         (f"{head}label,score_1\n1,1,2,7,1\n", "p.csv:2: label '7'"),
     ]:
         path.write_text(text)
-        refused(judging.main, ["--predictions", path, "--data", root], word)
-    refused(judging.main, ["--data", root], "--predictions")
-    flags = ["--predictions", path, "--data", root, "--reported-accuracy"]
+        refused(judging.main, [path, "--data", root], word)
+    refused(judging.main, ["--data", root], "required: FILE")
+    flags = [path, "--data", root, "--reported-accuracy"]
     for reported in ("70", "1", "9e-1", ".7"):
         refused(judging.main, [*flags, reported], "a fraction from 0 to 1 with all its digits")
 

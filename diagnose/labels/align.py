@@ -5,7 +5,7 @@ from itertools import permutations
 
 import numpy as np
 
-from diagnose.labels import find_places
+from diagnose.labels.search import find_places
 from diagnose.tables import TABLE, UNDECIDED, merge_votes
 from disk.files import write_text
 from run.scores import percent

@@ -1,11 +1,10 @@
-"""Checks a dataset before anyone trains, and any other source of labels against its lists.
+"""Compares a file of labels with the official lists.
 
-    python -m diagnose.audit --data data/phototriage
-    python -m diagnose.audit --data data/phototriage --labels mine.csv [--columns winner=best ...]
-    python -m diagnose.audit --data data/phototriage --labels reviews_labels.csv --align aligned.tsv
+    python -m diagnose labels mine.csv --data data/phototriage [--columns winner=best ...]
+    python -m diagnose labels reviews_labels.csv --data data/phototriage --align aligned.tsv
 
-The first line is the verdict, the evidence stands below. Exit code 0: healthy or equal, 1: a
-defect is established, 2: cannot judge. Labels need no photos: a folder with the lists is enough.
+The first line is the verdict, the evidence is below. Exit code 0: equal, 1: a defect is
+established, 2: cannot judge. Photos are not needed: a folder with the lists is enough.
 
 FILE is TSV or CSV with named columns: series, photo_1, photo_2 (numbers, or file names such as
 000001-02.JPG, which also tell the series) and label (0: photo_1 is preferred), winner (a photo),
@@ -13,156 +12,20 @@ preference (that of photo_1) or votes_1 and votes_2; a `split` column is checked
 columns of reviews_labels.csv and of a pairlist are known; others are named with --columns.
 """
 
-import hashlib
 import math
-import warnings
-from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data import read_pairlist
-from diagnose import labels
-from diagnose.align import write_alignment
+from diagnose.dataset import SPLITS, read_labelled
+from diagnose.labels import search as labels
+from diagnose.labels.align import write_alignment
 from diagnose.tables import COLUMNS, UNDECIDED, merge_votes, named_columns, read_table
-from disk.errors import command_line, one_door, show_progress, stop
+from disk.errors import command_line, instrument, stop
 from disk.files import check_new
-from disk.layout import find_split, photo_names
-from run.scores import ENOUGH, chance_levels, give_verdict, percent
+from run.scores import ENOUGH, give_verdict, percent
 
-SPLITS = ("train", "val")
 SPLIT_WORDS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1}
-
-
-# The dataset itself
-
-
-def read_official(root):
-    """The pairs of train, val and, where it is there, test: {split: (pairs, path, folder)}.
-
-    Also the problems found in the lists, each with file and line.
-    """
-    official, problems = {}, []
-    for split in ("train", "val", "test"):
-        found = find_split(root, split, must=split != "test")
-        if found is not None:
-            pairs, wrong = read_pairlist(found[0], labelled=split != "test")
-            official[split] = pairs, *found
-            problems += wrong
-    return official, problems
-
-
-def read_labelled(root):
-    """({split: (pairs, path, folder)}, the labelled pairs [P], which of SPLITS each is of [P]).
-
-    Ends the program at the first wrong line of a list.
-    """
-    found, problems = read_official(root)
-    if problems:
-        stop(__file__, problems[0])
-    lists = [found[split][0] for split in SPLITS]
-    return found, np.concatenate(lists), np.repeat([0, 1], [len(pairs) for pairs in lists])
-
-
-def describe_split(split, pairs):
-    """One line on a split: counts, balance, chance levels, and how far people agree."""
-    text = f"{split}: {len(pairs):,} pairs, {len(np.unique(pairs['series'])):,} series"
-    if split == "test" or not len(pairs):
-        return f"{text}, no labels"
-    labels, preference = pairs["label"], pairs["preference"]
-    agreement = np.maximum(preference, 1 - preference)
-    strong = agreement >= 0.7 - 1e-9
-    text += f", label 1 {labels.sum():,} = {labels.mean():.4f}"
-    text += f", {chance_levels(labels)}, agreement with the majority {agreement.mean():.3f}"
-    if strong.any():
-        text += f" ({agreement[strong].mean():.3f} on {strong.sum():,} pairs with at least 0.7)"
-    return f"{text}, {int((preference == 0.5).sum())} ties"
-
-
-def shared_series(official):
-    """Lines on series that stand in more than one of train and val."""
-    train, val = (set(official[split][0]["series"].tolist()) for split in ("train", "val"))
-    both = sorted(train & val)
-    return [f"{len(both)} series stand in train and val, first {both[0]}"] if both else []
-
-
-def check_photos(official):
-    """(defects, remarks) on the photos of the folders that are there."""
-    defects, remarks, owner = [], [], defaultdict(set)
-    wanted = defaultdict(set)
-    for split, (pairs, _, folder) in official.items():
-        names, present = photo_names(pairs, folder)
-        names = set(names.ravel())
-        if not present:
-            defects.append(f"no photo of {split} is there ({folder.name}/)")
-            continue
-        wanted[folder] |= names
-        missing = sorted(names - present)
-        if missing:
-            defects.append(f"{split}: {len(missing)} photos have no file, first {missing[0]}")
-        for name in names & present:
-            owner[hashlib.sha256((folder / name).read_bytes()).hexdigest()].add((split, name))
-    for folder, names in wanted.items():
-        files = [p for p in folder.iterdir() if p.suffix.lower() == ".jpg" and p.is_file()]
-        unused = sorted({p.name for p in files} - names)
-        remarks.append(f"{folder.name}/: {len(files)} photos, {len(unused)} stand in no pair")
-        sizes, broken = look_at_photos(sorted(files))
-        defects += [f"{len(broken)} files are no whole photos, first {broken[0]}"] if broken else []
-        if sizes:
-            sides = [[max(s) for s in sizes], [min(s) for s in sizes]]
-            longer, shorter = (f"{min(side)} to {max(side)}" for side in sides)
-            remarks.append(f"longer side {longer} pixels, shorter side {shorter}")
-    twice = [found for found in owner.values() if len({split for split, _ in found}) > 1]
-    if twice:
-        names = " and ".join(f"{name} ({split})" for split, name in sorted(twice[0]))
-        defects.append(f"{len(twice)} photos have equal bytes across splits, first {names}")
-    return defects, remarks
-
-
-def look_at_photos(paths):
-    """(sizes of the photos that can be decoded to their end, names of the others)."""
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
-    sizes, broken = [], []
-    with ThreadPoolExecutor() as pool:
-        futures = [pool.submit(decode_coarsely, path) for path in paths]
-        for count, (path, future) in enumerate(zip(paths, futures, strict=True), 1):
-            if future.exception() is None:
-                sizes.append(future.result())
-            else:
-                broken.append(path.name)
-            if count % 100 == 0 or count == len(paths):
-                show_progress(f"looking at photo {count}/{len(paths)}", count == len(paths))
-    return sizes, broken
-
-
-def decode_coarsely(path):
-    """The size of a photo, which is read to its end; raises what Pillow raises."""
-    with Image.open(path) as photo:
-        size = photo.size
-        photo.draft("RGB", (64, 64))
-        photo.load()
-    return size
-
-
-def audit_dataset(root):
-    """(verdict, exit code, evidence) on the dataset in the official layout under root."""
-    official, problems = read_official(root)
-    defects, remarks = check_photos(official)
-    defects = [*shared_series(official), *defects]
-    evidence = [describe_split(split, found[0]) for split, found in official.items()]
-    evidence += [*problems[:10], *remarks]
-    if "test" not in official:
-        evidence.append("not checked: test (no test_pairlist.txt)")
-    if problems:
-        defects.insert(0, f"{len(problems)} wrong lines in the pairlists")
-    if defects:
-        return "; ".join(defects), 1, evidence
-    return "healthy", 0, evidence
-
-
-# Another source of labels
 
 
 def audit_labels(root, path, names, base):
@@ -360,20 +223,18 @@ def counts(present, split_of):
     return " and ".join(words)
 
 
-@one_door
+@instrument("labels")
 def main(argv=None):
     """Gives the verdict after the command line."""
     parser = command_line(__file__, __doc__)
+    parser.add_argument("labels", type=Path, metavar="FILE", help="another source of labels")
     parser.add_argument("--data", required=True, help="folder of the dataset; photos may be absent")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="another source of labels")
     parser.add_argument("--columns", nargs="+", default=[], metavar="OURS=THEIRS")
     parser.add_argument("--base", type=int, choices=(0, 1), help="lowest photo number in FILE")
     parser.add_argument("--align", type=Path, metavar="OUT", help="recover permuted photo numbers")
-    parser.add_argument("--json", action="store_true", help="the verdict as JSON")
+    parser.add_argument("--json", action="store_true", help="the findings as JSON")
     args = parser.parse_args(argv)
     names = named_columns(args.columns, COLUMNS)
-    if args.labels is None:
-        give_verdict(*audit_dataset(args.data), args.json)
     check_new("--align", args.align)
     if args.align and read_table(args.labels, names)[1] not in ("votes_1", "preference"):
         stop(__file__, "--align: labels alone fit many numberings; it takes votes or preferences")
@@ -382,7 +243,3 @@ def main(argv=None):
     if args.align:
         evidence += write_alignment(args.align, mine, official)
     give_verdict(verdict, code, evidence, args.json)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""diagnose.audit names what is wrong with labels, on the official lists and made-up ones."""
+"""What diagnose labels and dataset find, on the official lists and made-up ones."""
 
 import json
 
@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 import data
-from diagnose import align, audit, labels, tables
-from diagnose.audit import SPLITS
+from diagnose import dataset, tables
+from diagnose.dataset import SPLITS
+from diagnose.labels import align
+from diagnose.labels import judge as judging
+from diagnose.labels import search as labels
 
 PHOTOTRIAGE = conftest.SHARED / "phototriage"
 official = pytest.mark.skipif(
@@ -108,7 +111,7 @@ PLANTED = ["nothing", "inverted", "reversed", "rotated", "inverted and 5 % wrong
 
 def audit_rows(judge, root, path, rows, *flags, header=HEADER):
     path = write(path, header, *zip(*rows, strict=True))
-    return judge(audit.main, "--data", root, "--labels", path, *flags)
+    return judge(judging.main, path, "--data", root, *flags)
 
 
 @pytest.mark.parametrize("what", PLANTED)
@@ -200,7 +203,7 @@ CHANGES = (plant_rule, plant_inversion, plant_numbers, plant_shift)
 
 
 def test_each_bound_of_an_explanation_stands_between_two_files(made_up):
-    _, pairs, split_of = audit.read_labelled(made_up[0])
+    _, pairs, split_of = dataset.read_labelled(made_up[0])
     rows, val = np.zeros(len(pairs), tables.TABLE), np.flatnonzero(split_of == 1)
     train, count = np.flatnonzero(split_of == 0), len(pairs)
     for name in ("series", "photo_1", "photo_2"):
@@ -238,14 +241,14 @@ def test_random_labels_are_never_explained(lists):
 
 @official
 def test_the_reviews_are_permuted_and_align_recovers_them(judge, tmp_path):
-    flags = ["--labels", PHOTOTRIAGE / "reviews_labels.csv", "--align", tmp_path / "aligned.tsv"]
-    code, verdict, printed = judge(audit.main, "--data", PHOTOTRIAGE, *flags)
+    flags = [PHOTOTRIAGE / "reviews_labels.csv", "--align", tmp_path / "aligned.tsv"]
+    code, verdict, printed = judge(judging.main, *flags, "--data", PHOTOTRIAGE)
     assert code == 1
     assert verdict.startswith("photo numbers permuted within series: labels agree on 5,659 of 11,4")
     assert "strength correlates 0.9998, the sign agrees on 1,470 of 2,912 (50.5 %)" in printed
     assert "recovered the numbering of 4,612 series" in printed and "(99.1 %)" in printed
-    flags = ["--labels", tmp_path / "aligned.tsv"]
-    code, verdict, _ = judge(audit.main, "--data", PHOTOTRIAGE, *flags)
+    flags = [tmp_path / "aligned.tsv"]
+    code, verdict, _ = judge(judging.main, *flags, "--data", PHOTOTRIAGE)
     assert code == 1 and verdict.startswith(
         "618 of 10,599 (5.8 %) labels are wrong by none of the rules tried"
     )
@@ -347,19 +350,19 @@ def test_bad_label_files_end_with_one_line(made_up, tmp_path, refused):
         ("series,photo_1,photo_2,label\n", "a header and no rows"),
     ]:  # fmt: skip
         (tmp_path / "t.tsv").write_text(text)
-        refused(audit.main, ["--data", root, "--labels", tmp_path / "t.tsv"], word)
-    refused(audit.main, ["--data", root, "--labels", tmp_path / "no"], "no such file")
+        refused(judging.main, [tmp_path / "t.tsv", "--data", root], word)
+    refused(judging.main, [tmp_path / "no", "--data", root], "no such file")
 
 
 def test_a_dataset_is_checked_before_anyone_trains(judge, demo, tmp_path):
-    code, verdict, printed = judge(audit.main, "--data", demo)
+    code, verdict, printed = judge(dataset.main, "--data", demo)
     assert (code, verdict) == (0, "healthy")
     assert "train: 29 pairs, 8 series, label 1 9 = 0.3103" in printed and "longer side" in printed
 
     noise = lambda series, photo: (series * 20 + photo) % 256  # noqa: E731
     train = [f"{s} 1 2 0.9 1 2" for s in range(1, 5)]
     root = conftest.write_dataset(tmp_path / "data", train, ["4 1 2 0.9 1 2"], noise)
-    code, verdict, printed = judge(audit.main, "--data", root, "--json")
+    code, verdict, printed = judge(dataset.main, "--data", root, "--json")
     found = json.loads(printed)
     assert code == found["exit_code"] == 1
     assert "1 series stand in train and val, first 4" in found["verdict"]
@@ -369,25 +372,26 @@ def test_a_dataset_is_checked_before_anyone_trains(judge, demo, tmp_path):
     (photos / "000009-01.JPG").write_bytes((photos / "000001-01.JPG").read_bytes())
     (photos / "000009-02.JPG").write_bytes((photos / "000001-01.JPG").read_bytes()[:-1])
     (photos / "000011-01.JPG").write_text("no photo")
-    code, verdict, printed = judge(audit.main, "--data", root)
+    code, verdict, printed = judge(dataset.main, "--data", root)
     assert code == 1 and "1 photos have equal bytes across splits" in verdict
     assert "1 files are no whole photos, first 000011-01.JPG" in printed
     assert "11 photos, 1 stand in no pair" in printed
     whole = (photos / "000001-02.JPG").read_bytes()
     (photos / "000001-02.JPG").write_bytes(whole[: len(whole) // 2])
     assert (
-        "2 files are no whole photos, first 000001-02.JPG" in judge(audit.main, "--data", root)[1]
+        "2 files are no whole photos, first 000001-02.JPG" in judge(dataset.main, "--data", root)[1]
     )
     (photos / "000002-01.JPG").unlink()
     assert (
-        "train: 1 photos have no file, first 000002-01.JPG" in judge(audit.main, "--data", root)[2]
+        "train: 1 photos have no file, first 000002-01.JPG"
+        in judge(dataset.main, "--data", root)[2]
     )
     (root / "train_val" / "train_pairlist.txt").write_text("1 1 2 0.9 2 1\n")
-    code, verdict, printed = judge(audit.main, "--data", root)
+    code, verdict, printed = judge(dataset.main, "--data", root)
     both = "1 wrong lines in the pairlists; 2 files are no whole photos, first 000001-02.JPG"
     assert (code, verdict) == (1, both)
     assert "train_pairlist.txt:1: preference 0.9" in printed
     (root / "train_val" / "train_pairlist.txt").write_text("1 1 2 0.9 1 2\n")
     photos.rename(root / "elsewhere")
-    code, verdict, _ = judge(audit.main, "--data", root)
+    code, verdict, _ = judge(dataset.main, "--data", root)
     assert code == 1 and verdict.startswith("no photo of train is there (train_val_imgs/)")

@@ -1,6 +1,6 @@
 """Judges anybody's predictions by the official lists: the verdict first, the evidence below.
 
-    python -m diagnose.judge --predictions mine.tsv --data data/phototriage
+    python -m diagnose predictions mine.tsv --data data/phototriage
         [--reported-accuracy .70] [--repeated again.tsv] [--rebatched other.tsv]
 
 Exit code 0: healthy, 1: a defect is established, 2: cannot judge. Photos are not needed.
@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from diagnose import labels
-from diagnose.audit import SPLITS, name_missing, read_labelled
+from diagnose.dataset import SPLITS, read_labelled
+from diagnose.labels import search as labels
+from diagnose.labels.judge import name_missing
 from diagnose.tables import (
     TABLE,
     UNDECIDED,
@@ -29,7 +30,7 @@ from diagnose.tables import (
     read_pair,
     read_photo,
 )
-from disk.errors import command_line, one_door, stop, stop_on
+from disk.errors import command_line, instrument, stop, stop_on
 from disk.files import check_new
 from disk.layout import photo_names
 from disk.pairlist import LONGEST
@@ -314,11 +315,11 @@ def score_predictions(args):
     return verdict, code, [*counts, *evidence]
 
 
-@one_door
+@instrument("predictions")
 def main(argv=None):
     """Judges after the command line."""
     parser = command_line(__file__, __doc__)
-    parser.add_argument("--predictions", metavar="FILE", required=True, help="of any origin")
+    parser.add_argument("predictions", metavar="FILE", help="predictions of any origin")
     parser.add_argument("--data", required=True, help="folder of the dataset; photos may be absent")
     parser.add_argument("--columns", nargs="+", default=[], metavar="OURS=THEIRS")
     parser.add_argument("--reported-accuracy", nargs="+", metavar="A", default=[],
@@ -334,7 +335,3 @@ def main(argv=None):
             stop(__file__, f"--reported-accuracy {reported[:LONGEST]}: {text}")
     check_new("--sheet", args.sheet)
     give_verdict(*score_predictions(args), args.json)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,60 @@
+"""Explains somebody else's trainer, labels or predictions.
+
+    python -m diagnose COMMAND ...             in the folder of this project
+    python PATH/TO/diagnose COMMAND ...        in any other
+
+COMMAND --help says more.
+"""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+# command: (module, what it does)
+COMMANDS = {
+    "record": ("diagnose.record", "records the first steps of any trainer, unchanged"),
+    "compare": ("diagnose.compare", "explains a recorded trainer as the reference with changes"),
+    "dataset": ("diagnose.dataset", "checks a dataset: lists, photos, splits"),
+    "labels": ("diagnose.labels.judge", "compares a file of labels with the official lists"),
+    "predictions": ("diagnose.predictions", "judges a file of predictions"),
+}
+
+
+def usage():
+    """The commands, each with a sentence."""
+    lines = [f"    {name:12} {words}" for name, (_, words) in COMMANDS.items()]
+    return __doc__.replace("COMMAND --help", "\n".join([*lines, "", "COMMAND --help"]))
+
+
+def load_recorder():
+    """The module of record.py, which is in no sys.modules: the trainer finds nothing of ours."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == HERE.name]:
+        del sys.modules[name]
+    spec = importlib.util.spec_from_file_location("record", HERE / "record.py")
+    recorder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recorder)
+    return recorder
+
+
+def main(argv):
+    """Runs a command."""
+    command, *words = argv or ["--help"]
+    if command in ("-h", "--help"):
+        print(usage(), end="")
+        sys.exit(0)
+    if command not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"diagnose: error: {command}: not a command; it is one of {known}", file=sys.stderr)
+        sys.exit(2)
+    if command == "record":
+        recorder = load_recorder()
+        recorder.main(words, "diagnose record")
+    else:
+        sys.path[0] = str(HERE.parent)
+        importlib.import_module(COMMANDS[command][0]).main(words)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
