@@ -215,7 +215,7 @@ def explain_steps(trace, views, house):
         if group:
             findings += [(step, f) for f in judge_step(trace, group, house)]
     show_progress("", True)
-    return findings, replayed
+    return gradients.judge_staleness(findings), replayed
 
 
 def judge_step(trace, group, house):
@@ -224,17 +224,24 @@ def judge_step(trace, group, house):
     update, earlier = trace["updates"][step], trace["updates"][step - 1] if step else None
     parameters = updates.learning(trace, group[-1].matches, batch, update)
     findings = gradients.judge_zeroed(group, update, earlier, parameters)
-    last = batch["backwards"][-1]["after"]
-    findings += gradients.judge_step_gradients(update, last, parameters, group[-1].factor)
+    last, before = batch["backwards"][-1]["after"], last_gradients(trace, step - 1)
+    factor = group[-1].factor
+    findings += gradients.judge_step_gradients(update, last, parameters, factor, before)
     recipe = house.recipe
-    before = trace["updates"][:step]
-    history = updates.history_of(before, recipe["momentum"], recipe["weight_decay"])
+    earlier_ones = trace["updates"][:step]
+    history = updates.history_of(earlier_ones, recipe["momentum"], recipe["weight_decay"])
     moving = schedules.describe_moving(trace)
     findings += updates.judge_update(update, parameters, recipe, history, moving)
     findings += updates.judge_computed(trace["weights"])
     findings += updates.judge_state(update, earlier, parameters)
     findings += updates.judge_before(update, earlier, parameters)
     return findings + updates.judge_afterwards(update, parameters)
+
+
+def last_gradients(trace, step):
+    """The gradients right after the last backward of an update; None before the first."""
+    batches = [batch for number, batch in batches_of(trace) if number == step]
+    return batches[-1]["backwards"][-1]["after"] if batches else None
 
 
 def judge_view(trace, view, values, house, again):

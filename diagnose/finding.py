@@ -65,7 +65,7 @@ def merge(group):
     series = {}
     for name in first.row.varies:
         told = tuple(finding.values[name] for _, finding in group)
-        if len(set(told)) > 1:
+        if any(value != told[0] for value in told):
             series[name] = told
     worst = max(finding.relative_error for _, finding in group)
     steps = tuple(sorted(step + 1 for step, _ in group))

@@ -340,7 +340,8 @@ def name_border(border, preparation, near):
         values = torch.tensor(color, dtype=torch.float64) * scale + shift
         if float((values - border).abs().max()) < near * max(1.0, float(scale.abs().max())) / 10:
             return {"padding": name}
-    if float(border.abs().max()) < 1e-6 and preparation["normalization"] != "imagenet":
+    usual = preparation["normalization"] == "imagenet" and "affine" not in preparation
+    if float(border.abs().max()) < 1e-6 and not usual:
         return {"padding": "mean", "border": border}
     return {"padding": "solved", "border": border}
 

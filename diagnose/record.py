@@ -166,7 +166,9 @@ class Origins(TorchFunctionMode):
         args, kwargs = each_tensor((args, kwargs), self.rows_of)
         made = function(*args, **kwargs)
         moved = [shorten(rows) for rows in tensors_in(made)]
-        beside = name in JOINS and moved[0].dim() > 1  # features in one row, not in one batch
+        scores = name == "stack" and args[0][0].dim() == 1 and dim_of(args, kwargs) in (1, -1)
+        # features, or scores, of two photos in one row, not in one batch
+        beside = (name in JOINS and moved[0].dim() > 1) or scores
         whole = all(rows.dtype == torch.int64 for rows in moved)
         return moved if whole and not beside else None
 
@@ -531,6 +533,11 @@ class Recorder(Sight):
         os.replace(part, self.out)
         said = f"record.py: updates: {len(trace['updates'])}, batches: {len(self.batches)}, "
         print(f"{said}tensors: {len(self.weights)} -> {self.out}", file=sys.__stderr__)
+
+
+def dim_of(args, kwargs):
+    """The dimension along which a stack is told to stack."""
+    return kwargs.get("dim", args[1] if len(args) > 1 else 0)
 
 
 def batch_norm_values(args, kwargs):

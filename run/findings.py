@@ -120,6 +120,8 @@ def show(value, between=" "):
 
 def show_several(values):
     """Several values as text: numbers and names with commas, groups of them with semicolons."""
+    if any(isinstance(value, dict) for value in values):
+        return " | ".join(map(show, values))  # of several steps
     if not any(isinstance(value, tuple) for value in values):
         return ", ".join(map(show, values))
     if all(isinstance(value, Finding) for group in values for value in group):

@@ -59,10 +59,15 @@ def test_what_is_harmless_is_no_alarm(plant):
     assert zoo.wrong_with([plant], zoo.examine([plant])) == []
 
 
-@pytest.mark.parametrize("script", ["plain", "workers", "functional"])
+@pytest.mark.parametrize("script", zoo.SCRIPTS)
 @pytest.mark.parametrize("seed", range(4))
 def test_clean_trainers_are_equal(script, seed):
-    assert zoo.wrong_with([], zoo.examine([], script, seed=seed)) == []
+    assert zoo.wrong_with([], zoo.examine([], script, seed=seed), script) == []
+
+
+@pytest.mark.parametrize("plant", zoo.plants_of("scores"))
+def test_what_the_record_shows_is_combined_with_every_change(plant):
+    assert zoo.wrong_with([plant], zoo.examine([plant], "scores"), "scores") == []
 
 
 FIVE = ["label_invert_loss", "one_lr", "batch_16", "hidden_dropout", "metric_inverted"]

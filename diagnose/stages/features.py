@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -234,20 +234,25 @@ def judge_missing(match):
 # What is tried
 
 
-def candidates(batch, sides, backbone):
-    """(findings, joined setting) to try in the reference's place, simplest first."""
-    rows = [own_passes(sides)]
+def ways(batch, sides, backbone, read):
+    """Tuples of changes, each (finding, setting), to try: at most two and what the record shows.
+
+    read: changes that the record shows; they come alone, and with each of the others.
+    """
+    changes = [own_passes(sides)]
     pooled = any("max" in op for record in batch["passes"] for op in record["ops"])
-    rows += [(row.found(), row.setting) for row in PASSES if row is not MAX_POOL or pooled]
+    changes += [(row.found(), row.setting) for row in PASSES if row is not MAX_POOL or pooled]
     usual = {module.eps for module in batchnorms(backbone)}
     eps = sorted({norm["eps"] for norm in norms_of(batch) if norm["eps"]} - usual)[:1]
-    rows += [(EPS.found(eps=e, reference=min(usual)), {"eps": e}) for e in eps if usual]
-    yield (), {}
-    for found, setting in rows:
-        yield (found,), setting
-    for (one, a), (other, b) in itertools.combinations(rows, 2):
-        if not set(a) & set(b):
-            yield (one, other), a | b
+    changes += [(EPS.found(eps=e, reference=min(usual)), {"eps": e}) for e in eps if usual]
+    shown = [tuple(read), *((change,) for change in read if len(read) > 1)] if read else []
+    yield from [*shown, ()]
+    extra = [(change,) for change in changes] + list(itertools.combinations(changes, 2))
+    for some in extra:
+        for known in [(), *shown[:1]]:
+            keys = [key for _, setting in (*known, *some) for key in setting]
+            if len(keys) == len(set(keys)):
+                yield (*known, *some)
 
 
 def own_passes(sides):
@@ -257,15 +262,15 @@ def own_passes(sides):
     return OWN_PASSES.found(passes=len(sides.passes)), OWN_PASSES.setting
 
 
-def still_rows(batch, match):
-    """[(findings, setting)] where the record says that a part of BatchNorm is in evaluation."""
+def still_layers(batch, match):
+    """[(finding, setting)] where the record says that a part of BatchNorm is in evaluation."""
     norms = norms_of(batch)
     modes = {match.names.get(n["weight"], "").rpartition(".")[0]: n["training"] for n in norms}
     still = tuple(sorted(name for name, training in modes.items() if name and not training))
     if not still or len(still) == len(modes):
         return []
     layers = tuple(dict.fromkeys(name.split(".")[0] for name in still))
-    return [((STILL.found(layers=layers),), {"still": still})]
+    return [(STILL.found(layers=layers), {"still": still})]
 
 
 def drops(batch):
@@ -273,8 +278,8 @@ def drops(batch):
     return any("dropout" in op for record in batch["passes"] for op in record["ops"])
 
 
-def dropout_rows(sides, made):
-    """[(findings, setting)] where a dropout stands behind the features made of each photo.
+def dropout_of(sides, made):
+    """[(finding, setting)] where a dropout stands behind the features made of each photo.
 
     Its mask is where the trainer's own features are 0, its rate what brings the others nearest.
     """
@@ -287,19 +292,19 @@ def dropout_rows(sides, made):
     share = 1 - float(kept[there].double().mean())
     if not 0 < rate < 1 or abs(share - rate) > 3 / math.sqrt(int(there.sum())):
         return []
-    found = (DROPOUT.found(rate=estimated(rate)),)
+    found = DROPOUT.found(rate=estimated(rate))
     return [(found, {"masks": (kept.double() / (1 - rate)).chunk(2)})]
 
 
-def linear_rows(weights, match, values):
-    """[(findings, setting)] where one linear layer stands behind the features of each photo."""
+def linear_layer(weights, match, values):
+    """[(finding, setting)] where one linear layer stands behind the features of each photo."""
     extra = [n for n in match.extra if is_behind(weights, n, match)]
     layer = [values[n] for n in sorted(extra, key=lambda n: weights[n]["place"])]
     if len(extra) < len(match.extra) or [t.dim() for t in layer] not in ([2], [2, 1]):
         return []
     outputs, inputs = layer[0].shape
     found = (SCORE if outputs == 1 else LINEAR).found(inputs=inputs, outputs=outputs)
-    return [((found,), {"after": lambda f: F.linear(f, *(t.to(f.dtype) for t in layer))})]
+    return [(found, {"after": lambda f: F.linear(f, *(t.to(f.dtype) for t in layer))})]
 
 
 @dataclass(frozen=True)
@@ -309,7 +314,7 @@ class Replayed:
     findings: list
     backbones: list  # the two, with the trainer's weights
     setting: dict | None  # of the changes that reproduce the features; None where none do
-    again: tuple | None  # (findings, setting) to try first on the next batch; None: nothing does
+    again: tuple | None  # the changes to try first on the next batch; None: nothing reproduces it
     relative_error: float = math.inf  # that is left
     tolerance: float = 0.0
 
@@ -317,8 +322,8 @@ class Replayed:
 def judge_passes(trace, view, values, reference, rounding, again):
     """The Replayed of a batch.
 
-    again: what reproduced the batch before, tried first, as (findings, setting); () for none;
-    None: nothing did, so only the reference is tried.
+    again: the changes that reproduced the batch before, tried first; None: nothing did, so only
+    the reference is tried.
     """
     batch, sides, matches = view.batch, view.sides, view.matches
     findings = []
@@ -327,51 +332,85 @@ def judge_passes(trace, view, values, reference, rounding, again):
         backbones[1] = backbones[0]
     else:
         findings.append(judge_own(matches, trace["weights"]))
-    first = [((), {})]
+    tries = [()]
     if again is not None:
-        first = [again] * bool(again) + still_rows(batch, matches[0])
-        first += linear_rows(trace["weights"], matches[0], values)
-        first += candidates(batch, sides, backbones[0])
-    made = search(sides, batch, backbones, rounding, first)
+        read = still_layers(batch, matches[0])
+        read += linear_layer(trace["weights"], matches[0], values)
+        tries = [again, *ways(batch, sides, backbones[0], read)]
+    made = search(sides, batch, backbones, rounding, tries)
     if made.setting is None and any(record["autocast"] for record in batch["passes"]):
         findings.append(AUTOCAST.found())
     else:
         missing = made.setting is not None and matches[0].missing
         findings += [judge_missing(matches[0])] * bool(missing) + made.findings
     findings += judge_momentum(batch, matches[0], backbones[0])
+    return replace(made, findings=findings)
+
+
+def search(sides, batch, backbones, rounding, tries):
+    """The Replayed of the first of some tuples of changes that reproduces the features, of which
+    no change can be left out.
+    """
+    replay = Replay(sides, backbones, rounding)
+    if drops(batch):  # its mask needs the reference's own pass
+        tries = [*tries, *((change,) for change in dropout_of(sides, replay.passes({})))]
+    tried, nearest = 0, math.inf
+    for changes in tries:
+        tried += 1
+        error, tolerance = replay.errors(changes)
+        nearest = min(nearest, error)
+        if error <= tolerance:
+            return replay.minimal(changes)
+    near = estimated(nearest) if math.isfinite(nearest) else None
     return Replayed(
-        findings, backbones, made.setting, made.again, made.relative_error, made.tolerance
+        [NOT_REPRODUCED.found(tried=tried, nearest=near)], backbones, None, None, nearest
     )
 
 
-def search(sides, batch, backbones, rounding, rows):
-    """The Replayed of the first rows (findings, setting) that reproduce the features."""
-    seen, passes, nearest, tried = torch.cat(sides.features), {}, math.inf, 0
-    if drops(batch):  # its mask needs the reference's own pass, which the rows then share
-        with torch.no_grad():
-            passes[frozenset()] = forward(copies(backbones), sides, {})
-        rows = [*rows, *dropout_rows(sides, passes[frozenset()])]
-    for findings, setting in rows:
+class Replay:
+    """The reference's forward passes on one batch, each made once."""
+
+    def __init__(self, sides, backbones, rounding):
+        self.sides, self.backbones, self.rounding = sides, backbones, rounding
+        self.seen, self.made = torch.cat(sides.features), {}
+
+    def passes(self, setting):
+        """Features of both sides under a setting, but for what stands behind the backbone."""
         own = {key: value for key, value in setting.items() if key not in ("after", "masks")}
+        key = frozenset(own.items())
+        if key not in self.made:
+            with torch.no_grad():
+                self.made[key] = forward(copies(self.backbones), self.sides, own)
+        return self.made[key]
+
+    def errors(self, changes):
+        """(relative error of the features with these changes, its tolerance)."""
+        setting = join(changes)
         with torch.no_grad():
-            if frozenset(own.items()) not in passes:
-                passes[frozenset(own.items())] = forward(copies(backbones), sides, own)
-            halves = behind(passes[frozenset(own.items())], setting)
+            halves = behind(self.passes(setting), setting)
         made = torch.cat(halves) if len({f.shape for f in halves}) == 1 else halves[0]
-        tried += 1
-        worst = relative_error(made.to(seen.dtype), seen)
-        if worst <= FORWARD[is_float32(rounding)][1]:
-            tolerance = forward_tolerance(sides, backbones, setting, made, rounding)
-            if worst <= tolerance:
-                again = () if "masks" in setting else (findings, setting)  # masks are of a batch
-                return Replayed(
-                    [finding.row.found(worst, **finding.values) for finding in findings],
-                    backbones, setting, again, worst, tolerance,
-                )  # fmt: skip
-        nearest = min(nearest, worst)
-    near = estimated(nearest) if math.isfinite(nearest) else None
-    findings = [NOT_REPRODUCED.found(tried=tried, nearest=near)]
-    return Replayed(findings, backbones, None, None, nearest)
+        error = relative_error(made.to(self.seen.dtype), self.seen)
+        if error > FORWARD[is_float32(self.rounding)][1]:
+            return error, 0.0
+        sides, backbones = self.sides, self.backbones
+        return error, forward_tolerance(sides, backbones, setting, made, self.rounding)
+
+    def minimal(self, changes):
+        """The Replayed of changes that reproduce the features, without those that do not matter."""
+        for change in changes:
+            less = tuple(other for other in changes if other is not change)
+            error, tolerance = self.errors(less)
+            changes = less if error <= tolerance else changes
+        error, tolerance = self.errors(changes)
+        findings = [finding.row.found(error, **finding.values) for finding, _ in changes]
+        setting = join(changes)
+        again = () if "masks" in setting else changes  # masks are of this batch
+        return Replayed(findings, self.backbones, setting, again, error, tolerance)
+
+
+def join(changes):
+    """The joined settings of changes."""
+    return {key: value for _, setting in changes for key, value in setting.items()}
 
 
 def forward_tolerance(sides, backbones, setting, made, rounding):

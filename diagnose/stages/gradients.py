@@ -22,6 +22,7 @@ from diagnose.stages.loss import logits_of
 from diagnose.stages.update import declared, describe
 from run.findings import CAUSE, DECLARED, HARMLESS, SKIPPED, UNEXPLAINED, Row
 
+PARTS = 4  # with factors of their own, beyond which they are no explanation
 ABSENT = 1e-9  # of the largest norm: a gradient that is smaller need not be there
 SAME_PHOTOS = Row(
     "gradients.same_photos_again",
@@ -99,6 +100,22 @@ ZEROED = Row(
     "gradients.zeroed",
     CAUSE,
     "gradients are zeroed between backward and the update, so only the weight decay acts",
+)
+REMOVED = Row(
+    "gradients.removed",
+    CAUSE,
+    "gradients are removed (None) between backward and the update, so nothing moves",
+)
+STALE = Row(
+    "gradients.of_the_batch_before",
+    CAUSE,
+    "each update takes the gradients of the batch before",
+)
+EACH_SCALED = Row(
+    "gradients.factor_of_each",
+    CAUSE,
+    "gradients are multiplied by another factor in each part: {factors}",
+    varies=("factors",),
 )
 SCALED_BACK = Row(
     "gradients.scaled_back",
@@ -231,36 +248,60 @@ def name_gradients(row, rows, absent, names, by_median=False):
     return findings
 
 
-def judge_step_gradients(update, last, parameters, factor):
+def judge_step_gradients(update, last, parameters, factor, before=None):
     """Findings on what happened to the gradients between backward and the update.
 
-    last: the gradients right after backward; factor: of the loss, which may be taken out again.
+    last: the gradients right after backward; before: those of the update before, or None;
+    factor: of the loss, which may be taken out again.
     """
     met = [n for n in parameters if n < len(last) and last[n] is not None]
-    were = [last[n]["values"] for n in met]
-    are = [update["gradients"][n] for n in met]
-    are = [
-        torch.zeros_like(a) if b is None else b["values"] for a, b in zip(were, are, strict=True)
-    ]
-    pairs = list(zip(were, are, strict=True))
+    taken = {n: update["gradients"][n] for n in met}
+    were = {n: last[n]["values"] for n in met}
+    are = {n: torch.zeros_like(were[n]) if g is None else g["values"] for n, g in taken.items()}
     tops = [last[n]["max"] for n in met]
-    kept = [(update["gradients"][n] or {"max": 0.0})["max"] for n in met]
-    same = all(torch.equal(a, b) for a, b in pairs)
+    kept = [(g or {"max": 0.0})["max"] for g in taken.values()]
+    same = all(torch.equal(were[n], are[n]) for n in met)
     if same and tops == kept:
         return []
-    if not any(b.any() for b in are):
+    if all(g is None for g in taken.values()):
+        return [REMOVED.found()]
+    if before and all(alike(taken[n], before[n]) for n in met if n < len(before)):
+        return [STALE.found()]
+    if not any(values.any() for values in are.values()):
         return [ZEROED.found()]
-    scale = factor_between(were, are)
-    if not same and all(is_close(a * scale, b) for a, b in pairs):
+    scale = factor_between(were.values(), are.values())
+    if not same and all(is_close(were[n] * scale, are[n]) for n in met):
         norm = math.sqrt(sum(last[n]["l2"] ** 2 for n in met))
         return [name_scale(scale, norm, factor)]
     bound = max(kept)
     clipped = all(
         abs(min(top, bound) - now) <= 1e-5 * bound for top, now in zip(tops, kept, strict=True)
     )
-    if clipped and all(is_close(a.clamp(-bound, bound), b) for a, b in pairs):
+    if clipped and all(is_close(were[n].clamp(-bound, bound), are[n]) for n in met):
         return [CLIPPED.found(bound=estimated(bound)).with_alternatives()]
-    return [CHANGED.found()]
+    return name_parts(were, are, parameters) or [CHANGED.found()]
+
+
+def name_parts(were, are, parameters):
+    """The finding on gradients {number: values} of which each part has a factor of its own."""
+    factors = {}
+    for n, values in were.items():
+        scale = estimated(factor_between([values], [are[n]]))
+        if not is_close(values * factor_between([values], [are[n]]), are[n]):
+            return []
+        if values.any():
+            factors.setdefault(scale, []).append(n)
+    if not 1 < len(factors) <= PARTS:
+        return []
+    named = {describe(numbers, parameters): scale for scale, numbers in sorted(factors.items())}
+    return [EACH_SCALED.found(factors=named)]
+
+
+def judge_staleness(findings):
+    """[(step, finding)] in which gradients that a first step lacks are those of no batch before."""
+    stale = any(finding.row is STALE for _, finding in findings)
+    lacking = (ZEROED, REMOVED)
+    return [(s, f) for s, f in findings if not (stale and s == 0 and f.row in lacking)]
 
 
 def name_scale(scale, norm, factor):

@@ -43,7 +43,7 @@ one_pass half_batches each_photo gathered bn_reset bn_no_statistics own_norms bn
 label_invert_loss smoothing focal class_weights pos_weight softmax_then_ce nll_on_probs bce mse margin
 softmax_dim0 label_columns soft_labels agreement_weights agreement_weighted_mean
 sum_loss loss_over_2 loss_times_batch log_softmax_twice loss_scaled_unscaled
-no_zero_grad zero_grad_late backward_twice accumulate2 clip_norm clip_value
+no_zero_grad zero_grad_late zero_grad_to_zero stale_gradient clip_then_scale backward_twice accumulate2 clip_norm clip_value
 one_lr rates_swapped lr_10x no_momentum nesterov dampening no_weight_decay decay_weights_only
 wd_1e_4 adam adamw rmsprop adagrad head_missing head_made_late backbone_frozen
 layer1_frozen bn_frozen winner_first turned_rightly jitter optimizers_in_turn group_added frozen_first
@@ -553,6 +553,10 @@ def change_gradients(model, P):
             p.grad += 0.2 * p.grad.std(correction=0) * torch.randn_like(p.grad)
     if "clip_norm" in P:
         torch.nn.utils.clip_grad_norm_(tensors, 0.1)
+    if "clip_then_scale" in P:
+        torch.nn.utils.clip_grad_norm_(tensors, 0.1)
+        for p in tensors:
+            p.grad *= 0.7 if p.dim() > 1 else 1
     if "clip_value" in P:
         torch.nn.utils.clip_grad_value_(tensors, 0.001)
 
@@ -660,7 +664,7 @@ def main():
     if meddles:
         average = [p.detach().clone() for p in model.parameters()]
 
-    done, first = 0, None
+    done, first, stale = 0, None, None
     for epoch in range(1, args.epochs + 1):
         model.train()
         if "bn_eval" in P:
@@ -684,7 +688,7 @@ def main():
                 optimizer.add_param_group(late)
             if step == 2 and "frozen_first" in P:
                 model.encoder.requires_grad_(True)
-            if not P & {"no_zero_grad", "zero_grad_late"} and (step - 1) % accumulate == 0:
+            if not P & {"no_zero_grad", "zero_grad_late", "zero_grad_to_zero"} and (step - 1) % accumulate == 0:
                 optimizer.zero_grad()
             if "outside_15" in P:
                 for p in model.parameters():
@@ -725,6 +729,13 @@ def main():
                 loss.backward()
             if "zero_grad_late" in P:
                 optimizer.zero_grad()
+            if "zero_grad_to_zero" in P:
+                optimizer.zero_grad(set_to_none=False)
+            if "stale_gradient" in P:
+                fresh = [p.grad.clone() for p in model.parameters()]
+                for p, old in zip(model.parameters(), stale or map(torch.zeros_like, fresh)):
+                    p.grad = old
+                stale = fresh
             change_gradients(model, P)
             if step % accumulate == 0:
                 if meddles:
