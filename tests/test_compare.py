@@ -23,11 +23,15 @@ sys.path.insert(0, str(Path(__file__).parent / "zoo"))
 
 import zoo
 
+import data
 import train_resnet
 import train_vgg
 from diagnose import answer, compare, numerics, preprocessing, record, reference
 from diagnose.finding import intersect_over_steps, merge_steps
-from diagnose.stages import STAGES, features, gradients, inputs, loss, pairs
+from diagnose.labels import search
+from diagnose.official import OfficialPair, RecordedPair
+from diagnose.stages import STAGES, features, gradients, inputs, labels, loss
+from diagnose.stages import pairs as pair_stage
 from diagnose.stages.update import ULPS
 from diagnose.trace import read_trace
 from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, Row, text_of
@@ -489,9 +493,42 @@ def test_updates_of_different_numbers_of_batches_are_counted():
         (3, 1, 2): ("pairs.accumulated_unevenly", {"batches": (3, 1, 2)}),
     }
     for steps, told in counts.items():
-        found, unknown = pairs.judge_pairs([], [8] * sum(steps), recipe, steps, 100)
+        found, unknown = pair_stage.judge_pairs([], [8] * sum(steps), recipe, steps, 100)
         assert (found.id, found.values) == told
         assert unknown.id == "pairs.unknown"  # no pair was identified
+
+
+def recorded(count, seed):
+    """RecordedPairs of made-up lists, some with photo_2 first, labelled rightly; their rows."""
+    rows, _ = conftest.made_up(count, seed)
+    lists = np.array([(*row, int(row[4] > row[5]), 0) for row in rows], dtype=data.PAIR)
+    swapped = np.random.default_rng(seed).random(len(lists)) < 0.3
+    official = [
+        OfficialPair("train", n, int(row["label"]) ^ int(turn), bool(turn), row)
+        for n, (row, turn) in enumerate(zip(lists, swapped, strict=True))
+    ]
+    return lists, swapped, [RecordedPair(pair.label, pair) for pair in official]
+
+
+@pytest.mark.parametrize("number", range(1, 17))
+def test_every_misreading_of_the_lists_is_named_as_diagnose_labels_names_it(number):
+    lists, swapped, pairs = recorded(24, number)
+    (words,), _, made = list(search.rules(lists))[number]
+    assert len(list(search.rules(lists))) == 17
+    own = [p._replace(label=int(y)) for p, y in zip(pairs, made ^ swapped, strict=True)]
+    (found,) = labels.judge_labels(own, False, False)
+    wrong = int((made != lists["label"]).sum())
+    if wrong == 0:
+        assert found.id == "labels.some_second_photo_first"
+    elif found.id == "labels.misread":
+        assert words in found.values["rules"].split(" or ") and found.values["wrong"] == wrong
+    else:
+        assert words in (
+            "label 0 where rank_1 is 1", "label 1 where rank_1 is 1",
+            "ranks are read as winner ids: label 0 where rank_1 is photo_1's number",
+        ) or wrong < 4, (words, found)  # fmt: skip
+    one = [own[0]._replace(label=1 - own[0].label), *own[1:]]
+    assert labels.judge_labels(one, False, False)[0].id == "labels.not_official"
 
 
 def test_two_signs_that_cancel_are_both_named():

@@ -1,5 +1,10 @@
 """The labels as they come in, by the official lists."""
 
+import itertools
+
+import numpy as np
+
+from diagnose.labels.search import rules
 from run.findings import CAUSE, DECLARED, HARMLESS, SKIPPED, UNEXPLAINED, Row
 
 FEW = 16  # pairs whose labels are alike by chance once in 30,000 times
@@ -28,6 +33,7 @@ RANKS = Row(
     "ranks are read as winner ids: label 0 where rank_1 is photo_1's number "
     "({wrong} of {pairs} wrong)",
 )
+MISREAD = Row("labels.misread", CAUSE, "{rules} ({wrong} of {pairs} wrong)")
 SOME_SWAPPED = Row(
     "labels.some_photos_swapped",
     CAUSE,
@@ -92,16 +98,28 @@ def judge_labels(pairs, single, swapped):
     found = {"pairs": len(known), "wrong": len(known) - right}
     found["swapped"] = sum(pair.official.swapped for pair in known)
     inverted = are_inverted(pairs)
+    found["rules"] = " or ".join(misreadings(known)) or None
     rows = (
         (right == 0 and single, ONE_LOGIT),
         (inverted and swapped, TAKEN_SO),
         (right == 0 and found["swapped"] == len(known), ALL_SWAPPED),
         (inverted, INVERTED),
         (found["wrong"] >= 4 and all(map(reads_ranks, known)), RANKS),
+        (found["wrong"] >= 4 and found["rules"] is not None, MISREAD),
         (found["swapped"] >= 2 and all(map(follows_the_list, known)), SOME_SWAPPED),
         (True, OTHERS),
     )
     return [next(row for holds, row in rows if holds).found(**found)]
+
+
+def misreadings(pairs):
+    """The misreadings of the lists, of those that `diagnose labels` knows, that give all labels."""
+    rows = np.array([pair.official.row for pair in pairs])
+    own = np.array([pair.label for pair in pairs])
+    swapped = np.array([pair.official.swapped for pair in pairs])
+    for words, _, labels in itertools.islice(rules(rows), 1, None):  # the first is the lists
+        if np.array_equal(labels ^ swapped, own):
+            yield words[0]
 
 
 def reads_ranks(pair):
