@@ -48,6 +48,17 @@ def build(args):
     return SiameseRanker(backbone, build_head(2048, args.hidden, args.activation, args.dropout))
 
 
+def build_optimizer(args, ranker):
+    """SGD over two parameter groups, each with its own learning rate."""
+    groups = [
+        {"name": "backbone", "params": ranker.backbone.parameters(), "lr": args.lr_backbone},
+        {"name": "head", "params": ranker.head.parameters(), "lr": args.lr_head},
+    ]
+    return torch.optim.SGD(
+        groups, momentum=args.momentum, weight_decay=args.weight_decay, nesterov=False
+    )
+
+
 @one_door
 def main(argv=None):
     """Trains after the command line and leaves a run folder."""
@@ -57,13 +68,7 @@ def main(argv=None):
     torch.manual_seed(args.seed)  # before the model is built
     ranker = build(args).to(args.device)
     criterion = nn.NLLLoss()
-    groups = [
-        {"name": "backbone", "params": ranker.backbone.parameters(), "lr": args.lr_backbone},
-        {"name": "head", "params": ranker.head.parameters(), "lr": args.lr_head},
-    ]
-    optimizer = torch.optim.SGD(
-        groups, momentum=args.momentum, weight_decay=args.weight_decay, nesterov=False
-    )
+    optimizer = build_optimizer(args, ranker)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, args.lr_every, args.lr_factor)
 
     parts = {"ranker": ranker, "criterion": criterion, "optimizer": optimizer, "schedule": schedule}

@@ -227,11 +227,9 @@ def judge_step(trace, group, house):
     last, before = batch["backwards"][-1]["after"], last_gradients(trace, step - 1)
     factor = group[-1].factor
     findings += gradients.judge_step_gradients(update, last, parameters, factor, before)
-    recipe = house.recipe
-    earlier_ones = trace["updates"][:step]
-    history = updates.history_of(earlier_ones, recipe["momentum"], recipe["weight_decay"])
+    history = updates.history_of(trace["updates"][:step], parameters, house.rules)
     moving = schedules.describe_moving(trace)
-    findings += updates.judge_update(update, parameters, recipe, history, moving)
+    findings += updates.judge_update(update, parameters, house.rules, history, moving)
     findings += updates.judge_computed(trace["weights"])
     findings += updates.judge_state(update, earlier, parameters)
     findings += updates.judge_before(update, earlier, parameters)

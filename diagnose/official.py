@@ -111,7 +111,7 @@ class Official:
             photos = [self.photo(row) for row in rows]
             place, preparation, error = preprocessing.solve(x, photos, size, self.hints)
             of_its_own = preparation is None or "affine" in preparation or "border" in preparation
-            if not of_its_own and preparation not in [preprocessing.REFERENCE, *self.hints]:
+            if not of_its_own and preparation not in [preprocessing.reference(), *self.hints]:
                 self.hints.append(preparation)
             preparations.append(preparation)
             paths.append(self.paths[rows[place]])

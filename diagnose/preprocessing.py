@@ -6,50 +6,83 @@ gives the recorded input back.
 """
 
 import math
-from itertools import permutations
+from functools import cache
+from itertools import permutations, product
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from data import IMAGENET_MEAN, IMAGENET_STD, PAD_COLORS
+import data
 
-REFERENCE = {
-    "geometry": "pad",
-    "filter": "bilinear",
-    "turn": "none",
-    "order": "RGB",
-    "normalization": "imagenet",
-    "padding": "mean",
-    "cast": "none",
-}
 FILTERS = {
     name: getattr(Image.Resampling, name.upper())
     for name in ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming")
 }
 GEOMETRIES = ("pad", "floor", "corner", "crop", "squash")
 EVERY_FILTER = (*FILTERS, "no antialias", "antialias")
-COLORS = {
-    "mean": IMAGENET_MEAN,
-    "black": (0, 0, 0),
-    "gray": (128 / 255,) * 3,
-    "white": (1, 1, 1),
-    "train": PAD_COLORS["train"],
-    "rounded": (124 / 255, 116 / 255, 104 / 255),
-}
-MEAN, STD = (torch.tensor(v, dtype=torch.float64) for v in (IMAGENET_MEAN, IMAGENET_STD))
-AFFINE = {
-    "imagenet": (1 / STD, -MEAN / STD),
-    "none": (torch.ones(3).double(), torch.zeros(3).double()),
-    "half": (torch.full((3,), 2.0).double(), torch.full((3,), -1.0).double()),
-    "255": (torch.full((3,), 255.0).double(), torch.zeros(3).double()),
-    "twice": (1 / STD**2, (-MEAN / STD - MEAN) / STD),
-    "centered": (torch.ones(3).double(), -MEAN),
-    "minus one": (torch.ones(3).double(), -torch.ones(3).double()),
-}
 TURNS = {"hflip": [2], "vflip": [1], "rot180": [1, 2]}  # dimensions of [3, S, S]
 CELLS = 8  # of a side, in the coarse picture by which photos are recognized
 EXACT = 3e-6  # largest difference of a photo prepared in float32, in its own deviation
+
+
+# The page's own preprocessing
+
+
+def reference():
+    """{part: choice} of the page's preprocessing, of the choices that people make."""
+    own = {"turn": "none", "order": "RGB", "normalization": "imagenet", "padding": "mean"}
+    return dict(zip(("geometry", "filter"), parts_of(data.fit_photo), strict=True)) | own | {
+        "cast": "none"
+    }  # fmt: skip
+
+
+@cache
+def parts_of(fit_photo):
+    """(geometry, filter) by which the page fits a photo, tried on noise; else "page" twice."""
+    noise = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
+    photo, size = Image.fromarray(noise), 32
+    array, _ = fit_photo(photo, size, "pad")
+    made = torch.from_numpy(array).double() / 255
+    for geometry, filter_ in product(GEOMETRIES, EVERY_FILTER):
+        if torch.equal(place(photo, geometry, filter_, size)[0], made):
+            return geometry, filter_
+    return "page", "page"
+
+
+def colors():
+    """{name: red, green and blue in 0..1} of the padding."""
+    return {
+        "mean": data.parse_color("imagenet"),
+        "black": (0, 0, 0),
+        "gray": (128 / 255,) * 3,
+        "white": (1, 1, 1),
+        "train": data.parse_color("train"),
+        "rounded": (124 / 255, 116 / 255, 104 / 255),
+    }
+
+
+def normalizations():
+    """{name: (scale [3], shift [3])} of values in 0..1; `imagenet` is what the page does."""
+    return affines_of(data.to_input)
+
+
+@cache
+def affines_of(to_input):
+    """As normalizations, by what the page's function makes of a black and of a white pixel."""
+    pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    black, white = to_input(pixels, torch.tensor([[0, 0, 1, 1]] * 2), (0, 0, 0), torch.float64)
+    shift, scale = black.flatten(), (white - black).flatten()
+    mean, one = -shift / scale, torch.ones(3).double()
+    return {
+        "imagenet": (scale, shift),
+        "none": (one, 0 * one),
+        "half": (2 * one, -one),
+        "255": (255 * one, 0 * one),
+        "twice": (scale**2, scale * (shift - mean)),
+        "centered": (one, -mean),
+        "minus one": (one, -one),
+    }
 
 
 # Recognition
@@ -150,9 +183,18 @@ class Photo:
             for dim in TURNS.get(turn, ()):
                 photo = ImageOps.mirror(photo) if dim == 2 else ImageOps.flip(photo)
             photo = photo.convert("L").convert("RGB") if gray else photo
-            made = place(photo, geometry, filter_, size)
+            own = (geometry, filter_) == parts_of(data.fit_photo)
+            made = fit_by_page(photo, size) if own else place(photo, geometry, filter_, size)
         self.made[key] = made
         return made
+
+
+def fit_by_page(photo, size):
+    """A photo as the page fits it (data.fit_photo), as in Photo.base."""
+    array, (left, top, right, bottom) = data.fit_photo(photo, size, "pad")
+    inside = torch.zeros(size, size).bool()
+    inside[top:bottom, left:right] = True
+    return torch.from_numpy(array).double() / 255, inside
 
 
 def place(photo, geometry, filter_, size):
@@ -191,14 +233,14 @@ def apply(photo, preparation, size):
     pixels, inside = photo.base(
         preparation["geometry"], preparation["filter"], preparation["turn"], size, gray
     )
-    scale, shift = preparation.get("affine") or AFFINE[preparation["normalization"]]
+    scale, shift = preparation.get("affine") or normalizations()[preparation["normalization"]]
     channels = pixels
     if preparation["order"] != "gray":
         channels = pixels[["RGB".index(c) for c in preparation["order"]]]
     x = channels * scale[:, None, None] + shift[:, None, None]
     color = preparation.get("border")
     if color is None:
-        values = torch.tensor(COLORS[preparation["padding"]], dtype=torch.float64)
+        values = torch.tensor(colors()[preparation["padding"]], dtype=torch.float64)
         color = values * scale + shift
     x = torch.where(inside, x, color[:, None, None])
     if preparation["cast"] != "none":
@@ -239,7 +281,7 @@ def solve(x, photos, size, hints=()):
 
     photos: the candidates; hints: preparations that held for other inputs, tried first.
     """
-    for preparation in (REFERENCE, *hints):
+    for preparation in (reference(), *hints):
         for number, photo in enumerate(photos):
             gap, equal = held_against(x, photo, preparation, size)
             if equal:
@@ -326,17 +368,17 @@ def finish(x, photo, preparation, size):
 
 def named_affines(order):
     """(name, (scale, shift)) of each normalization, also as applied before the order changed."""
-    yield from AFFINE.items()
+    yield from normalizations().items()
     if order not in ("RGB", "gray"):
         places = ["RGB".index(c) for c in order]
-        for name, (scale, shift) in AFFINE.items():
+        for name, (scale, shift) in normalizations().items():
             yield f"{name}@before", (scale[places], shift[places])
 
 
 def name_border(border, preparation, near):
     """The padding slot for a border [3]; 0 after the normalization is the mean colour before."""
-    scale, shift = preparation.get("affine") or AFFINE[preparation["normalization"]]
-    for name, color in COLORS.items():
+    scale, shift = preparation.get("affine") or normalizations()[preparation["normalization"]]
+    for name, color in colors().items():
         values = torch.tensor(color, dtype=torch.float64) * scale + shift
         if float((values - border).abs().max()) < near * max(1.0, float(scale.abs().max())) / 10:
             return {"padding": name}
@@ -353,7 +395,7 @@ def simplest(preparation, x, photo, size):
         preparation | {"cast": "none"} if exact else preparation
     )  # whole numbers are not rounded
     for key in ("turn", "geometry", "filter", "order", "padding"):
-        trial = preparation | {key: REFERENCE[key]}
+        trial = preparation | {key: reference()[key]}
         if key == "padding":
             trial.pop("border", None)
         gap = difference(x, apply(photo, trial, size))

@@ -20,6 +20,7 @@ class Reference(NamedTuple):
     ranker: torch.nn.Module
     weights: list  # of its backbone, see reference_weights
     recipe: dict  # {flag: default}
+    rules: dict  # {backbone or head: (class of the optimizer, values of its group)}
 
 
 class Match(NamedTuple):
@@ -55,13 +56,24 @@ def choose_reference(name, trace, size):
     for page in [name] if name else PAGES:
         module = importlib.import_module(page)
         recipe = {key: row[0] for key, row in module.RECIPE.items()}
-        ranker = module.build(Namespace(**(recipe | {"weights": "none", "size": size}))).double()
-        reference = Reference(ranker, reference_weights(ranker, size), recipe)
+        args = Namespace(**(recipe | {"weights": "none", "size": size}))
+        ranker = module.build(args).double()
+        rules = optimizer_rules(module.build_optimizer(args, ranker))
+        reference = Reference(ranker, reference_weights(ranker, size), recipe, rules)
         known = {k for k, _ in reference.weights}
         share = sum(key(w) in known for w in trace["weights"]) / len(reference.weights)
         if best is None or share > best[0]:
             best = share, reference
     return best[1]
+
+
+def optimizer_rules(optimizer):
+    """{name of a group: (class, its values)} of an optimizer that a page builds."""
+    rules = {}
+    for group in optimizer.param_groups:
+        values = {key: value for key, value in group.items() if key not in ("params", "name")}
+        rules[group["name"]] = type(optimizer).__name__, values
+    return rules
 
 
 def key(weight):

@@ -1,8 +1,10 @@
 """record.py and diagnose.compare: every bug of the zoo is named, and nothing else is."""
 
+import ast
 import contextlib
 import copy
 import functools
+import inspect
 import io
 import json
 import os
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from argparse import Namespace
 from pathlib import Path
 
 import conftest
@@ -27,6 +30,7 @@ import data
 import train_resnet
 import train_vgg
 from diagnose import answer, compare, numerics, preprocessing, record, reference
+from diagnose import official as official_module
 from diagnose.finding import intersect_over_steps, merge_steps
 from diagnose.labels import search
 from diagnose.official import OfficialPair, RecordedPair
@@ -34,6 +38,7 @@ from diagnose.stages import STAGES, features, gradients, inputs, labels, loss
 from diagnose.stages import pairs as pair_stage
 from diagnose.stages.update import ULPS
 from diagnose.trace import read_trace
+from model import SiameseRanker
 from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, Row, text_of
 from run.loop import Run
 
@@ -366,11 +371,97 @@ def test_every_photo_is_recognised(real, tmp_path):
     paths = sorted(folder.iterdir())
     described = np.stack([preprocessing.describe_photo(path) for path in paths])
     made = [
-        preprocessing.apply(preprocessing.Photo(path), preprocessing.REFERENCE, 64)
+        preprocessing.apply(preprocessing.Photo(path), preprocessing.reference(), 64)
         for path in paths[::3]
     ]
     found = preprocessing.recognize(made, described, few=5)
     assert len(made) > 15 and [3 * i in rows for i, rows in enumerate(found)] == [True] * len(made)
+
+
+def edited(function, old, new):
+    """A function of a page, with another text."""
+    source, names = inspect.getsource(function), dict(vars(sys.modules[function.__module__]))
+    assert source.count(old) >= 1
+    exec(source.replace(old, new), names)
+    return names[function.__name__]
+
+
+def other_optimizer(**changed):
+    def build(args, ranker):
+        return BUILD(Namespace(**(vars(args) | changed)), ranker)
+
+    return build
+
+
+BUILD = train_resnet.build_optimizer
+SIDES = "round(size * side / longer)"
+COLOR = {"imagenet": (0.3, 0.4, 0.7)}
+CHANGES = {  # of a page: what a trainer that was the reference is called then
+    "sign": (SiameseRanker, "compare", lambda self, a, b: self.head(b - a),
+             {"head.reversed_difference"}),
+    "filter": (data, "fit_photo", edited(data.fit_photo, "BILINEAR", "BICUBIC"),
+               {"inputs.filter"}),
+    "rounding of the sides": (
+        data, "fit_photo", edited(data.fit_photo, SIDES, SIDES.replace("round", "int")),
+        {"inputs.padded"},
+    ),
+    "padding color": (data, "PAD_COLORS", data.PAD_COLORS | COLOR, {"inputs.padding"}),
+    "mean": (data, "to_input", edited(data.to_input, "IMAGENET_MEAN", "(0.4, 0.5, 0.3)"),
+             {"inputs.normalized"}),
+    "backbone's rate": (train_resnet, "build_optimizer", other_optimizer(lr_backbone=3e-5),
+                        {"update.learning_rates"}),
+    "decay": (train_resnet, "build_optimizer", other_optimizer(weight_decay=3e-4),
+              {"update.weight_decay"}),
+    "momentum": (train_resnet, "build_optimizer", other_optimizer(momentum=0.7),
+                 {"update.momentum"}),
+    "label": (data, "read_pairlist", None, {"labels.inverted"}),
+}  # fmt: skip
+
+
+@functools.cache
+def two_steps():
+    """The trace of two steps of the clean plain trainer."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        trace = Path(folder) / "mine.trace"
+        words = ["--data", str(zoo.dataset()[1]), "--size", "64", "--tiny"]
+        patch.setattr(sys, "argv", [str(zoo.HERE / "plain.py"), *words])
+        with contextlib.suppress(SystemExit), record.Recording(trace, 2):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        return compare.read_trace(trace)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_pages_are_what_is_replayed(change, monkeypatch):
+    owner, name, value, ids = CHANGES[change]
+    plain = getattr(owner, name)
+    if change == "label":
+
+        def value(path, labelled=True):
+            pairs, problems = plain(path, labelled)
+            pairs["label"] = 1 - pairs["label"]
+            return pairs, problems
+
+        owner = official_module
+    monkeypatch.setattr(train_resnet, "resnet50", zoo.tiny)
+    found, _ = compare.explain(two_steps(), zoo.dataset()[1], "train_resnet")
+    assert [f.id for f in found if f.kind != SKIPPED] == [zoo.UNTRAINED]
+    monkeypatch.setattr(owner, name, value)
+    found, _ = compare.explain(two_steps(), zoo.dataset()[1], "train_resnet")
+    assert {f.id for f in found if f.kind != SKIPPED} == ids | {zoo.UNTRAINED}
+
+
+@pytest.mark.parametrize("page", [train_resnet, train_vgg])
+def test_the_loss_of_the_pages_is_that_of_the_loss_stage(page):
+    # It is a line of the loop, of which stages/loss.py keeps the one copy.
+    tree = ast.parse(Path(page.__file__).read_text())
+    lines = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    names = {"nn": torch.nn, "F": torch.nn.functional}
+    torch.manual_seed(0)
+    names |= {"logits": torch.randn(5, 2).double(), "label": torch.tensor([0, 1, 1, 0, 1])}
+    for start in ("criterion = ", "loss = "):
+        exec(next(line for line in lines if line.startswith(start)), names)
+    mine = loss.cross_entropy(names["logits"], names["label"]).mean()
+    assert torch.equal(names["loss"], mine)
 
 
 def test_a_trained_backbone_is_not_called_untrained(monkeypatch):
@@ -423,7 +514,7 @@ def test_a_value_that_is_clipped_between_the_kept_places_is_seen():
 
 def test_counts_that_differ_from_step_to_step_are_told_as_a_series():
     def step(lost):
-        usual = preprocessing.REFERENCE
+        usual = preprocessing.reference()
         ways = [usual | {"normalization": "twice"}] * lost + [usual] * (8 - lost)
         return inputs.name_inputs(ways, 0.0)
 
@@ -441,7 +532,7 @@ def test_a_padding_of_each_photo_is_one_change(demo):
     slots, hints = [], []
     for color in ((0.1, 0.2, 0.3), (0.5, 0.1, 0.9), (0.7, 0.7, 0.2)):
         border = torch.tensor(color).double()
-        x = preprocessing.apply(photo, preprocessing.REFERENCE | {"border": border}, 64)
+        x = preprocessing.apply(photo, preprocessing.reference() | {"border": border}, 64)
         slots.append(preprocessing.solve(x, [photo], 64, hints)[1])
     (found,) = inputs.name_inputs(slots, 0.0)
     assert found.id == "inputs.padding_of_each"

@@ -7,6 +7,7 @@ from functools import reduce
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from diagnose.numerics import (
@@ -17,6 +18,7 @@ from diagnose.numerics import (
     relative_error,
 )
 from diagnose.reference import column
+from model import SiameseRanker
 from run.findings import CAUSE, HARMLESS, UNEXPLAINED, Row
 
 # A linear layer written out.
@@ -35,11 +37,16 @@ def merge(name, text, apply, kind=CAUSE):
     return Merge(f"head.{name}", kind, text, apply=apply)
 
 
-DIFFERENCE = merge("difference", "", lambda a, b: a - b)  # the reference
+def formula(features_1, features_2):
+    """What the reference's head is given: the formula of the page, with no head behind it."""
+    return SiameseRanker(None, nn.Identity()).compare(features_1, features_2)
+
+
+DIFFERENCE = merge("difference", "", formula)  # the reference
 REVERSED = merge(
     "reversed_difference",
     "features_2 - features_1 in the place of features_1 - features_2",
-    lambda a, b: b - a,
+    lambda a, b: formula(b, a),
     HARMLESS,
 )
 CONCATENATED = merge(

@@ -32,6 +32,7 @@ PADDED = row("padding", "the padding is {color} behind normalisation")
 # {part of a preprocessing: {choice: row}}
 ROWS = {
     "geometry": {
+        "pad": row("padded", "photos are fitted by their longer side, rounded, and padded around"),
         "floor": row("side_cut_off", "the shorter side is cut off to a whole number, not rounded"),
         "corner": row(
             "corner", "the photo lies in the upper left corner, the padding right of and below it"
@@ -55,6 +56,7 @@ ROWS = {
     "order": {"gray": row("gray", "photos are turned to gray")}
     | {"".join(p): CHANNELS for p in permutations("RGB")},
     "normalization": {
+        "imagenet": row("normalized_imagenet", "normalised with the ImageNet mean and deviation"),
         "none": row("not_normalized", "values from 0 to 1, not normalised"),
         "half": row("normalized_half", "normalised with mean .5 and deviation .5"),
         "255": row("range_255", "values from 0 to 255, not normalised"),
@@ -64,6 +66,7 @@ ROWS = {
         "solved": NORMALIZED,
     },
     "padding": {
+        "mean": row("padding_mean", "the padding is the ImageNet mean colour"),
         "black": row("padding_black", "the padding is black before the normalisation"),
         "gray": row("padding_gray", "the padding is gray, 128 of 255"),
         "white": row("padding_white", "the padding is white"),
@@ -119,7 +122,7 @@ def name_inputs(preparations, worst):
 
 def choices(preparation):
     """(row, its values) of each part of a preprocessing that is not the reference's."""
-    for part, usual in preprocessing.REFERENCE.items():
+    for part, usual in preprocessing.reference().items():
         choice = preparation[part].removesuffix(" late")
         if preparation[part] != usual:
             yield ROWS[part][choice], tuple(values_of(part, choice, preparation).items())

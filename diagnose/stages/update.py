@@ -154,15 +154,19 @@ def state_of(update):
     return {n: kept for o in update["optimizers"] for n, kept in o["state"].items()}
 
 
-def history_of(updates, momentum, decay):
-    """{number: momentum buffer} as SGD would have it after these recorded updates."""
+def history_of(updates, parameters, rules):
+    """{number: momentum buffer} as the reference's SGD would have it after these updates.
+
+    rules: see judge_update.
+    """
     buffers = {}
     for update in updates:
         held = declared(update)
         for n, gradient in enumerate(update["gradients"]):
-            if gradient is not None and n in held:
-                step = gradient["values"] + decay * update["before"][n]["values"]
-                buffers[n] = momentum * buffers[n] + step if n in buffers else step
+            if gradient is not None and n in held and n in parameters:
+                values = rules[parameters[n].role][1]
+                step = gradient["values"] + values["weight_decay"] * update["before"][n]["values"]
+                buffers[n] = values["momentum"] * buffers[n] + step if n in buffers else step
     return buffers
 
 
@@ -225,19 +229,14 @@ def is_equal(made, update):
     return all(error <= 1 for error in misses(made, update).values())
 
 
-def reference_rules(parameters, recipe):
-    """{number: (SGD, values)} as the reference would update these weights."""
-    values = {"momentum": recipe["momentum"], "weight_decay": recipe["weight_decay"]}
-    rates = {n: recipe[f"lr_{parameter.role}"] for n, parameter in parameters.items()}
-    return {n: ("SGD", values | {"lr": rate}) for n, rate in rates.items()}
-
-
-def judge_update(update, parameters, recipe, history, moving):
+def judge_update(update, parameters, rules, history, moving):
     """Findings on one update.
 
-    history: see stepped; moving: the finding on rates that change from step to step, or None.
+    rules: {role: (class, values)} of the reference's optimizer; history: see stepped; moving: the
+    finding on rates that change from step to step, or None.
     """
-    own, reference = declared(update), reference_rules(parameters, recipe)
+    own = declared(update)
+    reference = {n: rules[parameter.role] for n, parameter in parameters.items()}
     found = judge_absent(update, parameters, own)
     most = max(o["times"] for o in update["optimizers"])
     if most > 1:
