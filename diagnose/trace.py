@@ -4,6 +4,7 @@ import itertools
 
 import torch
 
+from diagnose.record import VERSION
 from disk.errors import stop
 from disk.tensors import load_tensors
 
@@ -36,6 +37,9 @@ def read_trace(path):
     trace = load_tensors(path)
     if not isinstance(trace, dict) or trace.keys() != TRACE.keys():
         stop(__file__, f"{path}: not a trace of record.py")
+    if trace["version"] != VERSION:
+        text = f"recorded by version {trace['version']}, this is {VERSION}; record once more"
+        stop(__file__, f"{path}: {text}")
     place = misfit(trace, TRACE, "")
     if place:
         stop(__file__, f"{path}: {place} is not what record.py writes")

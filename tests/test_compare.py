@@ -671,6 +671,9 @@ def test_what_is_no_trace_is_one_line(tmp_path, refused):
     refused(compare.main, flags, "mine.trace", "not a checkpoint of plain tensors")
     torch.save({"version": 1}, path)
     refused(compare.main, flags, "mine.trace", "not a trace of record.py")
+    for version in (record.VERSION + 1, "1", None):
+        torch.save(clean_trace(False) | {"version": version}, path)
+        refused(compare.main, flags, f"recorded by version {version}, this is {record.VERSION}")
 
 
 def test_the_answer_on_the_command_line(tmp_path, capsys, monkeypatch):
