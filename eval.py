@@ -27,6 +27,7 @@ from model import score_features
 from run import sheet
 from run.arithmetic import set_arithmetic, shape_model
 from run.checkpoint import load_best
+from run.findings import EQUAL, SKIPPED, Row, give_verdict
 from run.flags import ROUNDING_FLAGS, RUN_FLAGS, resolve_device
 from run.folder import (
     ROOT,
@@ -38,8 +39,18 @@ from run.folder import (
     write_predictions,
 )
 from run.probe import probe
-from run.scores import give_verdict, judge, quality
+from run.scores import BELOW, TOO_FEW, judge, quality
 from run.watch import show_evaluation
+
+SPLIT = Row("evaluation.split", EQUAL, "{split}: {pairs} pairs, {series} series")
+WROTE = Row("evaluation.wrote", EQUAL, "wrote {path}")
+OTHER_PAIRS = Row("evaluation.other_pairs", EQUAL, "not the pairs that the run was trained with")
+NO_LABELS = Row("evaluation.no_labels", SKIPPED, "cannot judge: no labels to score against")
+NOT_CHECKED = Row(
+    "evaluation.not_checked",
+    SKIPPED,
+    "not checked: the training labels (see diagnose labels)",
+)
 
 
 def load_run(run):
@@ -98,7 +109,7 @@ def without_weights(recipe):
 
 
 def score_run(args, device):
-    """Verdict on a run: its predictions on a split, and what the model at hand shows."""
+    """(findings of the verdict, evidence) on a run's predictions and its model."""
     recipe = load_run(args.run)
     ranker = load_ranker(args.run, recipe, device)
     recipe.data, recipe.store, recipe.device = args.data, args.store, str(device)
@@ -114,20 +125,22 @@ def score_run(args, device):
     path = predictions_path(args.run, args.split, "" if trained == own else own)
     write_predictions(path, split, logits)
     defects, lines = probe(ranker, split, features, logits, partial(embed, recipe), size)
-    lines += [f"wrote {path}", *["not the pairs that the run was trained with"] * (trained != own)]
-    head = f"{split.name}: {len(split.pairs)} pairs, {len(np.unique(split.pairs['series']))} series"
+    lines += [WROTE.found(path=str(path)), *[OTHER_PAIRS.found()] * (trained != own)]
+    series = len(np.unique(split.pairs["series"]))
+    head = SPLIT.found(split=split.name, pairs=len(split.pairs), series=series)
     if split.name == "test":
-        return "cannot judge: no labels to score against", 2, [head, *lines]
+        return [NO_LABELS.found()], [head, *lines]
     scores = torch.log_softmax(logits.double(), 1).numpy()
-    verdict, code, evidence = judge(split.pairs, scores)
-    if verdict.startswith("below"):
-        verdict += ": its labels were inverted, or those of the lists are now"
-    evidence = [head, *evidence, *lines, "not checked: the training labels (see diagnose labels)"]
+    verdict, evidence = judge(split.pairs, scores)
+    if verdict.row is BELOW:
+        meaning = "its labels were inverted, or those of the lists are now"
+        verdict = BELOW.found(**(verdict.values | {"meaning": meaning}))
+    evidence = [head, *evidence, *lines, NOT_CHECKED.found()]
     if args.sheet:
         names = np.array(split.files, dtype=object)[split.rows]
         run = f"{Path(args.run).resolve().name}, {split.name}"
         sheet.draw_errors(args.sheet, split.pairs, names, split.folder, scores, run)
-    return (defects[0], 1, evidence) if defects and code != 2 else (verdict, code, evidence)
+    return defects[:1] if defects and verdict.row is not TOO_FEW else [verdict], evidence
 
 
 def rank_photos(args, device):
@@ -175,7 +188,7 @@ def main(argv=None):
     parser.add_argument("--split", choices=("val", "train", "test"), default="val")
     parser.add_argument("--photos", nargs="+", metavar="PHOTO", help="your own photos, or a folder")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="picture of the worst errors")
-    parser.add_argument("--json", action="store_true", help="the verdict as JSON")
+    parser.add_argument("--json", action="store_true", help="the findings as JSON")
     for key in ("store", "device"):
         parser.add_argument(f"--{key}", default=RUN_FLAGS[key][0], help=RUN_FLAGS[key][2])
     args = parser.parse_args(argv)

@@ -16,10 +16,41 @@ from PIL import Image
 
 from data import read_pairlist
 from disk.errors import command_line, instrument, show_progress, stop
-from disk.layout import find_split, photo_names
-from run.scores import chance_levels, give_verdict
+from disk.layout import SHOWN, find_split, photo_names
+from run.findings import CAUSE, EQUAL, SKIPPED, Row, give_verdict
+from run.scores import chance_levels
 
 SPLITS = ("train", "val")
+
+
+def row(name, kind, text):
+    """A row of this instrument."""
+    return Row(f"dataset.{name}", kind, text)
+
+
+HEALTHY = row("healthy", EQUAL, "healthy")
+SPLIT = row(
+    "split",
+    EQUAL,
+    "{split}: {pairs:,} pairs, {series:,} series, label 1 {ones:,} = {share:.4f}, {chance}, "
+    "agreement with the majority {agreement:.3f}"
+    "[ ({strong:.3f} on {strong_pairs:,} pairs with at least 0.7)], {ties} ties",
+)
+UNLABELED = row(
+    "split_without_labels", EQUAL, "{split}: {pairs:,} pairs, {series:,} series, no labels"
+)
+SHARED = row("shared_series", CAUSE, "{count} series stand in train and val, first {first}")
+NO_PHOTOS = row("no_photos", CAUSE, "no photo of {split} is there ({folder}/)")
+MISSING = row("missing_photos", CAUSE, "{split}: {count} photos have no file, first {first}")
+PHOTOS = row("photos", EQUAL, "{folder}/: {photos} photos, {unused} stand in no pair")
+BROKEN = row("broken_photos", CAUSE, "{count} files are no whole photos, first {first}")
+SIZES = row("sizes", EQUAL, "longer side {longer} pixels, shorter side {shorter}")
+EQUAL_BYTES = row(
+    "equal_bytes", CAUSE, "{count} photos have equal bytes across splits, first {first}"
+)
+PROBLEM = row("problem", EQUAL, "{problem}")
+NO_TEST = row("no_test", SKIPPED, "not checked: test (no test_pairlist.txt)")
+WRONG_LINES = row("wrong_lines", CAUSE, "{count} wrong lines in the pairlists")
 
 
 # The dataset itself
@@ -53,57 +84,62 @@ def read_labelled(root):
 
 
 def describe_split(split, pairs):
-    """One line on a split: counts, balance, chance levels, and how far people agree."""
-    text = f"{split}: {len(pairs):,} pairs, {len(np.unique(pairs['series'])):,} series"
+    """The finding on a split: counts, balance, chance levels, and how far people agree."""
+    counts = {"split": split, "pairs": len(pairs), "series": len(np.unique(pairs["series"]))}
     if split == "test" or not len(pairs):
-        return f"{text}, no labels"
+        return UNLABELED.found(**counts)
     labels, preference = pairs["label"], pairs["preference"]
     agreement = np.maximum(preference, 1 - preference)
     strong = agreement >= 0.7 - 1e-9
-    text += f", label 1 {labels.sum():,} = {labels.mean():.4f}"
-    text += f", {chance_levels(labels)}, agreement with the majority {agreement.mean():.3f}"
-    if strong.any():
-        text += f" ({agreement[strong].mean():.3f} on {strong.sum():,} pairs with at least 0.7)"
-    return f"{text}, {int((preference == 0.5).sum())} ties"
+    return SPLIT.found(
+        **counts,
+        ones=int(labels.sum()),
+        share=float(labels.mean()),
+        chance=chance_levels(labels),
+        agreement=float(agreement.mean()),
+        strong=float(agreement[strong].mean()) if strong.any() else None,
+        strong_pairs=int(strong.sum()),
+        ties=int((preference == 0.5).sum()),
+    )
 
 
 def shared_series(official):
-    """Lines on series that stand in more than one of train and val."""
+    """Findings on series that stand in more than one of train and val."""
     train, val = (set(official[split][0]["series"].tolist()) for split in ("train", "val"))
     both = sorted(train & val)
-    return [f"{len(both)} series stand in train and val, first {both[0]}"] if both else []
+    return [SHARED.found(count=len(both), first=both[0])] if both else []
 
 
 def check_photos(official):
-    """(defects, remarks) on the photos of the folders that are there."""
+    """Findings on the photos of the folders that are there: (defects, remarks)."""
     defects, remarks, owner = [], [], defaultdict(set)
     wanted = defaultdict(set)
     for split, (pairs, _, folder) in official.items():
         names, present = photo_names(pairs, folder)
         names = set(names.ravel())
         if not present:
-            defects.append(f"no photo of {split} is there ({folder.name}/)")
+            defects.append(NO_PHOTOS.found(split=split, folder=folder.name))
             continue
         wanted[folder] |= names
         missing = sorted(names - present)
         if missing:
-            defects.append(f"{split}: {len(missing)} photos have no file, first {missing[0]}")
+            defects.append(MISSING.found(split=split, count=len(missing), first=missing[0]))
         for name in names & present:
             owner[hashlib.sha256((folder / name).read_bytes()).hexdigest()].add((split, name))
     for folder, names in wanted.items():
         files = [p for p in folder.iterdir() if p.suffix.lower() == ".jpg" and p.is_file()]
         unused = sorted({p.name for p in files} - names)
-        remarks.append(f"{folder.name}/: {len(files)} photos, {len(unused)} stand in no pair")
+        remarks.append(PHOTOS.found(folder=folder.name, photos=len(files), unused=len(unused)))
         sizes, broken = look_at_photos(sorted(files))
-        defects += [f"{len(broken)} files are no whole photos, first {broken[0]}"] if broken else []
+        defects += [BROKEN.found(count=len(broken), first=broken[0])] if broken else []
         if sizes:
             sides = [[max(s) for s in sizes], [min(s) for s in sizes]]
             longer, shorter = (f"{min(side)} to {max(side)}" for side in sides)
-            remarks.append(f"longer side {longer} pixels, shorter side {shorter}")
+            remarks.append(SIZES.found(longer=longer, shorter=shorter))
     twice = [found for found in owner.values() if len({split for split, _ in found}) > 1]
     if twice:
         names = " and ".join(f"{name} ({split})" for split, name in sorted(twice[0]))
-        defects.append(f"{len(twice)} photos have equal bytes across splits, first {names}")
+        defects.append(EQUAL_BYTES.found(count=len(twice), first=names))
     return defects, remarks
 
 
@@ -133,19 +169,17 @@ def decode_coarsely(path):
 
 
 def audit_dataset(root):
-    """(verdict, exit code, evidence) on the dataset in the official layout under root."""
+    """(findings of the verdict, evidence) on the dataset in the official layout under root."""
     official, problems = read_official(root)
     defects, remarks = check_photos(official)
     defects = [*shared_series(official), *defects]
     evidence = [describe_split(split, found[0]) for split, found in official.items()]
-    evidence += [*problems[:10], *remarks]
+    evidence += [PROBLEM.found(problem=problem) for problem in problems[:SHOWN]] + remarks
     if "test" not in official:
-        evidence.append("not checked: test (no test_pairlist.txt)")
+        evidence.append(NO_TEST.found())
     if problems:
-        defects.insert(0, f"{len(problems)} wrong lines in the pairlists")
-    if defects:
-        return "; ".join(defects), 1, evidence
-    return "healthy", 0, evidence
+        defects.insert(0, WRONG_LINES.found(count=len(problems)))
+    return defects or [HEALTHY.found()], evidence
 
 
 @instrument("dataset")

@@ -36,7 +36,8 @@ from disk.layout import photo_names
 from disk.pairlist import LONGEST
 from run import scores as figures
 from run import sheet
-from run.scores import ENOUGH, give_verdict, percent
+from run.findings import CAUSE, EQUAL, SKIPPED, UNEXPLAINED, Row, give_verdict
+from run.scores import ENOUGH, percent
 
 SCORES = ("logit", "prob", "logprob", "score")
 KINDS = [(f"{kind}_1", f"{kind}_2") for kind in SCORES[:3]]
@@ -46,6 +47,82 @@ COLUMNS = ("series", "photo_1", "photo_2", "label", *dict.fromkeys(n for k in KI
 BATCHES = (4, 8, 16, 32, 64, 128, 256)
 LEAST = 1e-12  # of a probability, whose logarithm is the loss
 NAMED = 4  # digits from which on a figure names its arithmetic
+
+
+def row(name, kind, text):
+    """A row of this instrument."""
+    return Row(f"predictions.{name}", kind, text)
+
+
+NONE_OFFICIAL = row("none_official", SKIPPED, "cannot judge: none of the pairs is an official pair")
+OFFICIAL = row("official_rows", EQUAL, "{rows} rows are official pairs")
+OF_SPLIT = row("of_split", EQUAL, "{split}: {pairs} of its pairs")
+TRAINING = row(
+    "training_pairs", CAUSE, "training pairs ({pairs:,}): they say nothing of other photos"
+)
+SOME_TRAINING = row("some_training_pairs", CAUSE, "{pairs} pairs are training pairs")
+PART_OF_VAL = row("part_of_val", CAUSE, "not all of val: {subset}")
+STRANGE = row("not_official", CAUSE, "{rows} rows are no official pairs")
+REPEATED = row("repeated", CAUSE, "{rows} rows repeat a pair, of which the first counts")
+OWN_ACCURACY = row("own_accuracy", EQUAL, "accuracy on the file's own labels: {accuracy:.4f}")
+OWN_ALIKE = row("own_labels_alike", EQUAL, "its labels are not to be told apart from: {changes}")
+OWN_UNEXPLAINED = row(
+    "own_labels_unexplained",
+    UNEXPLAINED,
+    "the file's labels: none of {tried:,} chains of changes gives them",
+)
+OWN_WRONG = row(
+    "own_labels_wrong",
+    UNEXPLAINED,
+    "the file's labels: {wrong} wrong by none of the rules tried",
+)
+OWN_CHANGED = row(
+    "own_labels_changed",
+    CAUSE,
+    "the file's labels: {changes}[, {wrong} wrong by none of the rules tried]",
+)
+REPORTED = row("reported", EQUAL, "reported accuracy {reported}, recomputed {accuracy:.4f}")
+OTHER_EPOCH = row(
+    "other_epoch",
+    CAUSE,
+    "the file is of epoch {epochs} ({accuracy:.4f}), not of the best ({best})",
+)
+LAST_EPOCH = row(
+    "last_epoch",
+    CAUSE,
+    "the last checkpoint was saved as the best, or the file is of epoch {epochs} "
+    "({accuracy:.4f}), not of the best ({best})",
+)
+METRIC_INVERTED = row(
+    "metric_inverted", CAUSE, "metric inverted: the reported {reported} is 1 - accuracy"
+)
+ARITHMETIC = row(
+    "arithmetic",
+    CAUSE,
+    "the reported {reported} is {arithmetic}, not the accuracy ({accuracy:.4f})",
+)
+COULD_BE = row("could_be", EQUAL, "it could be: {fits} (of {tried} arithmetics)")
+NOT_ACCURACY = row(
+    "reported_unexplained",
+    UNEXPLAINED,
+    "not established: the reported {reported} is not the accuracy of these predictions "
+    "({accuracy:.4f})",
+)
+OWN = "its own figure is 1 minus that, as it would be if the outputs were exchanged in this file "
+OWN += "alone, or loss and metric inverted both"
+OWN_FIGURE = row("own_figure", CAUSE, OWN)
+OWN_FIGURE_OR_LABELS = row(
+    "own_figure_or_labels", CAUSE, f"{OWN}, or if it measured on labels that it inverts"
+)
+REBATCHED = row(
+    "batching",
+    CAUSE,
+    "scores change with batching: BatchNorm in training mode, or another model",
+)
+RANDOM = row("random", CAUSE, "two evaluations differ: dropout, or something random, is active")
+DIFFER = row("differ", EQUAL, "--{flag}: log-probabilities differ by up to {difference:.2g}")
+ZEROS = row("zeros", EQUAL, "{count} probabilities are 0; the loss counts {least} for each")
+NOT_CHECKED = row("not_checked", SKIPPED, "not checked: {what}")
 
 
 def read_predictions(path, names):
@@ -107,61 +184,62 @@ def orient(table, scores, official):
 
 
 def judge_pairs(places, split_of, official):
-    """(verdict or None, evidence) on which official pairs are scored."""
-    known, evidence = places >= 0, []
+    """(the finding on which official pairs are scored or None, evidence)."""
+    known = places >= 0
     there = [np.unique(places[known & (split_of[places] == s)]) for s in (0, 1)]
-    evidence.append(f"{percent(int(known.sum()), len(places))} rows are official pairs")
+    rows = percent(int(known.sum()), len(places))
+    evidence = [OFFICIAL.found(rows=rows)]
     for s in (1, 0):
         whole = int((split_of == s).sum())
-        evidence.append(f"{SPLITS[s]}: {percent(len(there[s]), whole)} of its pairs")
+        evidence.append(OF_SPLIT.found(split=SPLITS[s], pairs=percent(len(there[s]), whole)))
     repeated = int(known.sum()) - len(there[0]) - len(there[1])
-    again = f"{repeated} rows repeat a pair, of which the first counts"
     if not len(there[1]):
-        return f"training pairs ({len(there[0]):,}): they say nothing of other photos", evidence
+        return TRAINING.found(pairs=len(there[0])), evidence
     if len(there[0]):
-        return f"{percent(len(there[0]), sum(map(len, there)))} pairs are training pairs", evidence
+        some = percent(len(there[0]), sum(map(len, there)))
+        return SOME_TRAINING.found(pairs=some), evidence
     present = np.zeros(len(official), bool)
     present[there[1]] = True
     if not present[split_of == 1].all():
-        words = name_missing(
-            present[split_of == 1], split_of[split_of == 1], official[split_of == 1]
-        )
-        return f"not all of val: {words[0]}", evidence
+        val = split_of == 1
+        subset, _ = name_missing(present[val], split_of[val], official[val])
+        return PART_OF_VAL.found(subset=subset), evidence
     if not known.all():
-        return f"{percent(int((~known).sum()), len(places))} rows are no official pairs", evidence
-    return again if repeated else None, evidence
+        return STRANGE.found(rows=percent(int((~known).sum()), len(places))), evidence
+    return REPEATED.found(rows=repeated) if repeated else None, evidence
 
 
 # Verdicts
 
 
 def judge(pairs, scores, own, rows, reported, with_loss, told=None):
-    """(verdict, exit code, evidence) on scores [P, 2] of labelled official pairs [P] of PAIR.
+    """(findings of the verdict, evidence) on scores [P, 2] of labelled official pairs [P] of PAIR.
 
     own [P]: the labels that the variant used, UNDECIDED where it does not say; rows [R]: whether
     each row of the file is right, in its order; reported: the accuracies that were printed, as
-    texts, one an epoch; told: what is wrong with the file's labels, or None.
+    texts, one an epoch; told: the finding on the file's labels, or None.
     """
-    verdict, code, evidence = figures.judge(pairs, scores, with_loss)
-    below = code == 1 and verdict.startswith("below")
+    plain, evidence = figures.judge(pairs, scores, with_loss)
     correct = scores.argmax(1) == pairs["label"]
     labelled = bool((own != UNDECIDED).any())
-    if below and not told:
-        verdict += f": {below_words(labelled)}"
-    if told:
-        verdict, code = (f"{told}; {verdict}" if code else told), 1
+    if plain.row is figures.BELOW and not told:
+        values = plain.values | {"meaning": below_words(labelled)}
+        plain = figures.BELOW.found(**values)
+    verdict = [told, *wrong_of([plain])] if told else [plain]
     if reported:
         found, lines = judge_reported(reported, correct, pairs, scores, own, rows)
         evidence += lines
-        if found and below and not told and found.startswith("metric"):
-            found = (
-                "its own figure is 1 minus that, as it would be if the outputs were exchanged in "
-            )
-            found += "this file alone, or loss and metric inverted both"
-            found += "" if labelled else ", or if it measured on labels that it inverts"
+        below = plain.row is figures.BELOW and not told
+        if found and below and found.row is METRIC_INVERTED:
+            found = (OWN_FIGURE if labelled else OWN_FIGURE_OR_LABELS).found()
         if found:
-            verdict, code = (f"{verdict}; {found}" if code else found), 1
-    return verdict, code, evidence
+            verdict = [*wrong_of(verdict), found]
+    return verdict, evidence
+
+
+def wrong_of(findings):
+    """The findings that keep a verdict from being healthy."""
+    return [finding for finding in findings if finding.kind != EQUAL]
 
 
 def below_words(labelled):
@@ -175,52 +253,51 @@ def below_words(labelled):
 
 
 def judge_own_labels(table, official, split_of, used):
-    """(verdict or None where they are official, evidence) on the labels that a variant used.
+    """(the finding or None where they are official, evidence) on the labels that a variant used.
 
     table: its rows in the file's order; used: the accuracy of the predictions on these labels.
     """
     best, alike, _, tried = labels.explain(table, official, split_of)
-    lines = [f"accuracy on the file's own labels: {used:.4f}"]
-    lines += [f"its labels are not to be told apart from: {' and '.join(w)}" for w in alike]
+    lines = [OWN_ACCURACY.found(accuracy=used)]
+    lines += [OWN_ALIKE.found(changes=" and ".join(words)) for words in alike]
     if best is None:
-        return f"the file's labels: none of {tried:,} chains of changes gives them", lines
+        return OWN_UNEXPLAINED.found(tried=tried), lines
     words = [word for word in best.words if word != labels.FROM_0]
     if not words and not best.wrong.any():
         return None, lines
-    wrong = f"{percent(int(best.wrong.sum()), best.judged)} wrong by none of the rules tried"
-    return f"the file's labels: {' and '.join(words)}{', ' * bool(words and best.wrong.any())}" + (
-        wrong if best.wrong.any() else ""
-    ), lines
+    wrong = percent(int(best.wrong.sum()), best.judged) if best.wrong.any() else None
+    changes = " and ".join(words)
+    if not words:
+        return OWN_WRONG.found(wrong=wrong), lines
+    return OWN_CHANGED.found(changes=changes, wrong=wrong), lines
 
 
 # Reported figures
 
 
 def judge_reported(reported, correct, pairs, scores, own, rows):
-    """(verdict or None, evidence) on reported accuracies whose best is not that of the file."""
+    """(finding or None, evidence) on reported accuracies whose best is not that of the file."""
     best, accuracy = max(reported, key=float), float(correct.mean())
     digits, value = len(best.partition(".")[2]), float(best)
     near = 10**-digits * (1 - 1e-6)  # rounded, or cut off
-    evidence = [f"reported accuracy {best}, recomputed {accuracy:.4f}"]
+    evidence = [REPORTED.found(reported=best, accuracy=accuracy)]
     if abs(value - accuracy) <= near:
         return None, evidence
     same = [i for i, text in enumerate(reported, 1) if abs(float(text) - accuracy) <= near]
     if len(reported) > 1 and same:
-        last = "the last checkpoint was saved as the best, or " if same == [len(reported)] else ""
-        epochs = ", ".join(map(str, same))
-        text = f"{last}the file is of epoch {epochs} ({accuracy:.4f}), not of the best ({best})"
-        return text, evidence
+        row = LAST_EPOCH if same == [len(reported)] else OTHER_EPOCH
+        return row.found(epochs=tuple(same), accuracy=accuracy, best=best), evidence
     ways = arithmetics(correct, pairs, scores, own, rows)
     fits = [name for name, made in ways.items() if abs(made - value) <= near]
-    turned = abs(1 - value - accuracy) <= near
-    if turned and not fits and abs(accuracy - 0.5) > 0.05:
-        return f"metric inverted: the reported {best} is 1 - accuracy", evidence
-    if len(fits) == 1 and not turned and digits >= NAMED:
-        return f"the reported {best} is {fits[0]}, not the accuracy ({accuracy:.4f})", evidence
-    fits += ["1 - accuracy"] * turned
-    evidence.append(f"it could be: {', '.join(fits) or 'none'} (of {len(ways) + 1} arithmetics)")
-    text = f"not established: the reported {best} is not the accuracy of these predictions"
-    return f"{text} ({accuracy:.4f})", evidence
+    inverted = abs(1 - value - accuracy) <= near
+    if inverted and not fits and abs(accuracy - 0.5) > 0.05:
+        return METRIC_INVERTED.found(reported=best), evidence
+    told = {"reported": best, "accuracy": accuracy}
+    if len(fits) == 1 and not inverted and digits >= NAMED:
+        return ARITHMETIC.found(**told, arithmetic=fits[0]), evidence
+    fits += ["1 - accuracy"] * inverted
+    evidence.append(COULD_BE.found(fits=", ".join(fits) or "none", tried=len(ways) + 1))
+    return NOT_ACCURACY.found(**told), evidence
 
 
 def arithmetics(correct, pairs, scores, own, rows):
@@ -265,13 +342,13 @@ def compare_files(scores, table, path, names, tolerance):
 
 
 def score_predictions(args):
-    """Verdict on a predictions file, by the official lists; photos are not needed."""
+    """(findings of the verdict, evidence) on a file, by the official lists, without photos."""
     names = named_columns(args.columns, COLUMNS)
     table, plain, with_loss = read_predictions(Path(args.predictions), names)
     lists, official, split_of = read_labelled(args.data)
     places, scores, own = orient(table, plain, official)
     if not (places >= 0).any():
-        return "cannot judge: none of the pairs is an official pair", 2, []
+        return [NONE_OFFICIAL.found()], []
     about, counts = judge_pairs(places, split_of, official)
     known = places >= 0
     unique, first = np.unique(places[known], return_index=True)
@@ -283,36 +360,33 @@ def score_predictions(args):
         told, lines = judge_own_labels(table, official, split_of, agreed)
     scores, own = scores[known][first], used[first]
     reported = args.reported_accuracy
-    verdict, code, evidence = judge(official[unique], scores, own, right, reported, with_loss, told)
+    verdict, evidence = judge(official[unique], scores, own, right, reported, with_loss, told)
     evidence += lines
-    for name, tolerance, word in (
-        (
-            "rebatched",
-            1e-3,
-            "scores change with batching: BatchNorm in training mode, or another model",
-        ),
-        ("repeated", 1e-6, "two evaluations differ: dropout, or something random, is active"),
-    ):
+    for name, tolerance, row in (("rebatched", 1e-3, REBATCHED), ("repeated", 1e-6, RANDOM)):
         path = getattr(args, name)
         gap = compare_files(plain, table, path, names, tolerance) if path else None
         if gap is not None:
-            verdict, code = (f"{word}; {verdict}" if code else word), 1
-            counts.append(f"--{name}: log-probabilities differ by up to {gap:.2g}")
-    if about:
-        verdict, code = f"{about}; {verdict}", max(code, 1)
-    few = (own != UNDECIDED).sum() < ENOUGH
-    missing = [f"the labels used (fewer than {ENOUGH} in a label column)"] if few else []
-    missing += [] if reported else ["the metric (no --reported-accuracy)"]
-    missing += [] if with_loss else ["loss and calibration (only scores)"]
-    zeros = int((plain == math.log(LEAST)).any(1).sum())
-    evidence += [f"{zeros} probabilities are 0; the loss counts {LEAST} for each"] * (zeros > 0)
-    evidence.append(f"not checked: {', '.join([*missing, 'what needs the model'])}")
+            verdict = [row.found(), *wrong_of(verdict)]
+            counts.append(DIFFER.found(flag=name, difference=gap))
+    verdict = [about, *verdict] if about else verdict
+    evidence += what_is_missing(own, reported, with_loss, plain)
     if args.sheet:
         folder = lists["val"][2]
         photos, _ = photo_names(official[unique], folder)
         run = Path(args.predictions).name
         sheet.draw_errors(args.sheet, official[unique], photos, folder, scores, run)
-    return verdict, code, [*counts, *evidence]
+    return verdict, [*counts, *evidence]
+
+
+def what_is_missing(own, reported, with_loss, plain):
+    """Findings on what a file does not let one judge; see judge for the arguments."""
+    few = (own != UNDECIDED).sum() < ENOUGH
+    missing = [f"the labels used (fewer than {ENOUGH} in a label column)"] if few else []
+    missing += [] if reported else ["the metric (no --reported-accuracy)"]
+    missing += [] if with_loss else ["loss and calibration (only scores)"]
+    zeros = int((plain == math.log(LEAST)).any(1).sum())
+    findings = [ZEROS.found(count=zeros, least=LEAST)] * (zeros > 0)
+    return [*findings, NOT_CHECKED.found(what=", ".join([*missing, "what needs the model"]))]
 
 
 @instrument("predictions")
@@ -327,7 +401,7 @@ def main(argv=None):
     for name, word in (("repeated", "again"), ("rebatched", "again, in batches of another size")):
         parser.add_argument(f"--{name}", metavar="FILE", help=f"predictions made {word}")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="picture of the worst errors")
-    parser.add_argument("--json", action="store_true", help="the verdict as JSON")
+    parser.add_argument("--json", action="store_true", help="the findings as JSON")
     args = parser.parse_args(argv)
     for reported in args.reported_accuracy:
         if not re.fullmatch(r"0?\.[0-9]{2,9}|1\.0{2,9}", reported):

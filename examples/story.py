@@ -33,6 +33,7 @@ from diagnose.tables import UNDECIDED, merge_votes, pair_keys, read_table
 from disk.errors import command_line, one_door, say, stop
 from disk.files import write_table
 from disk.layout import find_split
+from run.findings import text_of
 from run.folder import HISTORY
 from run.scores import accuracy, against_chance, constant_accuracy, read_tsv
 
@@ -170,7 +171,8 @@ def judge_predictions(out, data, reported):
     """The verdict of `diagnose predictions` on a run, of which this accuracy was printed."""
     about = {"predictions": out / "predictions.tsv", "reported_accuracy": [f"{reported:.4f}"]}
     nothing = {"columns": [], "repeated": None, "rebatched": None, "sheet": None}
-    return score_predictions(Namespace(data=data, **about, **nothing))[0]
+    verdict, _ = score_predictions(Namespace(data=data, **about, **nothing))
+    return "; ".join(map(text_of, verdict))
 
 
 def judge_labels(trainer, path, data, lists, votes):
@@ -184,7 +186,7 @@ def judge_labels(trainer, path, data, lists, votes):
         for pair, label in zip(pairs.tolist(), labels, strict=True):
             rows.append((*map(str, pair[:3]), str(label), split))
     write_table(path, rows)
-    return audit_labels(data, path, {}, None)[0]
+    return "; ".join(map(text_of, audit_labels(data, path, {}, None)[0]))
 
 
 def spread(values):

@@ -92,13 +92,18 @@ class Finding:
 
 
 class Shown:
-    """A value as a template shows it: numbers with their digits, several with commas."""
+    """A value as a template shows it: numbers with their digits, several with commas.
+
+    A number takes Python's own formats; a dict takes `=` (k=v, ...) and `n` (k accuracy (count)).
+    """
 
     def __init__(self, value):
         self.value = value
 
-    def __format__(self, between):
-        return show(self.value, between or " ")
+    def __format__(self, form):
+        if form and isinstance(self.value, int | float):
+            return format(self.value, form)
+        return show(self.value, form or " ")
 
 
 def number(value):
@@ -110,6 +115,8 @@ def show(value, between=" "):
     """A value as text; between: what stands between the keys and the values of a dict."""
     if isinstance(value, Finding):
         return text_of(value)
+    if between == "n":
+        return ", ".join(f"{k} {share:.3f} ({count})" for k, (share, count) in value.items())
     if isinstance(value, dict):
         pairs = (f"{k}{between}{v if between == '=' else show(v)}" for k, v in value.items())
         return (", " if between == "=" else "; ").join(pairs)
@@ -175,8 +182,21 @@ def plain(value):
     if isinstance(value, Finding):
         return {"id": value.id, "values": plain(value.values)}
     if isinstance(value, dict):
-        return {key: plain(v) for key, v in value.items()}
+        return {str(key): plain(v) for key, v in value.items()}
     return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def code_of(verdict):
+    """The exit code of the findings that make a verdict: 0 healthy, 1 a defect, 2 cannot judge."""
+    if any(finding.row.is_wrong for finding in verdict):
+        return 1
+    return 2 if any(finding.kind == SKIPPED for finding in verdict) else 0
+
+
+def give_verdict(verdict, evidence, as_json_):
+    """Prints the findings that make a verdict, joined, and a line for each of the evidence."""
+    words, lines = "; ".join(map(text_of, verdict)), map(text_of, evidence)
+    give_answer(words, code_of(verdict), [*verdict, *evidence], lines, as_json_)
 
 
 def give_answer(verdict, code, findings, lines, as_json_):

@@ -1,17 +1,59 @@
 """What logits and labels come to: accuracy, loss, chance levels, intervals, ranking, verdicts."""
 
-import json
 import math
-import sys
 
 import numpy as np
 from torch.nn import functional as F
 
-from disk.errors import say, stop, stop_on
+from disk.errors import stop, stop_on
+from run.findings import CAUSE, EQUAL, SKIPPED, UNEXPLAINED, Row
 
 DRAWS = 2000  # of the bootstrap
 ENOUGH = 30  # pairs; fewer do not establish anything
 BELOW_CHANCE, ABOVE_CONSTANT = 1e-3, 0.05  # p-values, one-sided
+
+# What predictions come to.
+HEALTHY = Row("predictions.healthy", EQUAL, "healthy")
+BELOW = Row(
+    "predictions.below_chance",
+    CAUSE,
+    "below chance (accuracy {accuracy:.4f}, p = {p:.1e})[: {meaning}]",
+)
+TOO_FEW = Row("predictions.too_few", SKIPPED, "cannot judge: only {pairs} pairs")
+NO_BETTER = Row(
+    "predictions.no_better",
+    UNEXPLAINED,
+    "no better than the constant predictor (p = {p:.2f})",
+)
+ACCURACY = Row(
+    "predictions.accuracy",
+    EQUAL,
+    "accuracy {accuracy:.4f}  ({right} of {pairs}, 95 % interval {low:.4f} to {high:.4f}, "
+    "bootstrap over series), 1 - accuracy {inverted:.4f}",
+)
+CONSTANT = Row(
+    "predictions.constant", EQUAL, "constant {constant:.4f}  (as good by chance: p = {p:.2g})"
+)
+LOSS = Row("predictions.loss", EQUAL, "loss     {loss:.4f}  (prior loss {prior:.4f})")
+BY_AGREEMENT = Row("predictions.by_agreement", EQUAL, "by agreement: {groups:n}")
+BY_SIZE = Row("predictions.by_size", EQUAL, "by photos in the series: {groups:n}")
+RECALL = Row("predictions.recall", EQUAL, "recall where the better one is: {groups:n}")
+POSITION = Row(
+    "predictions.position",
+    EQUAL,
+    "position: photo_2 is predicted in {predicted:.4f}, preferred in {preferred:.4f}",
+)
+CALIBRATION = Row(
+    "predictions.calibration",
+    EQUAL,
+    "calibration: mean confidence {confidence:.4f}, expected error {error:.4f}",
+)
+RANKING = Row(
+    "predictions.ranking",
+    EQUAL,
+    "best photo of the series: {best}; rank correlation with the official ranks {spearman:.3f} "
+    "({ranked} series of 3 and more)",
+)
 
 
 def accuracy(logits, labels):
@@ -69,7 +111,7 @@ def against_chance(labels, correct):
 
 
 def judge(pairs, scores, with_loss=True):
-    """(verdict, exit code, evidence) on scores [P, 2] of labelled official pairs [P] of PAIR.
+    """(the finding that is the verdict, evidence) on scores [P, 2] of labelled pairs [P] of PAIR.
 
     with_loss: whether the scores are log-probabilities.
     """
@@ -77,58 +119,55 @@ def judge(pairs, scores, with_loss=True):
     evidence = list(describe(pairs, scores, with_loss))
     above, below = against_chance(pairs["label"], correct)
     if below < BELOW_CHANCE:
-        return f"below chance (accuracy {correct.mean():.4f}, p = {below:.1e})", 1, evidence
+        return BELOW.found(accuracy=float(correct.mean()), p=below, meaning=None), evidence
     if above < ABOVE_CONSTANT:
-        return "healthy", 0, evidence
+        return HEALTHY.found(), evidence
     if len(pairs) < ENOUGH:
-        return f"cannot judge: only {len(pairs)} pairs", 2, evidence
-    return f"no better than the constant predictor (p = {above:.2f})", 1, evidence
+        return TOO_FEW.found(pairs=len(pairs)), evidence
+    return NO_BETTER.found(p=above), evidence
 
 
 def describe(pairs, scores, with_loss):
-    """Lines on accuracy, loss, bands, sizes, recall, bias, calibration and ranking."""
+    """Findings: accuracy, loss, bands, sizes, recall, bias, calibration and ranking."""
     truth, count = pairs["label"], len(pairs)
     correct = scores.argmax(1) == truth
-    low, high = series_interval(pairs["series"], correct)
-    yield (
-        f"accuracy {correct.mean():.4f}  ({correct.sum()} of {count}, 95 % interval {low:.4f} "
-        f"to {high:.4f}, bootstrap over series), 1 - accuracy {1 - correct.mean():.4f}"
+    low, high = map(float, series_interval(pairs["series"], correct))
+    share = float(correct.mean())
+    right = int(correct.sum())
+    yield ACCURACY.found(
+        accuracy=share, right=right, pairs=count, low=low, high=high, inverted=1 - share
     )
     above, _ = against_chance(truth, correct)
-    yield f"constant {constant_accuracy(truth):.4f}  (as good by chance: p = {above:.2g})"
+    yield CONSTANT.found(constant=constant_accuracy(truth), p=above)
     if with_loss:
-        loss = -scores[np.arange(count), truth].mean()
-        yield f"loss     {loss:.4f}  (prior loss {prior_loss(truth):.4f})"
+        loss = float(-scores[np.arange(count), truth].mean())
+        yield LOSS.found(loss=loss, prior=prior_loss(truth))
     agreement = np.maximum(pairs["preference"], 1 - pairs["preference"])
     bands = np.minimum((agreement * 10 + 1e-9).astype(int), 9)
     names = {band: f".{band}-{'1' if band == 9 else f'.{band + 1}'}" for band in range(5, 10)}
-    yield "by agreement: " + by_group(bands, correct, names)
+    yield BY_AGREEMENT.found(groups=by_group(bands, correct, names))
     _, index, sizes = np.unique(pairs["series"], return_inverse=True, return_counts=True)
     photos = np.round((1 + np.sqrt(1 + 8 * sizes)) / 2).astype(int)[index]
-    yield "by photos in the series: " + by_group(photos, correct, {})
-    recall = by_group(truth, correct, {0: "photo_1", 1: "photo_2"})
-    predicted = (scores.argmax(1) == 1).mean()
-    yield f"recall where the better one is: {recall}"
-    yield f"position: photo_2 is predicted in {predicted:.4f}, preferred in {truth.mean():.4f}"
+    yield BY_SIZE.found(groups=by_group(photos, correct, {}))
+    yield RECALL.found(groups=by_group(truth, correct, {0: "photo_1", 1: "photo_2"}))
+    predicted = float((scores.argmax(1) == 1).mean())
+    yield POSITION.found(predicted=predicted, preferred=float(truth.mean()))
     if with_loss:
         chance = np.exp(scores.max(1))
         bins = np.minimum((chance * 10).astype(int), 9)
         error = sum(abs((correct - chance)[bins == b].sum()) for b in range(5, 10)) / count
-        yield f"calibration: mean confidence {chance.mean():.4f}, expected error {error:.4f}"
+        yield CALIBRATION.found(confidence=float(chance.mean()), error=float(error))
     top, every, spearman, ranked = rank_series(pairs, scores)
     if every:
-        yield (
-            f"best photo of the series: {percent(top, every)}; rank correlation with the "
-            f"official ranks {spearman:.3f} ({ranked} series of 3 and more)"
-        )
+        yield RANKING.found(best=percent(top, every), spearman=spearman, ranked=ranked)
 
 
 def by_group(groups, correct, names):
-    """`name accuracy (n)` for each group."""
-    return ", ".join(
-        f"{names.get(int(g), int(g))} {correct[groups == g].mean():.3f} ({(groups == g).sum()})"
+    """{name: (accuracy, count)} of each group."""
+    return {
+        names.get(int(g), int(g)): (float(correct[groups == g].mean()), int((groups == g).sum()))
         for g in np.unique(groups)
-    )
+    }
 
 
 def rank_series(pairs, scores):
@@ -181,13 +220,3 @@ def quality(path):
     text = f"this model is right on {correct.mean():.4f} of {len(label)} validation pairs"
     text += f", {constant_accuracy(label):.4f} by chance"
     return text + ("" if better else ": no better than chance, so the order means nothing"), better
-
-
-def give_verdict(verdict, code, evidence, as_json):
-    """Prints the verdict and the lines of evidence, or both as JSON, and ends with the code."""
-    if as_json:
-        found = {"verdict": verdict, "exit_code": code, "evidence": evidence}
-        say(json.dumps(found, indent=1), sys.stdout)
-    else:
-        say("\n".join([f"VERDICT {verdict}", *(f"  {line}" for line in evidence)]), sys.stdout)
-    sys.exit(code)

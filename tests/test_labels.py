@@ -306,6 +306,9 @@ def test_other_forms_of_a_file(judge, made_up, tmp_path):
     from_0 = [(s, a - 1, b - 1, y) for s, a, b, y in plain]
     says("equal, photo numbers count from 0", 0, from_0)
     says("equal", 0, from_0, "--base", 0)
+    noisy = [(*row[:3], 1 - row[3] if i in (5, 9, 14) else row[3]) for i, row in enumerate(from_0)]
+    says("count from 0; besides, 3 of", 1, noisy)
+    says("count from 0; besides, 3 of", 1, noisy[:-9])
     says("1 change: photo numbers count from 0", 1, from_0, "--base", 1)
     says("photo numbers are one too high", 1, [(s, a + 1, b + 1, y) for s, a, b, y in plain])
     says("other pairs", 2, [(s + 500, a, b, y) for s, a, b, y in plain])
@@ -364,7 +367,9 @@ def test_a_dataset_is_checked_before_anyone_trains(judge, demo, tmp_path):
     root = conftest.write_dataset(tmp_path / "data", train, ["4 1 2 0.9 1 2"], noise)
     code, verdict, printed = judge(dataset.main, "--data", root, "--json")
     found = json.loads(printed)
-    assert code == found["exit_code"] == 1
+    assert code == found["exit_code"] == 1 and list(found) == ["verdict", "exit_code", "findings"]
+    (shared,) = (row for row in found["findings"] if row["id"] == "dataset.shared_series")
+    assert (shared["kind"], shared["values"]) == ("CAUSE", {"count": 1, "first": 4})
     assert "1 series stand in train and val, first 4" in found["verdict"]
 
     (root / "train_val" / "val_pairlist.txt").write_text("9 1 2 0.9 1 2\n")

@@ -21,7 +21,7 @@ from diagnose import compare, predictions, tables
 from diagnose import dataset as datasets
 from diagnose.labels.judge import audit_labels
 from disk.layout import photo_names
-from run.findings import text_of
+from run.findings import code_of, text_of
 
 
 def option(request, name):
@@ -67,13 +67,13 @@ def judge_file(request, path):
 
 def test_my_labels_are_the_official_ones(request):
     labels = Path(option(request, "--labels"))
-    verdict, code, evidence, *_ = audit_labels(option(request, "--data"), labels, {}, None)
-    assert code == 0, "\n".join([verdict, *evidence])
+    verdict, evidence, *_ = audit_labels(option(request, "--data"), labels, {}, None)
+    assert code_of(verdict) == 0, "\n".join(map(text_of, [*verdict, *evidence]))
 
 
 def test_my_predictions_are_healthy(request):
-    verdict, code, evidence = judge_file(request, option(request, "--predictions"))
-    assert code == 0, "\n".join([verdict, *evidence])
+    verdict, evidence = judge_file(request, option(request, "--predictions"))
+    assert code_of(verdict) == 0, "\n".join(map(text_of, [*verdict, *evidence]))
 
 
 def test_my_trainer_is_the_reference(request):
@@ -121,10 +121,10 @@ def test_the_predictions_give_the_accuracy_of_the_log(request):
 
 def test_the_run_is_judged_healthy(dataset, request):
     path = Path(option(request, "--run")) / "predictions.tsv"
-    verdict, code, evidence = judge_file(request, path)
-    if code == 2:
-        pytest.skip(verdict)
-    assert verdict == "healthy", "\n".join(evidence)
+    verdict, evidence = judge_file(request, path)
+    if code_of(verdict) == 2:
+        pytest.skip("; ".join(map(text_of, verdict)))
+    assert [found.id for found in verdict] == ["predictions.healthy"], evidence
 
 
 def test_the_logits_are_those_of_the_formula(mine):

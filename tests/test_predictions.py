@@ -10,6 +10,7 @@ import torch
 import data
 from diagnose import predictions as judging
 from run import scores as scored
+from run.findings import text_of
 from run.scores import series_interval, tail
 
 COUNT = 483  # as many pairs as the official validation list
@@ -160,9 +161,10 @@ def test_no_wrong_verdict_on_200_healthy_or_random_predictions(val):
         margin = np.where(right, 1, -1) * np.where(pairs["label"] == 0, 1, -1) * rng.random(COUNT)
         scores = np.stack([margin, -margin], 1)
         reported = [f"{right.mean():.2f}"] if seed % 2 else []
-        found = judging.judge(pairs, scores, own, right, reported, False)[:2]
-        usual = found == ("healthy", 0) if seed < 150 else found[0].startswith(("no better", "he"))
-        wrong += [] if usual else [(seed, found)]
+        verdict, _ = judging.judge(pairs, scores, own, right, reported, False)
+        (found,) = (finding.id for finding in verdict)
+        usual = ("predictions.healthy",) + ("predictions.no_better",) * (seed >= 150)
+        wrong += [] if found in usual else [(seed, found)]
     assert wrong == []
 
 
@@ -196,7 +198,7 @@ def test_the_figures_are_right(val, tmp_path, judge):
     root, pairs = val
     path = write_predictions(tmp_path / "p.tsv", pairs, 1.0)
     printed = judge(judging.main, path, "--data", root, "--json")[2]
-    evidence = "\n".join(json.loads(printed)["evidence"])
+    evidence = "\n".join(found["text"] for found in json.loads(printed)["findings"])
     series = len(np.unique(pairs["series"]))
     assert "accuracy 1.0000  (483 of 483" in evidence and "photo_1 1.000 (" in evidence
     share = pairs["label"].mean()
@@ -219,7 +221,8 @@ def test_every_figure_of_four_pairs_by_hand():
             (1, 2, 3, 0.35, 3, 2, 1, 3), (2, 1, 2, 0.25, 2, 1, 1, 4)]  # fmt: skip
     margin = torch.tensor([1.0, -0.5, -2.0, -0.3], dtype=torch.float64)
     scores = torch.log_softmax(torch.stack([margin, torch.zeros(4).double()], 1), 1).numpy()
-    lines = list(scored.describe(np.array(rows, dtype=data.PAIR), scores, True))
+    found = scored.describe(np.array(rows, dtype=data.PAIR), scores, True)
+    lines = list(map(text_of, found))
     assert lines[0].startswith("accuracy 0.7500  (3 of 4, 95 % interval ")
     assert lines[0].endswith("1 - accuracy 0.2500")
     assert lines[1:] == [
@@ -241,12 +244,13 @@ def test_each_verdict_has_its_bound():
         pairs["series"], pairs["label"] = np.arange(count), np.arange(count) % 2
         predicted = np.where(np.arange(count) < right, pairs["label"], 1 - pairs["label"])
         scores = np.log(np.where(np.arange(2) == predicted[:, None], 0.9, 0.1))
-        return scored.judge(pairs, scores)[0].split(" (")[0]
+        return scored.judge(pairs, scores)[0]
 
     # Of 100 fair coins: P(59 and more) = .044, P(58) = .067; P(34 and fewer) = 9e-4, P(35) = 2e-3
-    usual = "no better than the constant predictor"
-    assert [verdict(n) for n in (34, 35, 58, 59)] == ["below chance", usual, usual, "healthy"]
-    assert [verdict(16, n) for n in (29, 30)] == ["cannot judge: only 29 pairs", usual]
+    rows = [scored.BELOW, scored.NO_BETTER, scored.NO_BETTER, scored.HEALTHY]
+    assert [verdict(n).row for n in (34, 35, 58, 59)] == rows
+    assert [verdict(16, n).row for n in (29, 30)] == [scored.TOO_FEW, scored.NO_BETTER]
+    assert verdict(16, 29).values == {"pairs": 29}
 
 
 def test_exact_binomial_tail():

@@ -18,18 +18,92 @@ from pathlib import Path
 import numpy as np
 
 from diagnose.dataset import SPLITS, read_labelled
-from diagnose.labels import search as labels
+from diagnose.labels import search
 from diagnose.labels.align import write_alignment
 from diagnose.tables import COLUMNS, UNDECIDED, merge_votes, named_columns, read_table
 from disk.errors import command_line, instrument, stop
 from disk.files import check_new
-from run.scores import ENOUGH, give_verdict, percent
+from run.findings import CAUSE, EQUAL, SKIPPED, UNEXPLAINED, Row, give_verdict
+from run.scores import ENOUGH, percent
 
 SPLIT_WORDS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1}
 
 
+def row(name, kind, text, **options):
+    """A row of this instrument."""
+    return Row(f"labels.{name}", kind, text, **options)
+
+
+SAME = row("equal", EQUAL, "equal")
+OFFICIAL = row("official", EQUAL, "the labels are the official ones")
+NUMBERED = row("equal_from_0", EQUAL, f"equal, {search.FROM_0}")
+CHANGED = row(
+    "changed",
+    CAUSE,
+    "the official labels with {count} change[{s}]: {changes}"
+    "[; besides, {wrong} labels are wrong by none of the rules tried]",
+)
+CHANGED_VOTES = row(
+    "changed_votes",
+    CAUSE,
+    "the official labels with {count} change[{s}]: {changes}"
+    "[; besides, {wrong} labels differ from what the file's votes or preferences say]",
+)
+WRONG = row("wrong", UNEXPLAINED, "{wrong} labels are wrong by none of the rules tried")
+WRONG_VOTES = row(
+    "wrong_votes",
+    UNEXPLAINED,
+    "{wrong} labels differ from what the file's votes or preferences say",
+)
+PERMUTED = row("permuted", CAUSE, "photo numbers permuted within series: labels agree on {agree}")
+UNRELATED = row(
+    "unrelated",
+    UNEXPLAINED,
+    "not established: no chain of changes reproduces the labels, which agree as unrelated ones "
+    "would: labels agree on {agree}",
+)
+NOT_REPRODUCED = row(
+    "not_reproduced",
+    UNEXPLAINED,
+    "not established: no chain of changes reproduces the labels; labels agree on {agree}",
+)
+OTHER_PAIRS = row("other_pairs", SKIPPED, "other pairs: {rows} rows of the file are official pairs")
+TOO_FEW = row(
+    "too_few",
+    SKIPPED,
+    "cannot judge: only {labels} labels: {rows} rows of the file are official pairs",
+)
+ROWS = row("official_rows", EQUAL, "{rows} rows of the file are official pairs")
+TRIED = row("tried", EQUAL, "{tried:,} chains of changes to the official lists were tried")
+STRANGE_WINNER = row("strange_winner", EQUAL, "the winner is neither photo in {rows} rows")
+BALANCE = row("balance", EQUAL, "label 1 in {share:.4f} of the rows")
+REPRODUCED = row("reproduced", EQUAL, "reproduced: {labels} labels")
+NEXT_BEST = row("next_best", EQUAL, "next best, {chain}")
+NEAREST = row("nearest", EQUAL, "nearest, {chain}")
+ALIKE = row("alike", EQUAL, "not to be told apart from: {changes}")
+LINES = row("lines", EQUAL, "these are in lines {lines}")
+STRENGTH = row(
+    "strength",
+    EQUAL,
+    "series of two photos: strength correlates {correlation:.4f}, the sign agrees on {agree}",
+)
+ALIGN = row("align", EQUAL, "--align OUT recovers the numbering from the preferences")
+ADDED = row("votes_added", EQUAL, "{pairs:,} pairs stand in several rows; their votes were added")
+ALIGNED = row("aligned", EQUAL, "{line}")
+NO_PAIRS = row("no_pairs", CAUSE, "{rows} rows are no official pairs, first line {line}")
+SPLIT_WORD = row("split_word", CAUSE, "the split column is not checked: {words}")
+EMPTY = row("empty", CAUSE, "{rows} rows have no label")
+IN_BOTH = row("in_both_splits", CAUSE, "{pairs:,} pairs stand in both train and val")
+OTHER_SPLIT = row("other_split", CAUSE, "another split: {pairs} pairs change sides")
+CUT_SERIES = row("cut_series", CAUSE, "a split drawn over pairs: {series} series are cut")
+BOTH_ORDERS = row("both_orders", CAUSE, "both orders counted: {pairs:,} pairs stand in both")
+REPEATED = row("repeated", CAUSE, "{rows:,} rows repeat a pair")
+SUBSET = row("subset", CAUSE, "{subset}")
+WHOLE_LIST = row("whole_list", EQUAL, "{subset}")
+
+
 def audit_labels(root, path, names, base):
-    """(verdict, exit code, evidence, rows of the file, official pairs) on a labels file."""
+    """(findings of the verdict, evidence, rows of the file, official pairs) on a labels file."""
     _, official, split_of = read_labelled(root)
     table, kind = read_table(path, names)
     with_votes = kind in ("votes_1", "preference")
@@ -39,60 +113,64 @@ def audit_labels(root, path, names, base):
     if base == 0:
         rows["photo_1"] += 1
         rows["photo_2"] += 1
-    search = labels.explain(rows, official, split_of, with_votes)
-    best = search[0]
-    places = best.places if best else labels.find_plain(rows, official)[0]
-    verdict, code, evidence = name_labels(search, rows, places, official, with_votes)
+    explained = search.explain(rows, official, split_of, with_votes)
+    best = explained[0]
+    places = best.places if best else search.find_plain(rows, official)[0]
+    verdict, evidence = name_labels(explained, rows, places, official, with_votes)
     if repeated:
-        evidence.append(f"{repeated:,} pairs stand in several rows; their votes were added")
-    if code != 2:
-        sets = judge_sets(rows, places, split_of, official, with_votes)
-        convention = best and best.words == (labels.FROM_0,) and base is None
-        if sets and (verdict == "equal" or convention):
-            verdict, code = "the labels are the official ones", 0
-        words = [text for text, _ in sets]
-        code = max([code, *(wrong for _, wrong in sets)])
-        verdict = "; ".join([verdict, *words])
-        if convention and code == 1 and not any(wrong for _, wrong in sets):
-            verdict, code = verdict.replace("the official labels with 1 change: ", "equal, "), 0
-    return verdict, code, evidence, rows, official
+        evidence.append(ADDED.found(pairs=repeated))
+    if verdict.kind == SKIPPED:
+        return [verdict], evidence, rows, official
+    sets = judge_sets(rows, places, split_of, official, with_votes)
+    convention = best and best.words == (search.FROM_0,) and base is None and not best.wrong.any()
+    if sets and (verdict.row is SAME or convention):
+        verdict = OFFICIAL.found()
+    elif convention:
+        verdict = NUMBERED.found()
+    return [verdict, *sets], evidence, rows, official
 
 
-def name_labels(search, rows, places, official, with_votes):
-    """(verdict, exit code, evidence) on the labels of the rows, whichever pairs they are."""
-    (best, alike, following, tried), joined = search, places >= 0
-    matched = f"{percent(int(joined.sum()), len(rows))} rows of the file are official pairs"
+def name_labels(explained, rows, places, official, with_votes):
+    """(the finding that is the verdict, evidence) on the labels, whichever pairs they are of."""
+    (best, alike, following, tried), joined = explained, places >= 0
+    matched = percent(int(joined.sum()), len(rows))
     label, truth = rows["label"][joined], official["label"][places[joined]]
     truth = np.where(rows["photo_1"] > rows["photo_2"], 1, 0)[joined] ^ truth
     told = (label != UNDECIDED) & ~(with_votes & (official["preference"][places[joined]] == 0.5))
     label, truth = label[told], truth[told]
     if len(label) < ENOUGH:
-        word = "other pairs" if joined.mean() < 0.5 else f"cannot judge: only {len(label)} labels"
-        return f"{word}: {matched}", 2, []
-    evidence = [matched, f"{tried:,} chains of changes to the official lists were tried"]
+        few = OTHER_PAIRS if joined.mean() < 0.5 else TOO_FEW
+        return few.found(labels=len(label), rows=matched), []
+    evidence = [ROWS.found(rows=matched), TRIED.found(tried=tried)]
     if rows["strange_winner"].any():
         strange = int(rows["strange_winner"].sum())
-        evidence.append(f"the winner is neither photo in {percent(strange, len(rows))} rows")
+        evidence.append(STRANGE_WINNER.found(rows=percent(strange, len(rows))))
     if best is None:
         return name_unexplained(label, truth, following, rows, places, official, evidence)
-    evidence.append(f"label 1 in {label.mean():.4f} of the rows")
     wrong, right = int(best.wrong.sum()), best.judged - int(best.wrong.sum())
-    evidence.append(f"reproduced: {percent(right, best.judged)} labels")
+    evidence.append(BALANCE.found(share=float(label.mean())))
+    evidence.append(REPRODUCED.found(labels=percent(right, best.judged)))
     if following:
-        evidence.append(f"next best, {describe_chain(following)}")
-    evidence += [f"not to be told apart from: {' and '.join(words)}" for words in alike]
-    noise = "are wrong by none of the rules tried"
-    if with_votes:
-        noise = "differ from what the file's votes or preferences say"
-    noise = f"{percent(wrong, best.judged)} labels {noise}" if wrong else ""
+        evidence.append(NEXT_BEST.found(chain=describe_chain(following)))
+    evidence += [ALIKE.found(changes=" and ".join(words)) for words in alike]
     if wrong:
-        lines = ", ".join(map(str, rows["line"][best.wrong][:10]))
-        evidence.append(f"these are in lines {lines}" + ", ..." * (wrong > 10))
-    if not best.words:
-        return (noise, 1, evidence) if wrong else ("equal", 0, evidence)
-    count = f"{len(best.words)} change{'s' * (len(best.words) > 1)}"
-    verdict = f"the official labels with {count}: {' and '.join(best.words)}"
-    return f"{verdict}; besides, {noise}" if wrong else verdict, 1, evidence
+        lines = ", ".join(map(str, rows["line"][best.wrong][:10])) + ", ..." * (wrong > 10)
+        evidence.append(LINES.found(lines=lines))
+    return name_best(best, with_votes), evidence
+
+
+def name_best(best, with_votes):
+    """The finding on labels that a chain of changes reproduces, or all but a few of them."""
+    wrong = int(best.wrong.sum())
+    noise = percent(wrong, best.judged) if wrong else None
+    if best.words:
+        changed = CHANGED_VOTES if with_votes else CHANGED
+        several = "s" if len(best.words) > 1 else None
+        changes = " and ".join(best.words)
+        return changed.found(count=len(best.words), s=several, changes=changes, wrong=noise)
+    if noise:
+        return (WRONG_VOTES if with_votes else WRONG).found(wrong=noise)
+    return SAME.found()
 
 
 def describe_chain(chain):
@@ -102,15 +180,15 @@ def describe_chain(chain):
 
 
 def name_unexplained(label, truth, following, rows, places, official, evidence):
-    """The verdict on labels that no chain of changes reproduces.
+    """(the finding, evidence) on labels that no chain of changes reproduces.
 
     In a series of two photos a swap of the numbers keeps the strength |preference - 0.5| and turns
     its sign: strength that correlates while the sign does not proves that numbers are permuted.
     """
     agree, count = int((label == truth).sum()), len(label)
-    agreement = f"labels agree on {percent(agree, count)}"
+    agreement = percent(agree, count)
     if following:
-        evidence.append(f"nearest, {describe_chain(following)}")
+        evidence = [*evidence, NEAREST.found(chain=describe_chain(following))]
     series, sizes = np.unique(official["series"], return_counts=True)
     two = (places >= 0) & (rows["label"] != UNDECIDED) & np.isin(rows["series"], series[sizes == 1])
     two &= official["preference"][places] != 0.5
@@ -121,58 +199,65 @@ def name_unexplained(label, truth, following, rows, places, official, evidence):
         both = float(np.corrcoef(strength, np.abs(pairs["preference"] - 0.5))[0, 1])
         turned = mine["photo_1"] > mine["photo_2"]
         same = int((mine["label"] == (pairs["label"] ^ turned)).sum())
-        evidence.append(
-            f"series of two photos: strength correlates {both:.4f}, "
-            f"the sign agrees on {percent(same, len(mine))}"
-        )
+        told = STRENGTH.found(correlation=both, agree=percent(same, len(mine)))
+        evidence = [*evidence, told]
         if both > 0.9 and abs(2 * same / len(mine) - 1) < 0.2:
-            evidence.append("--align OUT recovers the numbering from the preferences")
-            return f"photo numbers permuted within series: {agreement}", 1, evidence
-    if abs(2 * agree / count - 1) < 0.2:
-        words = "no chain of changes reproduces the labels, which agree as unrelated ones would"
-        return f"not established: {words}: {agreement}", 1, evidence
-    return f"not established: no chain of changes reproduces the labels; {agreement}", 1, evidence
+            return PERMUTED.found(agree=agreement), [*evidence, ALIGN.found()]
+    unrelated = abs(2 * agree / count - 1) < 0.2
+    return (UNRELATED if unrelated else NOT_REPRODUCED).found(agree=agreement), evidence
 
 
 # Which pairs
 
 
 def judge_sets(rows, places, split_of, official, with_votes):
-    """[(words, exit code)] on pairs that are missing, too many, or in the wrong split."""
+    """Findings on pairs that are missing, too many, or in the wrong split."""
     found, joined = [], places >= 0
     if not joined.all():
-        line = rows["line"][~joined][0]
         count = percent(int((~joined).sum()), len(rows))
-        found.append((f"{count} rows are no official pairs, first line {line}", 1))
-    split = np.array([SPLIT_WORDS.get(word.lower(), -1) for word in rows["split"].tolist()])
+        found.append(NO_PAIRS.found(rows=count, line=int(rows["line"][~joined][0])))
     strange = sorted({w for w in rows["split"].tolist() if w and w.lower() not in SPLIT_WORDS})
     if strange:
-        found.append((f"the split column is not checked: {', '.join(strange[:3])}", 1))
+        found.append(SPLIT_WORD.found(words=tuple(strange[:3])))
     empty = int((rows["label"] == UNDECIDED).sum())
     if empty and not with_votes:
-        found.append((f"{percent(empty, len(rows))} rows have no label", 1))
-    marked = joined & (split >= 0)
+        found.append(EMPTY.found(rows=percent(empty, len(rows))))
+    split = np.array([SPLIT_WORDS.get(word.lower(), -1) for word in rows["split"].tolist()])
+    crossed, both = judge_crossings(rows, places, split, split_of)
+    found += crossed
+    keys = places[joined] * 2 + (rows["photo_1"] > rows["photo_2"])[joined]
+    orders = len(np.unique(keys)) - len(np.unique(places[joined]))
+    repeated = int(joined.sum()) - len(np.unique(keys)) - both
+    if orders:
+        found.append(BOTH_ORDERS.found(pairs=orders))
+    if repeated > 0:
+        found.append(REPEATED.found(rows=repeated))
+    present = np.zeros(len(official), bool)
+    present[places[joined]] = True
+    if not present.all():
+        subset, wrong = name_missing(present, split_of, official)
+        found.append((SUBSET if wrong else WHOLE_LIST).found(subset=subset))
+    return found
+
+
+def judge_crossings(rows, places, split, split_of):
+    """(findings on pairs that the file has in another split, how many are in both).
+
+    split [R]: 0 for train, 1 for val, -1 where the file does not say.
+    """
+    marked = (places >= 0) & (split >= 0)
     twice = [np.unique(places[marked & (split == s)]) for s in (0, 1)]
     both = np.intersect1d(*twice)
     if len(both):
-        found.append((f"{len(both):,} pairs stand in both train and val", 1))
-    elif (wrong := marked & (split != split_of[places])).any():
-        cut = [set(rows["series"][marked & (split == s)].tolist()) for s in (0, 1)]
-        series, shared = len(cut[0] | cut[1]), len(cut[0] & cut[1])
-        text = f"another split: {percent(int(wrong.sum()), int(marked.sum()))} pairs change sides"
-        if shared:
-            text = f"a split drawn over pairs: {percent(shared, series)} series are cut"
-        found.append((text, 1))
-    keys = places[joined] * 2 + (rows["photo_1"] > rows["photo_2"])[joined]
-    orders = len(np.unique(keys)) - len(np.unique(places[joined]))
-    repeated = int(joined.sum()) - len(np.unique(keys)) - len(both)
-    if orders:
-        found.append((f"both orders counted: {orders:,} pairs stand in both", 1))
-    if repeated > 0:
-        found.append((f"{repeated:,} rows repeat a pair", 1))
-    present = np.zeros(len(official), bool)
-    present[places[joined]] = True
-    return found + ([] if present.all() else [name_missing(present, split_of, official)])
+        return [IN_BOTH.found(pairs=len(both))], len(both)
+    wrong = marked & (split != split_of[places])
+    if not wrong.any():
+        return [], 0
+    cut = [set(rows["series"][marked & (split == s)].tolist()) for s in (0, 1)]
+    series, shared = len(cut[0] | cut[1]), len(cut[0] & cut[1])
+    if shared:
+        return [CUT_SERIES.found(series=percent(shared, series))], 0
+    return [OTHER_SPLIT.found(pairs=percent(int(wrong.sum()), int(marked.sum())))], 0
 
 
 def name_missing(present, split_of, official):
@@ -238,8 +323,8 @@ def main(argv=None):
     check_new("--align", args.align)
     if args.align and read_table(args.labels, names)[1] not in ("votes_1", "preference"):
         stop(__file__, "--align: labels alone fit many numberings; it takes votes or preferences")
-    found = audit_labels(args.data, args.labels, names, args.base)
-    verdict, code, evidence, mine, official = found
+    verdict, evidence, mine, official = audit_labels(args.data, args.labels, names, args.base)
     if args.align:
-        evidence += write_alignment(args.align, mine, official)
-    give_verdict(verdict, code, evidence, args.json)
+        lines = write_alignment(args.align, mine, official)
+        evidence += [ALIGNED.found(line=line) for line in lines]
+    give_verdict(verdict, evidence, args.json)
