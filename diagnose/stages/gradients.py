@@ -2,6 +2,9 @@
 
 import itertools
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -96,37 +99,6 @@ NOT_REACHED = Row(
     CAUSE,
     "no gradient reaches {layers}, which no one froze (detached, or under no_grad)",
 )
-ZEROED = Row(
-    "gradients.zeroed",
-    CAUSE,
-    "gradients are zeroed between backward and the update, so only the weight decay acts",
-)
-REMOVED = Row(
-    "gradients.removed",
-    CAUSE,
-    "gradients are removed (None) between backward and the update, so nothing moves",
-)
-STALE = Row(
-    "gradients.of_the_batch_before",
-    CAUSE,
-    "each update takes the gradients of the batch before",
-)
-EACH_SCALED = Row(
-    "gradients.factor_of_each",
-    CAUSE,
-    "gradients are multiplied by another factor in each part: {factors}",
-    varies=("factors",),
-)
-SCALED_BACK = Row(
-    "gradients.scaled_back",
-    HARMLESS,
-    "the loss is scaled by {factor} and the gradients are scaled back",
-)
-NORM_CLIPPED = Row(
-    "gradients.norm_clipped", CAUSE, "the gradients' norm is clipped (or set) to {norm}"
-)
-FACTOR = Row("gradients.factor", CAUSE, "the gradients are multiplied by {factor}")
-CLIPPED = Row("gradients.values_clipped", CAUSE, "each gradient is clipped to +-{bound}")
 CHANGED = Row("gradients.changed", UNEXPLAINED, "gradients change between backward and the update")
 
 
@@ -248,53 +220,179 @@ def name_gradients(row, rows, absent, names, by_median=False):
     return findings
 
 
+class Step(NamedTuple):
+    """What one update shows of its gradients: {number: values} of the weights that have one."""
+
+    backward: dict  # right after the last backward
+    update: dict  # as the optimizer takes them; zeros where there is none
+    tops: list  # largest element of each, right after backward
+    kept: list  # and as the optimizer takes it
+    missing: bool  # whether the optimizer finds no gradient at all
+    stale: bool  # whether it takes those of the batch before
+    norm: float  # of all gradients right after backward
+    factor: float | None  # by which the loss is multiplied
+    parameters: dict  # {number: Parameter}
+
+    def scale(self):
+        """The factor that gives all gradients of the update, or None."""
+        scale = factor_between(self.backward.values(), self.update.values())
+        same = self.is_unchanged()
+        pairs = zip(self.backward.values(), self.update.values(), strict=True)
+        return None if same or not all(is_close(a * scale, b) for a, b in pairs) else scale
+
+    def is_unchanged(self):
+        """Whether the kept places are those of the backward, to the bit."""
+        pairs = zip(self.backward.values(), self.update.values(), strict=True)
+        return all(torch.equal(a, b) for a, b in pairs)
+
+
+@dataclass(frozen=True)
+class Trick(Row):
+    """What is done to gradients between backward and the update.
+
+    values(step): what it was found with, or None where it does not give the update's gradients.
+    is_estimated: whether a value was solved for, which must hold in every step.
+    """
+
+    values: Callable = None
+    is_estimated: bool = False
+
+
+def trick(name, text, values, kind=CAUSE, **options):
+    """A Trick of this stage."""
+    return Trick(f"gradients.{name}", kind, text, values=values, **options)
+
+
+def scaled_back(step):
+    """The factor of the loss that the gradients lose again."""
+    scale = step.scale()
+    undone = scale and step.factor and abs(scale * step.factor - 1) < 1e-6
+    return {"factor": estimated(step.factor)} if undone else None
+
+
+def clipped_norm(step):
+    """The norm of the gradients where that is what they are scaled to."""
+    scale = step.scale()
+    return {"norm": estimated(scale * (step.norm + 1e-6))} if scale and scale < 1 else None
+
+
+def multiplied(step):
+    """The one factor of all gradients."""
+    scale = step.scale()
+    return {"factor": estimated(scale)} if scale else None
+
+
+def clipped_values(step):
+    """The bound to which each element is clipped."""
+    bound = max(step.kept)
+    ends = zip(step.tops, step.kept, strict=True)
+    clipped = all(abs(min(top, bound) - now) <= 1e-5 * bound for top, now in ends)
+    pairs = zip(step.backward.values(), step.update.values(), strict=True)
+    fits = clipped and all(is_close(a.clamp(-bound, bound), b) for a, b in pairs)
+    return {"bound": estimated(bound)} if fits else None
+
+
+def factors_of_parts(step):
+    """{part: factor} where each part has one of its own."""
+    factors = {}
+    for n, values in step.backward.items():
+        scale = factor_between([values], [step.update[n]])
+        if not is_close(values * scale, step.update[n]):
+            return None
+        if values.any():
+            factors.setdefault(estimated(scale), []).append(n)
+    if not 1 < len(factors) <= PARTS:
+        return None
+    named = {describe(some, step.parameters): scale for scale, some in sorted(factors.items())}
+    return {"factors": named}
+
+
+REMOVED = trick(
+    "removed",
+    "gradients are removed (None) between backward and the update, so nothing moves",
+    lambda step: {} if step.missing else None,
+)
+STALE = trick(
+    "of_the_batch_before",
+    "each update takes the gradients of the batch before",
+    lambda step: {} if step.stale else None,
+)
+ZEROED = trick(
+    "zeroed",
+    "gradients are zeroed between backward and the update, so only the weight decay acts",
+    lambda step: None if any(values.any() for values in step.update.values()) else {},
+)
+# In the order in which they are tried; estimated ones that fit a step equally are all kept.
+TRICKS = (
+    REMOVED,
+    STALE,
+    ZEROED,
+    trick(
+        "scaled_back",
+        "the loss is scaled by {factor} and the gradients are scaled back",
+        scaled_back,
+        HARMLESS,
+    ),
+    trick(
+        "norm_clipped",
+        "the gradients' norm is clipped (or set) to {norm}",
+        clipped_norm,
+        is_estimated=True,
+    ),
+    trick("factor", "the gradients are multiplied by {factor}", multiplied, is_estimated=True),
+    trick(
+        "values_clipped",
+        "each gradient is clipped to +-{bound}",
+        clipped_values,
+        is_estimated=True,
+    ),
+    trick(
+        "factor_of_each",
+        "gradients are multiplied by another factor in each part: {factors}",
+        factors_of_parts,
+        varies=("factors",),
+    ),
+)
+
+
 def judge_step_gradients(update, last, parameters, factor, before=None):
     """Findings on what happened to the gradients between backward and the update.
 
     last: the gradients right after backward; before: those of the update before, or None;
     factor: of the loss, which may be taken out again.
     """
+    step = step_of(update, last, parameters, factor, before)
+    if step.is_unchanged() and step.tops == step.kept:
+        return []
+    found = []
+    for row in TRICKS:
+        values = row.values(step) if row.is_estimated or not found else None
+        if values is not None:
+            found.append(row.found(**values))
+            if not row.is_estimated:
+                return found
+    if not found:
+        return [CHANGED.found()]
+    return [found[0].with_alternatives(*found[1:])]
+
+
+def step_of(update, last, parameters, factor, before):
+    """The Step of an update; see judge_step_gradients."""
     met = [n for n in parameters if n < len(last) and last[n] is not None]
     taken = {n: update["gradients"][n] for n in met}
-    were = {n: last[n]["values"] for n in met}
-    are = {n: torch.zeros_like(were[n]) if g is None else g["values"] for n, g in taken.items()}
-    tops = [last[n]["max"] for n in met]
-    kept = [(g or {"max": 0.0})["max"] for g in taken.values()]
-    same = all(torch.equal(were[n], are[n]) for n in met)
-    if same and tops == kept:
-        return []
-    if all(g is None for g in taken.values()):
-        return [REMOVED.found()]
-    if before and all(alike(taken[n], before[n]) for n in met if n < len(before)):
-        return [STALE.found()]
-    if not any(values.any() for values in are.values()):
-        return [ZEROED.found()]
-    scale = factor_between(were.values(), are.values())
-    if not same and all(is_close(were[n] * scale, are[n]) for n in met):
-        norm = math.sqrt(sum(last[n]["l2"] ** 2 for n in met))
-        return [name_scale(scale, norm, factor)]
-    bound = max(kept)
-    clipped = all(
-        abs(min(top, bound) - now) <= 1e-5 * bound for top, now in zip(tops, kept, strict=True)
-    )
-    if clipped and all(is_close(were[n].clamp(-bound, bound), are[n]) for n in met):
-        return [CLIPPED.found(bound=estimated(bound)).with_alternatives()]
-    return name_parts(were, are, parameters) or [CHANGED.found()]
-
-
-def name_parts(were, are, parameters):
-    """The finding on gradients {number: values} of which each part has a factor of its own."""
-    factors = {}
-    for n, values in were.items():
-        scale = estimated(factor_between([values], [are[n]]))
-        if not is_close(values * factor_between([values], [are[n]]), are[n]):
-            return []
-        if values.any():
-            factors.setdefault(scale, []).append(n)
-    if not 1 < len(factors) <= PARTS:
-        return []
-    named = {describe(numbers, parameters): scale for scale, numbers in sorted(factors.items())}
-    return [EACH_SCALED.found(factors=named)]
+    backward = {n: last[n]["values"] for n in met}
+    return Step(
+        backward=backward,
+        update={n: torch.zeros_like(backward[n]) if g is None else g["values"]
+                for n, g in taken.items()},
+        tops=[last[n]["max"] for n in met],
+        kept=[(g or {"max": 0.0})["max"] for g in taken.values()],
+        missing=all(g is None for g in taken.values()),
+        stale=bool(before) and all(alike(taken[n], before[n]) for n in met if n < len(before)),
+        norm=math.sqrt(sum(last[n]["l2"] ** 2 for n in met)),
+        factor=factor,
+        parameters=parameters,
+    )  # fmt: skip
 
 
 def judge_staleness(findings):
@@ -302,17 +400,6 @@ def judge_staleness(findings):
     stale = any(finding.row is STALE for _, finding in findings)
     lacking = (ZEROED, REMOVED)
     return [(s, f) for s, f in findings if not (stale and s == 0 and f.row in lacking)]
-
-
-def name_scale(scale, norm, factor):
-    """The finding on gradients of this norm that are multiplied by scale; factor: the loss's."""
-    if factor and abs(scale * factor - 1) < 1e-6:
-        return SCALED_BACK.found(factor=estimated(factor))
-    multiplied = FACTOR.found(factor=estimated(scale))
-    if scale >= 1:
-        return multiplied.with_alternatives()
-    clipped = NORM_CLIPPED.found(norm=estimated(scale * (norm + 1e-6)))
-    return clipped.with_alternatives(multiplied)
 
 
 # Replayed

@@ -208,11 +208,10 @@ DIVIDED = Row(
     HARMLESS,
     "the loss is divided by the {batches} batches of an update",
 )
-SUM = Row("loss.sum", CAUSE, "the sum over the pairs, not the mean")
-SUM_OR_TIMES = Row(
-    "loss.sum_or_times_batch_size",
+SUM = Row(
+    "loss.sum",
     CAUSE,
-    "the sum over the pairs, not the mean (or the mean times the batch size)",
+    "the sum over the pairs, not the mean[ (or the mean times the batch size, {batch_size})]",
 )
 FACTOR = Row("loss.factor", CAUSE, "the loss is multiplied by {factor}")
 FACTORS = Row(
@@ -414,7 +413,7 @@ def judge_factors(factors, pairs, groups):
     if all(abs(f * k - 1) < 1e-4 and k > 1 for f, k in zip(factors, groups, strict=True)):
         return [DIVIDED.found(batches=groups[0])]
     if all(abs(f / n - 1) < 1e-4 for f, n in zip(factors, pairs, strict=True)):
-        return [(SUM_OR_TIMES if len(set(pairs)) == 1 else SUM).found()]
+        return [SUM.found(batch_size=pairs[0] if len(set(pairs)) == 1 else None)]
     if max(factors) / min(factors) - 1 < 1e-4:
         return [FACTOR.found(factor=estimated(factors[0]))]
     return [FACTORS.found(factors=tuple(map(estimated, factors[:3])))]

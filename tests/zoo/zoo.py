@@ -110,7 +110,7 @@ EXPECTED = {
     "mse": ("loss.mse_of_probabilities", {}),
     "margin": ("loss.margin", {"value": 1.0}),
     "negated": ("loss.factor", {"factor": -1.0}),
-    "sum_loss": ("loss.sum_or_times_batch_size", {}),
+    "sum_loss": ("loss.sum", {}),
     "loss_over_2": ("loss.factor", {"factor": 0.5}),
     "detach_second": ("gradients.one_side_detached", {"side": 2}),
     "detach_backbone": ("gradients.features_detached", {}),
@@ -291,7 +291,8 @@ def main(argv=None):
     real, as_is, scripts = "--real" in argv, "--as-is" in argv, SCRIPTS
     if "--script" in argv:
         scripts = [argv[argv.index("--script") + 1]]
-    names = [word for word in argv if word in EXPECTED or word.startswith(("clean", "outside"))]
+    known = (*EXPECTED, *HARMLESS, *CLEAN)
+    names = [word for word in argv if word in known or word.startswith("outside")]
     names += REAL.split() if "real" in argv else []
     if names and "--script" not in argv:
         scripts = SCRIPTS[:1]
