@@ -40,7 +40,7 @@ detach_second detach_backbone two_backbones logits_scaled logits_swapped
 one_pass half_batches each_photo gathered bn_eval bn_momentum bn_eps
 label_invert_loss smoothing focal class_weights softmax_then_ce nll_on_probs bce mse margin
 sum_loss loss_over_2 loss_times_batch log_softmax_twice loss_scaled_unscaled
-no_zero_grad zero_grad_late backward_twice accumulate2 clip_norm clip_value
+no_zero_grad zero_grad_to_zero backward_twice accumulate2 clip_norm clip_value
 one_lr rates_swapped lr_10x no_momentum nesterov dampening no_weight_decay decay_weights_only
 wd_1e_4 adam adamw rmsprop adagrad head_missing backbone_frozen layer1_frozen bn_frozen
 bias_lr_double ema decay_after warmup schedule_per_batch maximize
@@ -414,7 +414,7 @@ def train_one_epoch(model, loader, optimizer, scheduler, epoch, limit, val_loade
         scores = model(first, second)
         loss = compute_loss(scores, target, P)
         fresh = batches % every == 0
-        if fresh and "no_zero_grad" not in P and "zero_grad_late" not in P:
+        if fresh and "no_zero_grad" not in P and "zero_grad_to_zero" not in P:
             optimizer.zero_grad(set_to_none=False)
         if "loss_scaled_unscaled" in P:
             loss.mul(1024).backward()
@@ -425,7 +425,7 @@ def train_one_epoch(model, loader, optimizer, scheduler, epoch, limit, val_loade
             loss.backward()
         else:
             loss.backward()
-        if "zero_grad_late" in P:
+        if "zero_grad_to_zero" in P:
             optimizer.zero_grad(set_to_none=False)
 
         for tensor in model.parameters():
