@@ -1,4 +1,4 @@
-"""docs/change.md, followed as it is written, on a copy of this checkout."""
+"""docs/change.md and docs/extend.md, followed as they are written, on a copy of this checkout."""
 
 import ast
 import re
@@ -17,11 +17,12 @@ ROOT = conftest.ROOT
 
 
 def blocks(guide):
-    """(old text, new text) of each diff of a guide."""
+    """(file that it names, old text, new text) of each diff of a guide."""
     text = (ROOT / "docs" / guide).read_text(encoding="utf-8")
-    for diff in re.findall(r"```diff\n(.*?)```", text, re.DOTALL):
+    for name, diff in re.findall(r"```diff ?(.*?)\n(.*?)```", text, re.DOTALL):
         lines = diff.splitlines(keepends=True)
-        yield tuple("".join(line[1:] for line in lines if line[0] in kept) for kept in (" -", " +"))
+        sides = ("".join(line[1:] for line in lines if line[0] in kept) for kept in (" -", " +"))
+        yield name, *sides
 
 
 def commands(guide):
@@ -34,8 +35,9 @@ def commands(guide):
 def copy(tmp_path, demo):
     """A copy of the product and of the rules, with a dataset in data/demo."""
     root = tmp_path / "copy"
-    kept = ["*.py", "run/*.py", "disk/*.py", "diagnose/*.py", "variants/*.py", "tests/*.py"]
-    for path in (path for pattern in kept for path in ROOT.glob(pattern)):
+    rooms = ("run", "disk", "diagnose", "variants", "examples", "tests")
+    inside = (path for name in rooms for path in (ROOT / name).rglob("*.py"))
+    for path in (*ROOT.glob("*.py"), *inside):
         (root / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, root / path.relative_to(ROOT))
     shutil.copytree(demo, root / "data" / "demo")
@@ -49,7 +51,7 @@ def run(root, *words):
 
 def test_the_guide_to_change_the_paper(copy):
     page = (ROOT / "train_resnet.py").read_text(encoding="utf-8")
-    for old, new in blocks("change.md"):
+    for _, old, new in blocks("change.md"):
         assert old and page.count(old) == 1, old
         page = page.replace(old, new)
     (copy / "train_resnet18.py").write_text(page, encoding="utf-8")
@@ -77,3 +79,15 @@ def test_a_flag_that_no_line_reads_is_noticed(monkeypatch):
     with pytest.raises(AssertionError):
         test_rules.test_every_flag_of_a_recipe_is_read("train_resnet")
     assert "lr_every" in train_resnet.RECIPE
+
+
+def test_the_guide_to_extend_the_diagnosis(copy):
+    for name, old, new in blocks("extend.md"):
+        text = (copy / name).read_text(encoding="utf-8")
+        assert old and text.count(old) == 1, old
+        (copy / name).write_text(text.replace(old, new), encoding="utf-8")
+    (words,) = commands("extend.md")
+    code, said = run(copy, *words)
+    assert code == 0 and "\n3 rows, 0 wrong\n" in said, said
+    for name in ("loss.exponential", "head.maximum", "gradients.signs"):
+        assert f"{name}: " in said
