@@ -9,6 +9,7 @@ from diagnose import preprocessing
 from disk.errors import show_progress, stop
 from disk.layout import find_split, photo_names
 
+OWN = 3  # preparations with estimated values that are tried on the next inputs
 HOPELESS = 4  # inputs of a batch that nothing reproduces, before the others are not tried
 
 
@@ -97,6 +98,23 @@ class Official:
         found = self.solve(inputs)
         return self.solve(inputs) if not all(found[0]) and self.widen() else found
 
+    def keep_hint(self, preparation):
+        """Keeps how an input was prepared, to be tried first on the next ones.
+
+        Of those with estimated values, which may be of one photo alone, the first OWN.
+        """
+        if preparation is None or any(preparation is hint for hint in self.hints):
+            return
+        if "affine" in preparation or "border" in preparation:
+            own = len(self.hints) - len(self.plain_hints())
+            self.hints += [preparation] * (own < OWN)
+        elif preparation not in [preprocessing.reference(), *self.plain_hints()]:
+            self.hints.append(preparation)
+
+    def plain_hints(self):
+        """The hints without estimated values."""
+        return [hint for hint in self.hints if "affine" not in hint and "border" not in hint]
+
     def solve(self, inputs):
         """As identify, among the photos that count so far."""
         self.look()
@@ -110,9 +128,7 @@ class Official:
                 continue
             photos = [self.photo(row) for row in rows]
             place, preparation, error = preprocessing.solve(x, photos, size, self.hints)
-            of_its_own = preparation is None or "affine" in preparation or "border" in preparation
-            if not of_its_own and preparation not in [preprocessing.reference(), *self.hints]:
-                self.hints.append(preparation)
+            self.keep_hint(preparation)
             preparations.append(preparation)
             paths.append(self.paths[rows[place]])
             worst = max(worst, error)
