@@ -152,3 +152,24 @@ def test_shuffled_numbers_are_a_permutation_of_each_series():
         for (_, a, b, *_), label in zip(pairs[inside].tolist(), labels[inside], strict=True):
             wins[a], wins[b] = wins.get(a, 0) + (label == 0), wins.get(b, 0) + (label == 1)
         assert sorted(wins.values()) == list(range(len(wins)))  # an order, without a circle
+
+
+def test_a_run_that_chance_could_reach_is_no_proof(told, tmp_path, capsys):
+    told("--seeds", "3")
+    for name, right, above in (("good", 70, True), ("luck", 50, False)):
+        run = tmp_path / name
+        run.mkdir()
+        rows = [["label", "logit_1", "logit_2"]]
+        for i in range(81):
+            label = i % 2
+            sign = (1 if label == 1 else -1) * (1 if i < right else -1)
+            rows.append([str(label), repr(-0.5 * sign), repr(0.5 * sign)])
+        (run / "predictions.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+        if above:
+            assert told("--seeds", "3", "--learned", str(run)).startswith("good: validation acc")
+            continue
+        with pytest.raises(SystemExit) as stopped:
+            told("--seeds", "3", "--learned", str(run))
+        printed = capsys.readouterr()
+        assert stopped.value.code == 2 and "no better than chance" in printed.err
+        assert printed.out.startswith("luck: validation accuracy 0.6173 of 81 pairs, constant ")
