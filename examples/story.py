@@ -217,8 +217,9 @@ def is_above_chance(run):
     correct = (logits[1] > logits[0]) == label
     luck, _ = against_chance(label, correct)
     text = f"{run.name}: validation accuracy {correct.mean():.4f} of {len(rows)} pairs, constant "
-    text += f"{constant_accuracy(label):.4f}; as good by chance: p = {luck:.1e}, below {LUCK:.0e}"
-    return luck < LUCK, text if luck < LUCK else text.replace("below", "not below")
+    below = "below" if luck < LUCK else "not below"
+    text += f"{constant_accuracy(label):.4f}; as good by chance: p = {luck:.1e}, {below} {LUCK:.0e}"
+    return luck < LUCK, text
 
 
 def tell(args, votes):
