@@ -121,7 +121,8 @@ class Official:
         size = inputs.shape[-1]
         preparations, paths, worst = [], [], 0.0
         rows_of = preprocessing.recognize(inputs, self.described)
-        for x, rows in zip(inputs, rows_of, strict=True):
+        for count, (x, rows) in enumerate(zip(inputs, rows_of, strict=True), 1):
+            show_progress(f"identifying input {count}/{len(inputs)}", count == len(inputs))
             if len(preparations) >= HOPELESS and not any(preparations):
                 preparations.append(None)
                 paths.append(self.paths[rows[0]])
