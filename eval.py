@@ -76,7 +76,8 @@ def check_page(recipe, path):
     files = [page for folder in (ROOT, ROOT / "variants") for page in folder.glob("train_*.py")]
     pages, name = sorted(map(recipe_name, files)), getattr(recipe, "recipe", None)
     if name not in pages:
-        stop(__file__, f"{path}: its recipe {name} is not a page of this folder: {pages}")
+        advice = "bring its file back, or score the run where it was trained"
+        stop(__file__, f"{path}: its recipe {name} is not a page of this folder; {advice}")
     page, before = f"{name.replace('.', '/')}.py", getattr(recipe, "sources", None)
     old, now = isinstance(before, dict) and before.get(page), source_checksums(name)[page]
     if old != now:

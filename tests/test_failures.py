@@ -399,7 +399,7 @@ def test_a_run_of_other_code_is_refused(train, demo, tmp_path, refused):
     refused(train_resnet.main, flags, "args.json is that of another version")
     (run / "args.json").write_text(json.dumps(settings | {"recipe": "train_other"}))
     score = ["--run", run, "--data", demo, "--store", tmp_path / "stores"]
-    refused(scoring.main, score, "recipe train_other is not a page", "train_resnet", "train_vgg")
+    refused(scoring.main, score, "recipe train_other is not a page", "bring its file back")
     for recipe in (["train_resnet"], None, "tests.tiny", "../train_resnet"):
         (run / "args.json").write_text(json.dumps(settings | {"recipe": recipe}))
         refused(scoring.main, score, f"recipe {recipe} is not a page")
