@@ -199,6 +199,8 @@ def judge_data(views, known, swapped, recipe, official):
 def explain_steps(trace, views, house):
     """([(step, finding)] on every update and its batches, the Replayed of each batch)."""
     findings, replayed, again = [], [], ()
+    moving = schedules.describe_moving(trace)
+    held = set().union(*map(updates.declared, trace["updates"]))
     for step in range(len(trace["updates"])):
         show_progress(f"replaying step {step + 1}/{len(trace['updates'])}")
         group = [view for view in views if view.step == step]
@@ -213,22 +215,25 @@ def explain_steps(trace, views, house):
                 replayed.append(passes)
                 again = passes.again
         if group:
-            findings += [(step, f) for f in judge_step(trace, group, house)]
+            findings += [(step, f) for f in judge_step(trace, group, house, moving, held)]
     show_progress("", True)
     return gradients.judge_staleness(findings), replayed
 
 
-def judge_step(trace, group, house):
-    """Findings on what happens from the gradients of an update to the next step."""
+def judge_step(trace, group, house, moving, held):
+    """Findings on what happens from the gradients of an update to the next step.
+
+    moving: the finding on rates that change from step to step, or None; held: numbers of the
+    weights that an optimizer holds in any step.
+    """
     step, batch = group[0].step, group[-1].batch
     update, earlier = trace["updates"][step], trace["updates"][step - 1] if step else None
-    parameters = updates.learning(trace, group[-1].matches, batch, update)
+    parameters = updates.learning(trace, group[-1].matches, batch, update, held)
     findings = gradients.judge_zeroed(group, update, earlier, parameters)
     last, before = batch["backwards"][-1]["after"], last_gradients(trace, step - 1)
     factor = group[-1].factor
     findings += gradients.judge_step_gradients(update, last, parameters, factor, before)
     history = updates.history_of(trace["updates"][:step], parameters, house.rules)
-    moving = schedules.describe_moving(trace)
     findings += updates.judge_update(update, parameters, house.rules, history, moving)
     findings += updates.judge_computed(trace["weights"])
     findings += updates.judge_state(update, earlier, parameters)

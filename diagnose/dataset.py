@@ -17,15 +17,13 @@ from PIL import Image
 from data import read_pairlist
 from disk.errors import command_line, instrument, show_progress, stop
 from disk.layout import SHOWN, find_split, photo_names
-from run.findings import CAUSE, EQUAL, SKIPPED, Row, give_verdict
+from run.findings import CAUSE, EQUAL, SKIPPED, give_verdict, rows_of
 from run.scores import chance_levels
 
 SPLITS = ("train", "val")
 
 
-def row(name, kind, text):
-    """A row of this instrument."""
-    return Row(f"dataset.{name}", kind, text)
+row = rows_of("dataset")
 
 
 HEALTHY = row("healthy", EQUAL, "healthy")

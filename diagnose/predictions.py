@@ -36,7 +36,7 @@ from disk.layout import photo_names
 from disk.pairlist import LONGEST
 from run import scores as figures
 from run import sheet
-from run.findings import CAUSE, EQUAL, SKIPPED, UNEXPLAINED, Row, give_verdict
+from run.findings import CAUSE, EQUAL, SKIPPED, UNEXPLAINED, give_verdict, rows_of
 from run.scores import ENOUGH, percent
 
 SCORES = ("logit", "prob", "logprob", "score")
@@ -49,9 +49,7 @@ LEAST = 1e-12  # of a probability, whose logarithm is the loss
 NAMED = 4  # digits from which on a figure names its arithmetic
 
 
-def row(name, kind, text):
-    """A row of this instrument."""
-    return Row(f"predictions.{name}", kind, text)
+row = rows_of("predictions")
 
 
 NONE_OFFICIAL = row("none_official", SKIPPED, "cannot judge: none of the pairs is an official pair")

@@ -35,7 +35,7 @@ from disk.files import write_table
 from disk.layout import find_split
 from run.findings import text_of
 from run.folder import HISTORY
-from run.scores import accuracy, against_chance, constant_accuracy, read_tsv
+from run.scores import accuracy, against_chance, constant_accuracy, read_logits, read_tsv
 
 # The documents' figures: epoch 1 of a "working reference", and of a trainer that is stuck.
 DOCUMENTS = {"the documents' working reference": (0.622, 0.639, 0.705)}
@@ -159,10 +159,8 @@ def read_figures(out, pairs):
     header, *rows = read_tsv(out / "history.tsv")
     history = [dict(zip(header, map(float, row), strict=True)) for row in rows]
     best = max(history, key=lambda row: row[HISTORY.split()[-1]])
-    header, *rows = read_tsv(out / "predictions.tsv")
-    own = np.array([int(row[header.index("label")]) for row in rows])
-    logits = [[float(row[header.index(f"logit_{i}")]) for i in (1, 2)] for row in rows]
-    on_official = accuracy(torch.tensor(logits), torch.from_numpy(pairs["label"]))
+    own, logits = read_logits(out / "predictions.tsv")
+    on_official = float(((logits[1] > logits[0]) == pairs["label"]).mean())
     figures = [best["train_acc"], best["val_loss"], best["val_acc"], constant_accuracy(own)]
     return [*figures, on_official, constant_accuracy(pairs["label"])]
 
@@ -209,14 +207,10 @@ def is_above_chance(run):
 
     At most once in 1 / LUCK draws, that is.
     """
-    header, *rows = read_tsv(run / "predictions.tsv")
-    label, *logits = (
-        np.array([float(row[header.index(name)]) for row in rows])
-        for name in ("label", "logit_1", "logit_2")
-    )
+    label, logits = read_logits(run / "predictions.tsv")
     correct = (logits[1] > logits[0]) == label
     luck, _ = against_chance(label, correct)
-    text = f"{run.name}: validation accuracy {correct.mean():.4f} of {len(rows)} pairs, constant "
+    text = f"{run.name}: validation accuracy {correct.mean():.4f} of {len(label)} pairs, constant "
     below = "below" if luck < LUCK else "not below"
     text += f"{constant_accuracy(label):.4f}; as good by chance: p = {luck:.1e}, {below} {LUCK:.0e}"
     return luck < LUCK, text

@@ -52,6 +52,11 @@ class Row:
         return Finding(self, values, relative_error)
 
 
+def rows_of(stage):
+    """A function that makes the rows of a stage: row(name, kind, text, **options)."""
+    return lambda name, kind, text, **options: Row(f"{stage}.{name}", kind, text, **options)
+
+
 @dataclass(frozen=True)
 class Finding:
     """A row and what it was found with.

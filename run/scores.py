@@ -205,16 +205,22 @@ def read_tsv(path):
     return rows
 
 
-def quality(path):
-    """(how good the model of a predictions.tsv is, beside chance; whether it is any better)."""
-    if not path.is_file():
-        return "how good this model is is not known: no predictions.tsv", False
+def read_logits(path):
+    """(labels [P], logits [2, P]) of a predictions.tsv of a run; ends the program at others."""
     with stop_on(__file__, path, ValueError):
         header, *rows = read_tsv(path)
         places = [header.index(name) for name in ("label", "logit_1", "logit_2")]
         label, *logits = np.array([[number(row[i]) for i in places] for row in rows]).T
     if not (np.isin(label, (0, 1)).all() and np.isfinite(logits).all()):
         stop(__file__, f"{path}: a label is neither 0 nor 1, or a logit not finite")
+    return label, np.array(logits)
+
+
+def quality(path):
+    """(how good the model of a predictions.tsv is, beside chance; whether it is any better)."""
+    if not path.is_file():
+        return "how good this model is is not known: no predictions.tsv", False
+    label, logits = read_logits(path)
     correct = (logits[1] > logits[0]) == label
     better = against_chance(label, correct)[0] < ABOVE_CONSTANT
     text = f"this model is right on {correct.mean():.4f} of {len(label)} validation pairs"

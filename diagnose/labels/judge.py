@@ -23,15 +23,13 @@ from diagnose.labels.align import write_alignment
 from diagnose.tables import COLUMNS, UNDECIDED, merge_votes, named_columns, read_table
 from disk.errors import command_line, instrument, stop
 from disk.files import check_new
-from run.findings import CAUSE, EQUAL, SKIPPED, UNEXPLAINED, Row, give_verdict
+from run.findings import CAUSE, EQUAL, SKIPPED, UNEXPLAINED, give_verdict, rows_of
 from run.scores import ENOUGH, percent
 
 SPLIT_WORDS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1}
 
 
-def row(name, kind, text, **options):
-    """A row of this instrument."""
-    return Row(f"labels.{name}", kind, text, **options)
+row = rows_of("labels")
 
 
 SAME = row("equal", EQUAL, "equal")

@@ -119,11 +119,12 @@ class Parameter(NamedTuple):
     held: bool  # by an optimizer of any step
 
 
-def learning(trace, matches, batch, update):
+def learning(trace, matches, batch, update, held):
     """{number: Parameter} of the trainer's counterparts of the reference's weights.
 
     What the reference has not, as an fc that nothing uses, counts where it has a gradient; a
-    linear layer behind the backbone, which scores photos one by one, as the head's.
+    linear layer behind the backbone, which scores photos one by one, as the head's. held: numbers
+    of the weights that an optimizer holds in any step.
     """
     roles, weights = {n: "backbone" for match in matches for n in match.names}, trace["weights"]
     for match in matches:
@@ -131,7 +132,6 @@ def learning(trace, matches, batch, update):
             if update["gradients"][n] is not None:
                 roles[n] = "head" if is_behind(weights, n, match) else "backbone"
     roles |= {n: "head" for entry in batch["head"] for n in entry["weights"]}
-    held = set().union(*map(declared, trace["updates"]))
     parameters = {}
     for n, role in roles.items():
         weight = weights[n]
