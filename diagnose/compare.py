@@ -15,9 +15,9 @@ import torch
 
 from diagnose import reference
 from diagnose.answer import exit_code, lines_of, verdict
-from diagnose.finding import intersect_over_steps, merge_steps
-from diagnose.numerics import rounding_of
+from diagnose.finding import merge_steps
 from diagnose.official import Official, RecordedPair
+from diagnose.parameters import learning
 from diagnose.stages import (
     STAGES,
     features,
@@ -29,9 +29,11 @@ from diagnose.stages import (
     pairs,
     printed,
     start,
+    tricks,
 )
 from diagnose.stages import schedule as schedules
 from diagnose.stages import update as updates
+from diagnose.stepping import declared, history_of
 from diagnose.trace import batches_of, read_trace
 from disk.errors import command_line, instrument, name_path, show_progress, stop_on
 from run.findings import HARMLESS, give_answer
@@ -62,24 +64,24 @@ class View(NamedTuple):
 
 def explain(trace, root, page=None):
     """(findings in the order of execution, each with the steps it holds in; the Basis)."""
-    photo = trace["batches"][0]["passes"][0]["input"]
+    photo = trace.batches[0].passes[0].input
     size = None if photo is None else photo.shape[-1]
     house = reference.choose_reference(page, trace, size or 64)
-    official, steps = Official(root, trace["files"]), len(trace["updates"])
+    official, steps = Official(root, trace.files), len(trace.updates)
     findings, views = view_batches(trace, house, official)
     findings += features.judge_running(trace)
     known = [pair for view in views for pair in view.pairs]
     inverted = labels.are_inverted(known)
     whole, views, swapped = judge_losses(views, inverted)
-    found, replayed = explain_steps(trace, views, house)
-    findings += found
+    found, passes = explain_batches(trace, views, house)
+    findings += found + explain_updates(trace, views, house)
     whole += judge_figures(trace, views, findings, swapped, inverted)
     whole += judge_data(views, known, swapped, house.recipe, official)
     if all(f.row not in schedules.MOVES for _, f in findings):
         whole += schedules.judge_schedules(trace, house.recipe, known)
-    findings = intersect_over_steps(findings) + [(s, f) for f in whole for s in range(steps)]
+    findings += [(step, f) for f in whole for step in range(steps)]
     identified = sum(pair.official is not None for pair in known)
-    errors = [(r.relative_error, r.tolerance) for r in replayed if r.setting is not None]
+    errors = [(p.relative_error, p.tolerance) for p in passes if p.recipe is not None]
     worst = map(max, zip(*errors, strict=True)) if errors else (None, None)
     basis = Basis(steps, identified, *worst, size, house.recipe["size"])
     return in_order(merge_steps(findings)), basis
@@ -113,7 +115,7 @@ def view_batch(trace, step, batch, house, official):
     """(findings on the inputs, the View of a batch or None)."""
     sides, label = reference.sides_of(batch), labels.label_of(batch)
     if sides is None:
-        row = features.IN_PARTS if batch["joined"] == "others" else features.NOT_TWO_SIDES
+        row = features.IN_PARTS if batch.joined == "others" else features.NOT_TWO_SIDES
         skipped = (stage for stage in STAGES if stage not in ("pairs", "features", "printed"))
         return [row.found(), *(features.without_passes(stage).found() for stage in skipped)], None
     recorded, proved = [], []
@@ -122,7 +124,7 @@ def view_batch(trace, step, batch, house, official):
     else:
         findings, paths = inputs.judge_inputs(sides, official)
         recorded, proved, sides = identify(sides, batch, label, paths, official)
-    matches = [reference.match_weights(n, trace["weights"], house.weights) for n in sides.numbers]
+    matches = [reference.match_weights(n, trace.weights, house.weights) for n in sides.numbers]
     found, evidence = loss.evidence_of(batch, label, proved)
     return [*findings, *found], View(step, batch, sides, matches, recorded, evidence)
 
@@ -168,7 +170,7 @@ def judge_figures(trace, views, findings, swapped, inverted):
     """
     back = {s for s, f in findings if f.stage == "gradients" and f.kind == HARMLESS}
     left = [view for view in views if view.factor and view.step not in back]
-    groups = [trace["updates"][view.step]["batches"] for view in left]
+    groups = [trace.updates[view.step].batches for view in left]
     sizes = [len(view.evidence.label) for view in left]
     found = loss.judge_factors([view.factor for view in left], sizes, groups)
     facts, whole = [], []  # whole: of the losses without their factors, as many print them
@@ -181,7 +183,7 @@ def judge_figures(trace, views, findings, swapped, inverted):
             without = value / (view.factor or 1)
             facts.append(fact | {"loss": without if view.step in back else value})
             whole.append(fact | {"loss": without})
-    ways = [printed.judge_printed(trace["printed"], known) for known in (facts, whole)]
+    ways = [printed.judge_printed(trace.printed, known) for known in (facts, whole)]
     return found + min(ways, key=len)
 
 
@@ -196,75 +198,60 @@ def judge_data(views, known, swapped, recipe, official):
     return findings + pairs.judge_pairs(known, sizes, recipe, counts, official.count("train"))
 
 
-def explain_steps(trace, views, house):
-    """([(step, finding)] on every update and its batches, the Replayed of each batch)."""
-    findings, replayed, again = [], [], ()
-    moving = schedules.describe_moving(trace)
-    held = set().union(*map(updates.declared, trace["updates"]))
-    for step in range(len(trace["updates"])):
-        show_progress(f"replaying step {step + 1}/{len(trace['updates'])}")
-        group = [view for view in views if view.step == step]
-        values = reference.weights_at(trace, step) if group else []
-        if group and step == 0:
-            found = start.judge_start(group[0].batch, values, trace["weights"])
-            findings += [(step, f) for f in found]
-        for view in group:
-            found, passes = judge_view(trace, view, values, house, again)
-            findings += [(step, f) for f in found]
-            if passes:
-                replayed.append(passes)
-                again = passes.again
-        if group:
-            findings += [(step, f) for f in judge_step(trace, group, house, moving, held)]
-    show_progress("", True)
-    return gradients.judge_staleness(findings), replayed
-
-
-def judge_step(trace, group, house, moving, held):
-    """Findings on what happens from the gradients of an update to the next step.
-
-    moving: the finding on rates that change from step to step, or None; held: numbers of the
-    weights that an optimizer holds in any step.
+def explain_batches(trace, views, house):
+    """([(step, finding)] on all batches, from the passes to the gradients; the Passes of those
+    whose photos were recorded).
     """
-    step, batch = group[0].step, group[-1].batch
-    update, earlier = trace["updates"][step], trace["updates"][step - 1] if step else None
-    parameters = updates.learning(trace, group[-1].matches, batch, update, held)
-    findings = gradients.judge_zeroed(group, update, earlier, parameters)
-    last, before = batch["backwards"][-1]["after"], last_gradients(trace, step - 1)
-    factor = group[-1].factor
-    findings += gradients.judge_step_gradients(update, last, parameters, factor, before)
-    history = updates.history_of(trace["updates"][:step], parameters, house.rules)
-    findings += updates.judge_update(update, parameters, house.rules, history, moving)
-    findings += updates.judge_computed(trace["weights"])
-    findings += updates.judge_state(update, earlier, parameters)
-    findings += updates.judge_before(update, earlier, parameters)
-    return findings + updates.judge_afterwards(update, parameters)
+    weights = reference.weights_by_step(trace)
+    findings = []
+    if views and views[0].step == 0:
+        found = start.judge_start(views[0].batch, weights(0), trace.weights)
+        findings += [(0, finding) for finding in found]
+    seen = [view for view in views if view.sides.inputs is not None]
+    found, passes = features.judge_passes(trace, seen, house, weights)
+    findings += found
+    roundings = [features.view_rounding(trace, view, weights(view.step)) for view in views]
+    found, ways = head.judge_heads(views, weights, roundings)
+    findings += found
+    computed = {n for n, weight in enumerate(trace.weights) if weight.computed}
+    own = dict(zip(map(id, seen), passes, strict=True))
+    for place, view in enumerate(views):
+        show_progress(f"replaying batch {place + 1}/{len(views)}", place + 1 == len(views))
+        update, rounding = trace.updates[view.step], roundings[place]
+        found = gradients.judge_head_backward(view, ways[place], rounding)
+        found += gradients.judge_contribution(view, own.get(id(view)), rounding, update, computed)
+        findings += [(view.step, finding) for finding in found]
+    return findings, passes
+
+
+def explain_updates(trace, views, house):
+    """[(step, finding)] on all updates, from the gradients of their batches to the next step."""
+    moving = schedules.describe_moving(trace)
+    held = set().union(*map(declared, trace.updates))
+    findings, steps, behind = [], [], []
+    for place, update in enumerate(trace.updates):
+        group = [view for view in views if view.step == place]
+        if not group:
+            continue
+        earlier, batch = trace.updates[place - 1] if place else None, group[-1].batch
+        parameters = learning(trace, group[-1].matches, batch, update, held)
+        found = gradients.judge_zeroed(group, update, earlier, parameters)
+        history = history_of(trace.updates[:place], parameters, house.rules)
+        found += updates.judge_update(update, parameters, house.rules, history, moving)
+        found += updates.judge_computed(trace.weights)
+        found += updates.judge_state(update, earlier, parameters)
+        found += updates.judge_before(update, earlier, parameters)
+        findings += [(place, finding) for finding in found]
+        last, before = batch.backwards[-1].after, last_gradients(trace, place - 1)
+        steps.append(tricks.step_of(place, update, last, parameters, group[-1].factor, before))
+        behind += updates.behind(place, update, parameters)
+    return findings + tricks.judge_tricks(steps) + updates.judge_afterwards(behind)
 
 
 def last_gradients(trace, step):
     """The gradients right after the last backward of an update; None before the first."""
     batches = [batch for number, batch in batches_of(trace) if number == step]
-    return batches[-1]["backwards"][-1]["after"] if batches else None
-
-
-def judge_view(trace, view, values, house, again):
-    """(findings on one batch, from its passes to the gradients of its weights; its Replayed, or
-    None where features were given).
-
-    again: see features.judge_passes.
-    """
-    batch, sides = view.batch, view.sides
-    kept = [values[n] for n in view.matches[0].names] + sides.features
-    rounding = rounding_of(trace, view.step, kept)
-    passes = None
-    if sides.inputs is not None:
-        passes = features.judge_passes(trace, view, values, house, rounding, again)
-    found, way = head.judge_head(sides, batch, values, rounding)
-    found = (passes.findings if passes else []) + found
-    found += gradients.judge_head_backward(view, way, rounding)
-    update = trace["updates"][view.step]
-    computed = {n for n, weight in enumerate(trace["weights"]) if weight["computed"]}
-    return found + gradients.judge_contribution(view, passes, rounding, update, computed), passes
+    return batches[-1].backwards[-1].after if batches else None
 
 
 @instrument("compare")

@@ -1,8 +1,6 @@
-"""Findings of several steps: those that hold in all of them, and equal ones as one."""
+"""Findings of several steps: equal ones as one."""
 
 import dataclasses
-
-from run.findings import UNEXPLAINED, Row
 
 
 def is_same(a, b):
@@ -10,41 +8,6 @@ def is_same(a, b):
     return a.row == b.row and all(
         a.values[key] == b.values.get(key) for key in a.values if key not in a.row.varies
     )
-
-
-def contradiction(stage):
-    """The row of estimates that do not agree from step to step.
-
-    A value that fits one step and not the next describes that step and explains nothing.
-    """
-    text = "what fits one step does not fit the next: {estimates}"
-    return Row(f"{stage}.contradiction", UNEXPLAINED, text)
-
-
-def intersect_over_steps(findings):
-    """[(step, Finding)] in which those with alternatives are what all of their stage leave."""
-    told = [finding for _, finding in findings if finding.alternatives]
-    return [
-        (step, settle(finding, [f for f in told if f.stage == finding.stage]))
-        for step, finding in findings
-    ]
-
-
-def settle(finding, others):
-    """One finding as what all others of its stage with alternatives leave of its own."""
-    if not finding.alternatives:
-        return finding
-    left = [
-        way for way in finding.alternatives
-        if all(any(is_same(way, choice) for choice in other.alternatives) for other in others)
-    ]  # fmt: skip
-    if left:
-        return dataclasses.replace(left[0], alternatives=tuple(left) * (len(left) > 1))
-    firsts = []
-    for other in others:
-        firsts += [] if any(is_same(other, first) for first in firsts) else [other]
-    plain = (dataclasses.replace(first, alternatives=()) for first in firsts[:3])
-    return contradiction(finding.stage).found(estimates=tuple((first,) for first in plain))
 
 
 def merge_steps(findings):

@@ -28,8 +28,12 @@ def relative_error(made, seen):
 
 def is_close(a, b):
     """Whether two tensors of one precision are equal but for a last digit or two."""
-    tight = 1e-9 if b.dtype == torch.float64 else 1e-5
-    return float((a - b).abs().max()) <= tight * float(b.abs().max()) + 1e-300
+    return float((a - b).abs().max()) <= close_tolerance(b) * float(b.abs().max()) + 1e-300
+
+
+def close_tolerance(tensor):
+    """The relative error of a last digit or two in a tensor's precision."""
+    return 1e-9 if tensor.dtype == torch.float64 else 1e-5
 
 
 def rounding_of(trace, step, tensors):
@@ -40,7 +44,7 @@ def rounding_of(trace, step, tensors):
     """
     if any(t.dtype != torch.float64 for t in tensors if t.is_floating_point()):
         return 1.0
-    first, now = (trace["updates"][i]["weights"] for i in (0, step))
+    first, now = (trace.updates[i].weights for i in (0, step))
     pairs = zip(first, now, strict=False) if step else ()
     moved = [float(b.norm() / a.norm()) for a, b in pairs if is_large(a) and float(a.norm())]
     return max(2.0**-29, *moved, 0.0)

@@ -1,6 +1,7 @@
 """The reference's network with a recorded trainer's weights, and the two sides of its batches."""
 
 import copy
+import functools
 import importlib
 from argparse import Namespace
 from typing import NamedTuple
@@ -61,7 +62,7 @@ def choose_reference(name, trace, size):
         rules = optimizer_rules(module.build_optimizer(args, ranker))
         reference = Reference(ranker, reference_weights(ranker, size), recipe, rules)
         known = {k for k, _ in reference.weights}
-        share = sum(key(w) in known for w in trace["weights"]) / len(reference.weights)
+        share = sum(key(w) in known for w in trace.weights) / len(reference.weights)
         if best is None or share > best[0]:
             best = share, reference
     return best[1]
@@ -78,7 +79,7 @@ def optimizer_rules(optimizer):
 
 def key(weight):
     """By what a weight is told from others: its depth in weighted ops, the op, place and shape."""
-    return weight["depth"], weight["op"], weight["place"], tuple(weight["shape"])
+    return weight.depth, weight.op, weight.place, weight.shape
 
 
 def reference_weights(ranker, size):
@@ -89,7 +90,10 @@ def reference_weights(ranker, size):
     photo = torch.zeros(2, 3, size, size, dtype=dtype)
     with torch.no_grad(), sight:
         copy.copy(ranker.backbone).eval()(photo)
-    found = [(key(w), names.get(id(w["tensor"]))) for w in sight.weights]
+    found = [
+        ((w["depth"], w["op"], w["place"], tuple(w["shape"])), names.get(id(w["tensor"])))
+        for w in sight.weights
+    ]
     sight.tags.clear()
     return [(k, name) for k, name in found if name]
 
@@ -111,25 +115,33 @@ def match_weights(numbers, weights, reference):
 
 def is_behind(weights, n, match):
     """Whether a weight is that of a linear layer behind all of the reference's backbone."""
-    last = max((weights[other]["depth"] for other in match.names), default=0)
-    return weights[n]["op"] == "linear" and weights[n]["depth"] > last
+    last = max((weights[other].depth for other in match.names), default=0)
+    return weights[n].op == "linear" and weights[n].depth > last
 
 
-def weights_at(trace, step):
-    """All recorded weights as they were before an update, tensors by number."""
-    first = trace["updates"][0]["weights"]
-    if step == 0:
-        return first
-    later = trace["updates"][step]["weights"]
-    known = zip(first, later, strict=False)
-    return [a + b.to(a.dtype) if is_large(a) else b for a, b in known] + later[len(first) :]
+def weights_by_step(trace):
+    """A function of the step: all recorded weights as they were before it, tensors by number."""
+    first = trace.updates[0].weights
+
+    @functools.lru_cache(maxsize=1)  # whole networks
+    def at(step):
+        if step == 0:
+            return first
+        later = trace.updates[step].weights
+        known = zip(first, later, strict=False)
+        moved = [a + b.to(a.dtype) if is_large(a) else b for a, b in known]
+        return (*moved, *later[len(first) :])
+
+    return at
 
 
-def load_backbone(ranker, match, values):
-    """A copy of the reference's backbone with the trainer's weights, in their precision."""
+def load_backbone(ranker, match, values, dtype=None):
+    """A copy of the reference's backbone with the trainer's weights, in their precision, or in a
+    given one.
+    """
     backbone = copy.deepcopy(ranker.backbone)
     kinds = (values[n].dtype for n in match.names if values[n].is_floating_point())
-    backbone.to(next(kinds, torch.float64))
+    backbone.to(dtype or next(kinds, torch.float64))
     own = backbone.state_dict(keep_vars=True)
     with torch.no_grad():
         for n, name in match.names.items():
@@ -139,12 +151,6 @@ def load_backbone(ranker, match, values):
         if all(n.split(".")[0] != child for n in match.names.values()):
             setattr(backbone, child, nn.Identity())
     return backbone.train()
-
-
-def copies(backbones):
-    """Copies of the two backbones, one and the same where they are."""
-    first = copy.deepcopy(backbones[0])
-    return [first, first if backbones[0] is backbones[1] else copy.deepcopy(backbones[1])]
 
 
 # The two sides of a batch
@@ -158,14 +164,14 @@ def column(tensor):
 def is_reversed(sides, batch):
     """Whether the merge is the difference the other way round."""
     a, b = sides.features
-    return relative_error(b - a, column(batch["merged"])) <= FORMULA[a.dtype != torch.float64]
+    return relative_error(b - a, column(batch.merged)) <= FORMULA[a.dtype != torch.float64]
 
 
 def sides_of(batch):
     """The Sides of a recorded pair, photo_1 first; None where it has not two equal ones."""
-    rows, passes = batch["rows"], [record["input"] for record in batch["passes"]]
-    features, alike = batch["features"], {f.shape for f in batch["features"]}
-    if batch["joined"] == "others" or len(features) != 2 or len(alike) > 1 or features[0].dim() > 2:
+    rows, passes = batch.rows, [record.input for record in batch.passes]
+    features, alike = batch.features, {f.shape for f in batch.features}
+    if batch.joined == "others" or len(features) != 2 or len(alike) > 1 or features[0].dim() > 2:
         return None
     if any(len(side) != len(features[0]) or bool((side < 0).any()) for side in rows):
         return None
@@ -177,11 +183,11 @@ def sides_of(batch):
         return Sides(None, features, [None, None], [[], []], [], rows)
     if any(x is None or x.shape[1:] != passes[0].shape[1:] for x in passes):
         return None
-    slots = [batch["gradients"].get(f"features_{i}", []) for i in order]
+    slots = [batch.gradients.get(f"features_{i}", []) for i in order]
     gradients = [list(map(column, side)) for side in slots]
     photos, rows = torch.cat(passes), [rows[i] for i in order]
     ends = torch.tensor([len(x) for x in passes]).cumsum(0)
     first = [int((ends <= side[0]).sum()) for side in rows]
-    numbers = [batch["passes"][place]["weights"] for place in first]
+    numbers = [batch.passes[place].weights for place in first]
     inputs = [photos[side] for side in rows]
     return Sides(inputs, features, gradients, numbers, passes, rows)

@@ -1,80 +1,250 @@
-"""The trace of record.py, every entry of it held against what record.py writes."""
+"""The trace of record.py as typed, frozen records, every entry of it held against its type."""
 
+import dataclasses
 import itertools
+import types
+import typing
+from dataclasses import dataclass
+from functools import cache
 
 import torch
+from torch import Tensor
 
 from diagnose.record import VERSION
 from disk.errors import stop
 from disk.tensors import load_tensors
 
-# A kind of value: a class, one of several (a tuple), a list of one kind, a dict of these keys.
-T, WORDS = torch.Tensor, [str]
-SAMPLE = {"values": T, "l2": float, "max": float}
-SAMPLES = [(SAMPLE, None)]
-NORM = {"training": (bool, None), "momentum": (float, None), "eps": (float, None)}
-NORM |= {"weight": (int, None), "before": [(T, None)], "after": [(T, None)]}
-PASS = {"input": (T, None), "norms": [NORM], "weights": [int], "ops": WORDS}
-LAYER = {"op": str, "weights": [int], "input": T, "output": T, "options": list}
-GROUP = {"weights": [int], "values": dict}
-BATCH = {"merge": str, "merged": T, "gradients": dict, "features": [T], "head": [LAYER]}
-BATCH |= {"ops": WORDS, "labels": [{"values": T, "root": T, "ops": WORDS}]}
-BATCH |= {"rows": [T], "joined": str}
-BATCH |= {"backwards": [{"loss": T, "before": SAMPLES, "after": SAMPLES}]}
-BATCH |= {"passes": [PASS | {"autocast": bool}]}
-UPDATE = {"batches": int, "gradients": SAMPLES, "before": [SAMPLE], "after": [SAMPLE]}
-UPDATE |= {"next": ([SAMPLE], None), "weights": [T], "requires_grad": [bool]}
-UPDATE |= {"optimizers": [{"class": str, "groups": [GROUP], "state": dict, "times": int}]}
-TRACE = {"version": int, "torch": str, "double": bool, "batches": [BATCH], "updates": [UPDATE]}
-TRACE |= {"weights": [{"depth": int, "op": str, "place": int, "shape": [int], "computed": bool}]}
-TRACE |= {"printed": [list], "files": WORDS}
-TRACE |= {"schedules": [{"class": str, "values": dict, "steps": [int]}]}
 LARGEST = 10**6  # of any count in a trace
+WIDER = {float: (float, int), Tensor: (Tensor, torch.nn.Parameter)}  # a momentum of 0 is an int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Elements [N] of a tensor at fixed places, and the l2 and largest norm of all of it."""
+
+    values: Tensor
+    l2: float
+    max: float
+
+
+Samples = tuple[Sample | None, ...]  # by the numbers of the weights; None: no gradient
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A call of batch_norm; before, after: running mean and variance, None where it keeps none."""
+
+    training: bool | None
+    momentum: float | None
+    eps: float | None
+    weight: int | None
+    before: tuple[Tensor | None, ...]
+    after: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass of the backbone; input: [N, 3, S, S], None where features were given."""
+
+    input: Tensor | None
+    norms: tuple[Norm, ...]
+    weights: tuple[int, ...]
+    ops: tuple[str, ...]
+    autocast: bool
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An op of the head."""
+
+    op: str
+    weights: tuple[int, ...]
+    input: Tensor
+    output: Tensor
+    options: tuple
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label [B] that met the logits; root: as it entered the step; ops: that may invert it."""
+
+    values: Tensor
+    root: Tensor
+    ops: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Backward:
+    """A backward pass: its loss, and all gradients before and after."""
+
+    loss: Tensor
+    before: Samples
+    after: Samples
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pairs whose features were merged; gradients: {name of a tensor: one of each backward}."""
+
+    merge: str
+    merged: Tensor
+    passes: tuple[Pass, ...]
+    features: tuple[Tensor, ...]
+    rows: tuple[Tensor, ...]
+    gradients: dict[str, tuple[Tensor, ...]]
+    head: tuple[Layer, ...]
+    ops: tuple[str, ...]
+    labels: tuple[Label, ...]
+    backwards: tuple[Backward, ...]
+    joined: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """A parameter group: numbers of its weights, -1 for others, and its values."""
+
+    weights: tuple[int, ...]
+    values: dict
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What an optimizer says of itself before it steps, and how many times it does."""
+
+    class_: str
+    groups: tuple[Group, ...]
+    state: dict[int, dict[str, Sample | object]]
+    times: int
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the optimizers do between two batches, all tensors by the numbers of the weights."""
+
+    batches: int
+    gradients: Samples
+    before: tuple[Sample, ...]
+    after: tuple[Sample, ...]
+    next: tuple[Sample, ...] | None
+    weights: tuple[Tensor, ...]
+    requires_grad: tuple[bool, ...]
+    optimizers: tuple[Optimizer, ...]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """What is known of a weight: of which op, at which depth in weighted ops and place in it."""
+
+    depth: int
+    op: str
+    place: int
+    shape: tuple[int, ...]
+    computed: bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule, and after how many updates it was stepped."""
+
+    class_: str
+    values: dict
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """All that record.py writes; printed: (batches done, updates done, line)."""
+
+    version: int
+    torch: str
+    double: bool
+    weights: tuple[Weight, ...]
+    batches: tuple[Batch, ...]
+    updates: tuple[Update, ...]
+    printed: tuple[tuple, ...]
+    files: tuple[str, ...]
+    schedules: tuple[Schedule, ...]
 
 
 def read_trace(path):
-    """A trace of record.py; ends the program where it is none, or holds no update."""
-    trace = load_tensors(path)
-    if not isinstance(trace, dict) or trace.keys() != TRACE.keys():
+    """The Trace in a file of record.py; ends the program where it is none, or holds no update."""
+    return typed(load_tensors(path), path)
+
+
+def typed(entries, path):
+    """The Trace of what record.py wrote into a file; ends the program where it is none."""
+    names = {field.name for field in dataclasses.fields(Trace)}
+    if not isinstance(entries, dict) or entries.keys() != names:
         stop(__file__, f"{path}: not a trace of record.py")
-    if trace["version"] != VERSION:
-        text = f"recorded by version {trace['version']}, this is {VERSION}; record once more"
+    if entries["version"] != VERSION:
+        text = f"recorded by version {entries['version']}, this is {VERSION}; record once more"
         stop(__file__, f"{path}: {text}")
-    place = misfit(trace, TRACE, "")
-    if place:
-        stop(__file__, f"{path}: {place} is not what record.py writes")
-    if not trace["updates"] or not trace["batches"]:
+    trace = read(entries, Trace, f"{path}: ")
+    if not trace.updates or not trace.batches:
         stop(__file__, f"{path}: no update was recorded: no pair of photos met a loss")
     return trace
 
 
 def batches_of(trace):
     """(number of the update, batch) of every recorded batch that an update took."""
-    batches = iter(trace["batches"])
-    for step, update in enumerate(trace["updates"]):
-        for batch in itertools.islice(batches, update["batches"]):
+    batches = iter(trace.batches)
+    for step, update in enumerate(trace.updates):
+        for batch in itertools.islice(batches, update.batches):
             yield step, batch
 
 
-def misfit(value, kind, place):
-    """Where a value is first not of its kind, as `.batches[0].keys`; None where all of it is."""
-    if isinstance(kind, tuple):
-        chosen = kind[0] if value is not None else None
-        return misfit(value, chosen, place)
-    if isinstance(kind, dict):
-        if not isinstance(value, dict) or value.keys() != kind.keys():
-            return place
-        found = (misfit(value[key], kind[key], f"{place}.{key}") for key in kind)
-        return next(filter(None, found), None)
-    if isinstance(kind, list):
-        if not isinstance(value, list):
-            return place
-        found = (misfit(v, kind[0], f"{place}[{n}]") for n, v in enumerate(value))
-        return next(filter(None, found), None)
-    sound = value is None if kind is None else type(value) is kind
-    sound = sound or (kind is float and type(value) is int)  # as people write a momentum of 0
+# What record.py wrote, as the types above
+
+
+@cache
+def kinds_of(record):
+    """{key in the trace: (name, type)} of the fields of a record; `class_` stands for `class`."""
+    return {name.removesuffix("_"): (name, kind)
+            for name, kind in typing.get_type_hints(record).items()}  # fmt: skip
+
+
+def read(value, kind, place):
+    """A value as its type has it; ends the program where it is of another.
+
+    place: where it is, as `FILE: .batches[0].merged`.
+    """
+    if isinstance(kind, types.UnionType):
+        *kinds, other = typing.get_args(kind)
+        kind = other if isinstance(other, type) and isinstance(value, other) else kinds[0]
+        kind = kinds[0] if isinstance(value, dict) else kind
+    inner = typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        kinds = kinds_of(kind)
+        check(isinstance(value, dict) and value.keys() == kinds.keys(), place)
+        return kind(**{name: read(value[key], inner, f"{place}.{key}")
+                       for key, (name, inner) in kinds.items()})  # fmt: skip
+    if kind is tuple or typing.get_origin(kind) is tuple:
+        check(isinstance(value, (list, tuple)), place)
+        kind = inner[0] if inner else object
+        return tuple(read(item, kind, f"{place}[{n}]") for n, item in enumerate(value))
+    if kind is dict or typing.get_origin(kind) is dict:
+        check(isinstance(value, dict), place)
+        key_kind, kind = inner or (object, object)
+        check(all(isinstance(key, key_kind) for key in value), place)
+        entries = {key: read(item, kind, f"{place}.{key}") for key, item in value.items()}
+        return types.MappingProxyType(entries)
+    check(is_sound(value, kind), place)
+    return value
+
+
+def check(holds, place):
+    """Ends the program where a value is not of its type."""
+    if not holds:
+        stop(__file__, f"{place} is not what record.py writes")
+
+
+def is_sound(value, kind):
+    """Whether a plain value is of its type, a count no larger than any of a trace."""
+    if kind in (object, types.NoneType):
+        return kind is object or value is None
+    sound = type(value) in WIDER.get(kind, (kind,))
     if kind is int:
         sound = sound and -1 <= value <= LARGEST
-    if kind is T:
+    if kind is Tensor:
         sound = sound and value.layout == torch.strided and value.device.type == "cpu"
-    return None if sound else place
+    return sound

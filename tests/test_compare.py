@@ -16,6 +16,7 @@ import tempfile
 import textwrap
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import conftest
 import numpy as np
@@ -31,13 +32,14 @@ import train_resnet
 import train_vgg
 from diagnose import answer, compare, numerics, preprocessing, record, reference
 from diagnose import official as official_module
-from diagnose.finding import intersect_over_steps, merge_steps
+from diagnose.finding import merge_steps
 from diagnose.labels import search
 from diagnose.official import OfficialPair, RecordedPair
-from diagnose.stages import STAGES, features, gradients, inputs, labels, loss
+from diagnose.stages import STAGES, features, inputs, labels, loss, tricks
 from diagnose.stages import pairs as pair_stage
-from diagnose.stages.update import ULPS
-from diagnose.trace import read_trace
+from diagnose.stepping import ULPS
+from diagnose.trace import Sample, read_trace, typed
+from disk.tensors import load_tensors
 from model import SiameseRanker
 from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, Row, text_of
 from run.loop import Run
@@ -79,7 +81,7 @@ def test_what_the_record_shows_is_combined_with_every_change(plant):
     assert zoo.wrong_with([plant], zoo.examine([plant], "scores"), "scores") == []
 
 
-FIVE = ["label_invert_loss", "one_lr", "batch_16", "hidden_dropout", "metric_inverted"]
+FIVE = ["label_invert_loss", "one_lr", "batch_size", "hidden_dropout", "metric_inverted"]
 
 
 @pytest.mark.parametrize("script", ["plain", "workers", "functional"])
@@ -89,9 +91,9 @@ def test_the_five_bugs_that_this_project_began_with(script):
         "pairs.batch_size", "head.dropout", "head.hidden", "loss.labels_inverted",
         "update.one_learning_rate", "printed.accuracy_inverted",
     ]  # fmt: skip
-    assert found["pairs.batch_size"] == {"batch_size": 16, "reference": 8}
-    assert found["head.hidden"] == {"widths": (128,), "functions": ("ReLU",)}
-    assert found["head.dropout"] == {"rate": 0.5}
+    assert found["pairs.batch_size"] == {"batch_size": zoo.drawn("batch_size", 0), "reference": 8}
+    assert found["head.hidden"] == {"widths": (130,), "functions": ("ReLU",)}
+    assert found["head.dropout"] == {"rate": zoo.drawn("hidden_dropout", 0)}
     assert found["update.one_learning_rate"] == {"lr": 1e-4, "backbone": 1e-5, "head": 1e-4}
 
 
@@ -196,8 +198,8 @@ def test_a_trainer_is_recorded_in_its_own_folder(words, tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("settings of my own\n")
     recorded = read_trace(tmp_path / "mine.trace")
-    assert len(recorded["updates"]) == 2
-    assert [len(batch["labels"][0]["values"]) for batch in recorded["batches"]] == [8, 8]
+    assert len(recorded.updates) == 2
+    assert [len(batch.labels[0].values) for batch in recorded.batches] == [8, 8]
 
 
 @pytest.mark.parametrize("plants", [[], ["label_invert_loss", "adam", "bgr"]])
@@ -263,7 +265,8 @@ def digest(trace):
 def test_the_pages_are_the_reference_and_give_the_golden_figures(script, tmp_path):
     trace = record_page(script, tmp_path)
     if script is train_resnet:
-        findings, basis = compare.explain(trace, zoo.dataset()[1], script.__name__)
+        read = typed(trace, "page.trace")
+        findings, basis = compare.explain(read, zoo.dataset()[1], script.__name__)
         assert (zoo.wrong_with([], findings), basis.steps) == ([], 2)
     lines = (GOLDEN / f"{script.__name__}.txt").read_text().splitlines()
     golden = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
@@ -275,20 +278,21 @@ def test_the_pages_are_the_reference_and_give_the_golden_figures(script, tmp_pat
 
 @functools.cache
 def clean_trace(as_is):
-    """One recorded step of the plain foreign trainer with the tiny backbone."""
+    """One step of the plain foreign trainer with the tiny backbone, as it was written."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         trace = Path(folder) / "mine.trace"
         words = ["--data", str(zoo.dataset()[1]), "--size", "64", "--tiny"]
         patch.setattr(sys, "argv", [str(zoo.HERE / "plain.py"), *words])
         with contextlib.suppress(SystemExit), record.Recording(trace, 1, as_is):
             runpy.run_path(sys.argv[0], run_name="__main__")
-        return compare.read_trace(trace)
+        return load_tensors(trace)
 
 
 def stages_that_depart(trace, monkeypatch):
     """The stages that depart in a trace, and what its answer rests on."""
     monkeypatch.setattr(train_resnet, "resnet50", zoo.tiny)
-    findings, basis = compare.explain(copy.deepcopy(trace), zoo.dataset()[1], "train_resnet")
+    read = typed(trace, "mine.trace")
+    findings, basis = compare.explain(read, zoo.dataset()[1], "train_resnet")
     return {f.stage for f in findings if f.kind in (CAUSE, UNEXPLAINED)}, basis
 
 
@@ -473,7 +477,8 @@ def test_the_loss_of_the_pages_is_that_of_the_loss_stage(page):
 def test_a_trained_backbone_is_not_called_untrained(monkeypatch):
     def said(trace):
         monkeypatch.setattr(train_resnet, "resnet50", zoo.tiny)
-        findings, _ = compare.explain(trace, zoo.dataset()[1], "train_resnet")
+        read = typed(trace, "mine.trace")
+        findings, _ = compare.explain(read, zoo.dataset()[1], "train_resnet")
         return [f.kind for f in findings if f.id == zoo.UNTRAINED]
 
     assert said(copy.deepcopy(clean_trace(False))) == [DECLARED]
@@ -486,26 +491,40 @@ def test_a_trained_backbone_is_not_called_untrained(monkeypatch):
     assert said(trace) == []
 
 
+def steps_of(*steps):
+    """Steps whose one gradient has these norms and was multiplied by these factors."""
+    made = []
+    for place, (norm, factor) in enumerate(steps):
+        values = torch.tensor([0.6, 0.8]).double() * norm
+        last = Sample(values, norm, norm)
+        after = Sample(values * factor, norm * factor, norm * factor)
+        update = SimpleNamespace(gradients=[after])
+        made.append(tricks.step_of(place, update, [last], {0: None}, None, None))
+    return made
+
+
 def test_a_clipped_norm_and_a_factor_are_told_apart_by_two_steps():
     def judged(*steps):
-        found = []
-        for step, (norm, factor) in enumerate(steps):
-            last = {"values": torch.tensor([0.6, 0.8]).double() * norm, "l2": norm, "max": norm}
-            after = {"values": last["values"] * factor, "max": norm * factor}
-            recorded = {"gradients": [after]}
-            made = gradients.judge_step_gradients(recorded, [last], {0: None}, None)
-            found += [(step, *made)]
-        return merge_steps(intersect_over_steps(found))
+        return merge_steps(tricks.judge_tricks(steps_of(*steps)))
 
-    clip, scale = ("gradients.norm_clipped", {"norm": 2.5}), ("gradients.factor", {"factor": 0.5})
+    def told(finding):
+        (value,) = (finding.values[key] for key in ("norm", "factor") if key in finding.values)
+        return finding.id, round(value, 5)
+
+    clip, scale = ("gradients.norm_clipped", 2.5), ("gradients.factor", 0.5)
     (both,) = judged((5.0, 0.5))
-    assert [(f.id, f.values) for f in both.alternatives] == [clip, scale]
+    ways = [list(map(told, way)) for way in both.values["ways"]]
+    assert both.id == "gradients.one_of" and ways == [[clip], [scale]]
     assert text_of(both) == (
-        "the gradients' norm is clipped (or set) to 2.5 (or the gradients are multiplied by 0.5)"
+        "one of: the gradients' norm is clipped (or set) to 2.5; "
+        "the gradients are multiplied by 0.5"
     )
-    for steps, told in (((5.0, 0.5), (10.0, 0.25)), clip), (((5.0, 0.5), (10.0, 0.5)), scale):
+    for steps, right in (((5.0, 0.5), (10.0, 0.25)), clip), (((5.0, 0.5), (10.0, 0.5)), scale):
         (one,) = judged(*steps)
-        assert ((one.id, one.values), one.alternatives, one.steps) == (told, (), (1, 2))
+        assert (told(one), one.steps) == (right, (1, 2))
+    # a norm below the bound is left alone, a factor leaves none
+    (one,) = judged((5.0, 0.5), (2.0, 1.0))
+    assert (told(one), one.steps) == (clip, (1,))
     (none,) = judged((5.0, 0.5), (10.0, 0.4))
     assert (none.id, none.kind) == ("gradients.contradiction", UNEXPLAINED)
     assert text_of(none).endswith("to 2.5; the gradients' norm is clipped (or set) to 4")
@@ -513,8 +532,10 @@ def test_a_clipped_norm_and_a_factor_are_told_apart_by_two_steps():
 
 def test_a_value_that_is_clipped_between_the_kept_places_is_seen():
     values = torch.tensor([0.6, 0.8]).double()
-    last, after = ({"values": values, "l2": top, "max": top} for top in (5.0, 4.0))
-    (found,) = gradients.judge_step_gradients({"gradients": [after]}, [last], {0: None}, 1.0)
+    last, after = (Sample(values, top, top) for top in (5.0, 4.0))
+    update = SimpleNamespace(gradients=[after])
+    step = tricks.step_of(0, update, [last], {0: None}, 1.0, None)
+    ((_, found),) = tricks.judge_tricks([step])
     assert (found.id, found.values) == ("gradients.values_clipped", {"bound": 4.0})
 
 
@@ -557,10 +578,12 @@ def batch_of(label, weight, seed=0):
 
 @pytest.mark.parametrize("photos, sides", [(4, True), (1, False)])
 def test_features_of_one_photo_are_not_scores_of_many(photos, sides):
-    known = {"input": torch.rand(photos, 3, 8, 8), "weights": []}
-    batch = {"features": [torch.rand(4)] * 2, "gradients": {}, "joined": False}
-    batch |= {"passes": [known, known], "rows": [torch.arange(4) % photos] * 2}
-    batch["rows"][1] = batch["rows"][0] + photos
+    known = SimpleNamespace(input=torch.rand(photos, 3, 8, 8), weights=())
+    first = torch.arange(4) % photos
+    batch = SimpleNamespace(
+        features=[torch.rand(4)] * 2, gradients={}, joined="", passes=[known, known],
+        rows=[first, first + photos],
+    )  # fmt: skip
     assert (reference.sides_of(batch) is not None) == sides
 
 
@@ -610,7 +633,8 @@ def recorded(count, seed):
 @pytest.mark.parametrize("number", range(1, 17))
 def test_every_misreading_of_the_lists_is_named_as_diagnose_labels_names_it(number):
     lists, swapped, pairs = recorded(24, number)
-    (words,), _, made = list(search.rules(lists))[number]
+    (rule,), _, made = list(search.rules(lists))[number]
+    words = str(rule)
     assert len(list(search.rules(lists))) == 17
     own = [p._replace(label=int(y)) for p, y in zip(pairs, made ^ swapped, strict=True)]
     (found,) = labels.judge_labels(own, False, False)
@@ -693,7 +717,7 @@ def test_the_answer_on_the_command_line(tmp_path, capsys, monkeypatch):
         "2",
         "--tiny",
         "--plant",
-        *FIVE,
+        *(zoo.word_of(plant, 0) for plant in FIVE),
     ]
     monkeypatch.setattr(sys, "argv", [str(zoo.HERE / "plain.py"), *words])
     with contextlib.suppress(SystemExit), record.Recording(trace, 3):
@@ -714,9 +738,10 @@ def test_the_answer_on_the_command_line(tmp_path, capsys, monkeypatch):
     assert list(found) == ["verdict", "exit_code", "findings"] and found["exit_code"] == 1
     assert found["verdict"] == printed.splitlines()[0].removeprefix("VERDICT ")
     (batch,) = (row for row in found["findings"] if row["id"] == "pairs.batch_size")
+    size = zoo.drawn("batch_size", 0)
     assert batch == {
         "id": "pairs.batch_size", "stage": "pairs", "kind": "CAUSE",
-        "text": "batches of 16 pairs, not 8", "values": {"batch_size": 16, "reference": 8},
+        "text": f"batches of {size} pairs, not 8", "values": {"batch_size": size, "reference": 8},
         "series": {}, "steps": [1, 2, 3], "relative_error": 0.0,
     }  # fmt: skip
 

@@ -163,9 +163,9 @@ def test_chains_of_two_are_named_or_tied_with_the_truth(lists):
         for change in sorted(rng.choice(4, 2, replace=False).tolist()):
             done += [CHANGES[change](rows, pairs, split_of, rng)]
         best, alike, _, _ = labels.explain(rows, pairs, split_of)
-        answers = [best.words, *alike] if best else []
+        answers = [tuple(map(str, rules)) for rules in ([best.rules, *alike] if best else [])]
         named = any(set(done) == set(answer) for answer in answers)
-        shorter = best and not best.wrong.any() and len(best.words) < 2  # an inverted `label 1`
+        shorter = best and not best.wrong.any() and len(best.rules) < 2  # an inverted `label 1`
         wrong += [] if named or shorter else [(seed, done, answers)]
     assert wrong == []
 
@@ -190,7 +190,7 @@ def plant_numbers(rows, pairs, split_of, rng):
         rows[name] = count - pairs[name] + 1 if by == 0 else pairs[name] - 1
     if by == 0:
         return "photo numbers run backwards in each series"
-    return labels.FROM_0
+    return str(labels.FROM_0)
 
 
 def plant_shift(rows, pairs, split_of, rng):
@@ -215,7 +215,7 @@ def test_each_bound_of_an_explanation_stands_between_two_files(made_up):
         for places in flipped:
             rows["label"][places] = 1 - rows["label"][places]
         best = labels.explain(rows, pairs, split_of)[0]
-        return best and best.words
+        return best and tuple(map(str, best.rules))
 
     def some(places, number):
         return np.random.default_rng(1).choice(places, number, replace=False)

@@ -120,7 +120,7 @@ def audit_labels(root, path, names, base):
     if verdict.kind == SKIPPED:
         return [verdict], evidence, rows, official
     sets = judge_sets(rows, places, split_of, official, with_votes)
-    convention = best and best.words == (search.FROM_0,) and base is None and not best.wrong.any()
+    convention = best and best.rules == (search.FROM_0,) and base is None and not best.wrong.any()
     if sets and (verdict.row is SAME or convention):
         verdict = OFFICIAL.found()
     elif convention:
@@ -150,7 +150,7 @@ def name_labels(explained, rows, places, official, with_votes):
     evidence.append(REPRODUCED.found(labels=percent(right, best.judged)))
     if following:
         evidence.append(NEXT_BEST.found(chain=describe_chain(following)))
-    evidence += [ALIKE.found(changes=" and ".join(words)) for words in alike]
+    evidence += [ALIKE.found(changes=join(rules)) for rules in alike]
     if wrong:
         lines = ", ".join(map(str, rows["line"][best.wrong][:10])) + ", ..." * (wrong > 10)
         evidence.append(LINES.found(lines=lines))
@@ -161,11 +161,11 @@ def name_best(best, with_votes):
     """The finding on labels that a chain of changes reproduces, or all but a few of them."""
     wrong = int(best.wrong.sum())
     noise = percent(wrong, best.judged) if wrong else None
-    if best.words:
+    if best.rules:
         changed = CHANGED_VOTES if with_votes else CHANGED
-        several = "s" if len(best.words) > 1 else None
-        changes = " and ".join(best.words)
-        return changed.found(count=len(best.words), s=several, changes=changes, wrong=noise)
+        several = "s" if len(best.rules) > 1 else None
+        changes = join(best.rules)
+        return changed.found(count=len(best.rules), s=several, changes=changes, wrong=noise)
     if noise:
         return (WRONG_VOTES if with_votes else WRONG).found(wrong=noise)
     return SAME.found()
@@ -174,7 +174,12 @@ def name_best(best, with_votes):
 def describe_chain(chain):
     """The changes of a chain, and how many labels they reproduce."""
     right = percent(chain.judged - int(chain.wrong.sum()), chain.judged)
-    return f"{' and '.join(chain.words) or 'no change'}: {right}"
+    return f"{join(chain.rules) or 'no change'}: {right}"
+
+
+def join(rules):
+    """The text of some changes."""
+    return " and ".join(map(str, rules))
 
 
 def name_unexplained(label, truth, following, rows, places, official, evidence):

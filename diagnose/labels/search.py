@@ -20,15 +20,32 @@ SURE = 20  # bits that a chain must save against chance
 RIGHT, ROWS = 0.85, 8  # share of the rows that a change alters which it must explain; least number
 REST = 3  # a change must leave at most one in so many of the wrong rows, where some are left
 KEPT = 40  # chains with the fewest bits, of which the best and the next best are told
-FROM_0 = "photo numbers count from 0"
 NAMES = ("rank_1", "rank_2", "photo_1", "photo_2")
+
+
+class Rule(NamedTuple):
+    """A change to the official lists, and the rows that it is limited to; told as its text."""
+
+    name: str
+    limit: str = ""
+
+    def __str__(self):
+        return f"{self.name} {self.limit}".strip()
+
+    def within(self, other):
+        """Whether it is another rule, there or in some of its rows."""
+        return self.name == other.name and other.limit in ("", self.limit)
+
+
+FROM_0 = Rule("photo numbers count from 0")
+INVERTED = "labels are inverted"
 
 
 class Chain(NamedTuple):
     """Changes to the official lists; what they make of the file's rows."""
 
     bits: float
-    words: tuple  # of the changes, in the order of execution
+    rules: tuple  # in the order of execution
     predicted: np.ndarray  # [R] labels, UNDECIDED where a row is not judged
     wrong: np.ndarray  # [R] whether the row is judged and not reproduced
     places: np.ndarray  # [R] of each row's pair in the official lists, -1 where there is none
@@ -48,19 +65,19 @@ def numberings():
     """(words, bits, series shift, photo(number, photos of the series)) from a file's numbers."""
     yield (), 0, 0, lambda p, n: p
     yield (FROM_0,), 2, 0, lambda p, n: p + 1
-    yield ("photo numbers are one too high",), 2, 0, lambda p, n: p - 1
+    yield (Rule("photo numbers are one too high"),), 2, 0, lambda p, n: p - 1
     for word, base in (((), 0), ((FROM_0,), 1)):
         yield (
-            (*word, "photo numbers run backwards in each series"),
+            (*word, Rule("photo numbers run backwards in each series")),
             4 + 2 * base,
             0,
             (lambda p, n, base=base: n + 1 - p - base),
         )
         for by in (1, -1, 2, -2):
-            way = f"photo numbers are rotated by {by:+d} in each series"
+            way = Rule(f"photo numbers are rotated by {by:+d} in each series")
             yield (*word, way), 4 + 2 * base, 0, lambda p, n, k=by - base: (p - 1 - k) % n + 1
     for by in (1, -1):
-        yield (f"series numbers are shifted by {by:+d}",), 4, -by, lambda p, n: p
+        yield (Rule(f"series numbers are shifted by {by:+d}"),), 4, -by, lambda p, n: p
 
 
 def count_photos(official):
@@ -95,14 +112,15 @@ def rules(official):
     for rank, photo in itertools.product(NAMES[:2], NAMES[2:]):
         same = official[rank] == official[photo]
         for value in (0, 1):
-            words = f"ranks are read as winner ids: label {value} where {rank} is {photo}'s number"
-            yield (words,), 5, np.where(same, value, 1 - value)
+            rule = f"ranks are read as winner ids: label {value} where {rank} is {photo}'s number"
+            yield (Rule(rule),), 5, np.where(same, value, 1 - value)
     for rank, value in itertools.product(NAMES[:2], (0, 1)):
         best = official[rank] == 1
-        yield (f"label {value} where {rank} is 1",), 5, np.where(best, value, 1 - value)
+        yield (Rule(f"label {value} where {rank} is 1"),), 5, np.where(best, value, 1 - value)
     for value in (0, 1):
-        yield (f"ties of .5 have label {value}",), 4, np.where(preference == 0.5, value, truth)
-        yield (f"all labels are {value}",), 5, np.full(len(truth), value)
+        ties = np.where(preference == 0.5, value, truth)
+        yield (Rule(f"ties of .5 have label {value}"),), 4, ties
+        yield (Rule(f"all labels are {value}"),), 5, np.full(len(truth), value)
 
 
 def solve_threshold(label, preference):
@@ -165,7 +183,7 @@ class Search:
         if len(words) > 1 and not near:
             return
         self.simple += [chain] if len(words) < 2 else []
-        self.best = sorted([*self.best, chain], key=lambda c: (c.bits, c.words))[:KEPT]
+        self.best = sorted([*self.best, chain], key=lambda c: (c.bits, c.rules))[:KEPT]
 
 
 def explain(table, official, split_of, with_votes=False):
@@ -182,7 +200,7 @@ def explain(table, official, split_of, with_votes=False):
     for words, bits, shift, photo in numberings():
         if (FROM_0 in words) != from_0 and not shift:
             continue
-        show_progress(f"trying {', '.join(words) or 'the numbers as they are'}")
+        show_progress(f"trying {', '.join(map(str, words)) or 'the numbers as they are'}")
         places, turned = find_places(table, official, shift, photo)
         lost = int((places < 0).sum())
         if lost * 2 < len(table):
@@ -191,7 +209,7 @@ def explain(table, official, split_of, with_votes=False):
             judged = (places >= 0) & (label != UNDECIDED) & ~tie[places]
             try_labels(search, (words, bits), turned, official, split_of, judged)
     show_progress("", True)
-    plain = [c for c in search.simple if set(c.words) <= {FROM_0}]  # the lists as they are
+    plain = [c for c in search.simple if set(c.rules) <= {FROM_0}]  # the lists as they are
     found = sorted([*search.best, *plain], key=lambda c: c.bits)
     found = [c for c in found if c.wrong.sum() <= NOISE * c.judged]
     found = [c for c in found if c.bits <= c.judged - SURE and supported(c, search)]
@@ -199,18 +217,18 @@ def explain(table, official, split_of, with_votes=False):
         return None, [], min(search.simple, key=missed, default=None), search.tried
     best, alike = found[0], set()
     for chain in search.best:
-        own = [any(word.startswith(known) for known in best.words) for word in chain.words]
-        if len(own) == len(best.words) and not all(own):
-            alike |= {chain.words} if np.array_equal(chain.predicted, best.predicted) else set()
+        own = [any(map(rule.within, best.rules)) for rule in chain.rules]
+        if len(own) == len(best.rules) and not all(own):
+            alike |= {chain.rules} if np.array_equal(chain.predicted, best.predicted) else set()
     others = [c for c in search.simple if (c.predicted != best.predicted).sum() > best.judged / 100]
     return best, sorted(alike), min(others, key=missed, default=None), search.tried
 
 
 def supported(chain, search):
     """Whether each change of a chain is right on the rows that it alters, see RIGHT, ROWS, REST."""
-    for word in chain.words:
-        words = tuple(w for w in chain.words if w != word)
-        without = search.offered.get((words, chain.places.tobytes()))
+    for rule in chain.rules:
+        others = tuple(other for other in chain.rules if other != rule)
+        without = search.offered.get((others, chain.places.tobytes()))
         if without is None:  # another numbering: what it changes is which pair a row is
             continue
         altered = (without != chain.predicted) & (chain.predicted != UNDECIDED)
@@ -239,7 +257,7 @@ def try_labels(search, numbered, turned, official, split_of, judged):
     limits = list(scopes(official[places], photos, turned, split_of[places]))
     ways = [((), 0, turned)]
     if turned.any():
-        ways.append((("photos are turned and the label is kept",), 2, np.zeros_like(turned)))
+        ways.append(((Rule("photos are turned and the label is kept"),), 2, np.zeros_like(turned)))
     pairs = official[places]
     solved = list(solved_thresholds(search.label, pairs, judged, ways, limits))
     for rule, cost, made, limited in [*ruled(pairs, limits), *solved]:
@@ -270,7 +288,7 @@ def solved_thresholds(label, pairs, judged, ways, limits):
             known.add((found[0], limit))
             made = (pairs["preference"] <= found[1]).astype(np.int8)
             within = made if mask is None else np.where(mask, made, truth)
-            yield (f"{found[0]} {limit}".strip(),), 12 + more, within, bool(limit)
+            yield (Rule(found[0], limit),), 12 + more, within, bool(limit)
 
 
 def ruled(pairs, limits):
@@ -280,14 +298,14 @@ def ruled(pairs, limits):
     yield (), 0, truth, False
     for (words, bits, made), (limit, more, mask) in itertools.product(options[1:], limits):
         within = made if mask is None else np.where(mask, made, truth)
-        yield (f"{words[0]} {limit}".strip(),), bits + more, within, bool(limit)
+        yield (words[0]._replace(limit=limit),), bits + more, within, bool(limit)
 
 
 def offer_shifted(search, bits, chain, made, judged, limits, by):
     """Offers a chain with its labels shifted by so many rows, and inverted before or after it."""
     rows = ()
     if by:
-        rows, bits = (f"labels are shifted by {by:+d} rows",), bits + 3
+        rows, bits = (Rule(f"labels are shifted by {by:+d} rows"),), bits + 3
         judged = judged & shift_rows(search.places >= 0, by)
         judged[0 if by > 0 else -1] = False
     shifted = shift_rows(made, by)
@@ -295,7 +313,7 @@ def offer_shifted(search, bits, chain, made, judged, limits, by):
     if len(chain + rows) == 3:
         return
     for limit, more, mask in limits:
-        words = (f"labels are inverted {limit}".strip(),)
+        words = (Rule(INVERTED, limit),)
         inverted = 1 - made if mask is None else made ^ mask
         search.offer(bits + 2 + more, chain + words + rows, shift_rows(inverted, by), judged)
         if by and mask is not None:
@@ -312,5 +330,5 @@ def offer_blocks(search, bits, chain, made, judged):
     first = int(np.argmin(gain[: last + 1]))
     if 0 < last - first < len(made):
         block = (np.arange(len(made)) >= first) & (np.arange(len(made)) < last)
-        words = (*chain, f"labels are inverted in rows {first + 1:,} to {last:,}")
+        words = (*chain, Rule(INVERTED, f"in rows {first + 1:,} to {last:,}"))
         search.offer(bits + 2 + 2 * math.log2(len(made)), words, made ^ block, judged)

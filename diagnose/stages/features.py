@@ -1,76 +1,116 @@
 """The backbone's forward passes: from the inputs to the features of both photos."""
 
-import itertools
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from diagnose.numerics import (
-    FORWARD,
-    estimated,
-    is_float32,
-    relative_error,
-    replay_tolerance,
-)
-from diagnose.reference import copies, is_behind, load_backbone
+from diagnose.explain import Change, combinations_of, explain_each, findings_of, one_of
+from diagnose.forward import EVERY, Recipe, Replay, batchnorms, recipe_of
+from diagnose.numerics import estimated, rounding_of
+from diagnose.reference import is_behind
 from diagnose.trace import batches_of
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
 
 
 @dataclass(frozen=True)
-class Pass(Row):
-    """A change of the forward passes. setting: what forward() is told with it."""
+class Pass(Change):
+    """A change of the forward passes: act(diagnose.forward.Recipe, values of its finding)."""
 
-    setting: dict = field(default_factory=dict, hash=False)
+    act: Callable = None
 
 
-def change(name, text, **setting):
+def change(name, text, act, **options):
     """A Pass of this stage."""
-    return Pass(f"features.{name}", CAUSE, text, setting=setting)
+    return Pass(f"features.{name}", CAUSE, text, act=act, **options)
 
 
+def after(name, text, function):
+    """A Pass with one more function of the features [B, F]."""
+    return change(name, text, lambda recipe, values: recipe.plus(function))
+
+
+def dropout_rates(replays, changes):
+    """Estimates the rate of a dropout whose mask is where the trainer's features are 0."""
+    rates = []
+    for replay in replays:
+        made = replay.output(recipe_of((*replay.shown, *changes)))
+        if made is None or made.shape != replay.features.shape:
+            return []
+        kept, there = replay.features != 0, made != 0
+        made = made.to(replay.features.dtype)
+        rate = 1 - float((made[kept] ** 2).sum() / (replay.features * made).sum())
+        share = 1 - float(kept[there].double().mean())
+        if not 0 < rate < 1 or abs(share - rate) > 3 / math.sqrt(int(there.sum())):
+            return []
+        rates.append(rate)
+    return [{"rate": rates[0]}]
+
+
+MAX_POOL = change(
+    "max_pool",
+    "features are pooled by their maximum, not their mean",
+    lambda recipe, values: replace(recipe, max_pool=True),
+)
+DROPOUT = change(
+    "dropout",
+    "dropout {rate} behind the features of each photo",
+    lambda recipe, values: replace(recipe, dropout=values["rate"]),
+    values=dropout_rates,
+)
+# Tried alone and two at a time.
+PASSES = (
+    after("normalized", "features are normalised to length 1", F.normalize),
+    after("sigmoid", "a sigmoid stands behind the features", torch.sigmoid),
+    after("tanh", "a tanh stands behind the features", torch.tanh),
+    after("relu", "a ReLU stands behind the features", torch.relu),
+    after(
+        "layer_norm",
+        "features are standardised by a layer norm",
+        lambda f: F.layer_norm(f, f.shape[1:]),
+    ),
+)
+# Shown by the record of each batch.
 ONE_PASS = change(
     "one_pass",
     "both photos go through the backbone in one pass, so BatchNorm mixes them",
-    own_passes=True,
+    lambda recipe, values: replace(recipe, own_passes=True),
 )
 OWN_PASSES = change(
     "own_passes",
     "the photos go through the backbone in {passes} passes, so BatchNorm sees other batches",
-    own_passes=True,
+    lambda recipe, values: replace(recipe, own_passes=True),
+    varies=("passes",),
 )
-MAX_POOL = change("max_pool", "features are pooled by their maximum, not their mean", max_pool=True)
-# Tried in this order, alone and two at a time.
-PASSES = (
-    change("batchnorm_eval", "BatchNorm is in evaluation mode while training", evaluation=True),
-    MAX_POOL,
-    change("normalized", "features are normalised to length 1", after=F.normalize),
-    change("sigmoid", "a sigmoid stands behind the features", after=torch.sigmoid),
-    change("tanh", "a tanh stands behind the features", after=torch.tanh),
-    change("relu", "a ReLU stands behind the features", after=torch.relu),
-    change(
-        "layer_norm",
-        "features are standardised by a layer norm",
-        after=lambda f: F.layer_norm(f, f.shape[1:]),
-    ),
+EVALUATION = change(
+    "batchnorm_eval",
+    "BatchNorm is in evaluation mode while training",
+    lambda recipe, values: replace(recipe, eval_mode=(EVERY,)),
 )
-# Whose values are read from the record.
-EPS = change("batchnorm_eps", "BatchNorm's eps is {eps}, not {reference}")
 STILL = change(
-    "batchnorm_partly_eval", "BatchNorm of {layers} is in evaluation mode while training"
+    "batchnorm_partly_eval",
+    "BatchNorm of {layers} is in evaluation mode while training",
+    lambda recipe, values: replace(recipe, eval_mode=values["modules"]),
 )
-DROPOUT = change("dropout", "dropout {rate} behind the features of each photo")
+EPS = change(
+    "batchnorm_eps",
+    "BatchNorm's eps is {eps}, not {reference}",
+    lambda recipe, values: replace(recipe, eps=values["eps"]),
+)
 LINEAR = change(
-    "linear", "a linear layer, {inputs} to {outputs}, stands behind the features of each photo"
+    "linear",
+    "a linear layer, {inputs} to {outputs}, stands behind the features of each photo",
+    lambda recipe, values: replace(recipe, linear=True),
 )
 SCORE = change(
     "score",
     "a linear layer, {inputs} to {outputs}, stands behind the features of each photo: "
     "photos are scored one by one",
+    lambda recipe, values: replace(recipe, linear=True),
 )
+ONE_OF = one_of("features")
 NOT_REPRODUCED = Row(
     "features.not_reproduced",
     UNEXPLAINED,
@@ -132,61 +172,23 @@ def without_passes(stage):
     return Row(f"{stage}.passes_skipped", SKIPPED, "not judged, since the passes are not")
 
 
-def forward(backbones, sides, setting):
-    """Features [B, F] of both sides under the joined settings of some changes."""
-    for backbone in dict.fromkeys(backbones):
-        still = [backbone.get_submodule(name) for name in setting.get("still", ())]
-        for module in batchnorms(backbone):
-            module.train(not (setting.get("evaluation") or module in still))
-            module.eps = setting.get("eps", module.eps)
-        if setting.get("max_pool"):
-            replace_pooling(backbone)
-    dtype, own = next(backbones[0].parameters()).dtype, setting.get("own_passes")
-    passes = sides.passes if own else sides.inputs
-    chosen = backbones[:1] * len(passes) if own else backbones
-    made = [backbone(x.to(dtype)) for backbone, x in zip(chosen, passes, strict=True)]
-    made = [f.flatten(1) if f.dim() == 2 else f.mean((2, 3)) for f in made]
-    made = list(torch.cat(made)[torch.cat(sides.rows)].chunk(2)) if own else made
-    return behind(made, setting)
-
-
-def behind(made, setting):
-    """What a setting has behind the features of both photos: a function, or masks."""
-    after, masks = setting.get("after"), setting.get("masks")
-    made = [after(f) for f in made] if after else made
-    return [f * mask.to(f.dtype) for f, mask in zip(made, masks, strict=True)] if masks else made
-
-
-def batchnorms(module):
-    """The BatchNorm layers of a module."""
-    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-
-def replace_pooling(module):
-    """Global mean pooling by global maximum pooling, everywhere in a module."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.AdaptiveAvgPool2d):
-            setattr(module, name, nn.AdaptiveMaxPool2d(child.output_size))
-        replace_pooling(child)
-
-
 # Facts
 
 
 def norms_of(batch):
     """The calls of batch_norm in all passes of a batch."""
-    return [norm for record in batch["passes"] for norm in record["norms"]]
+    return [norm for record in batch.passes for norm in record.norms]
 
 
 def judge_momentum(batch, match, backbone):
     """Findings on how fast BatchNorm's running statistics follow, by what its calls were told."""
-    usual = {module.momentum for module in batchnorms(backbone)}
-    norms = [norm for norm in norms_of(batch) if norm["training"] and norm["before"][0] is not None]
-    other = [norm for norm in norms if norm["momentum"] not in usual]
+    usual = {module.momentum for _, module in batchnorms(backbone)}
+    norms = [norm for norm in norms_of(batch) if norm.training and norm.before[0] is not None]
+    other = [norm for norm in norms if norm.momentum not in usual]
     if not other or not usual:
         return []
-    values = tuple(sorted({norm["momentum"] for norm in other}, key=str))
-    layers = {match.names.get(norm["weight"], "?").split(".")[0] for norm in other}
+    values = tuple(sorted({norm.momentum for norm in other}, key=str))
+    layers = {match.names.get(norm.weight, "?").split(".")[0] for norm in other}
     layers = tuple(sorted(layers)) if len(other) < len(norms) else None
     return [MOMENTUM.found(layers=layers, momentum=values, reference=min(usual))]
 
@@ -195,14 +197,14 @@ def judge_running(trace):
     """[(step, finding)] on running statistics that something but the recorded passes moves."""
     found, last = [], {}
     for step, batch in batches_of(trace):
-        if batch["joined"]:
+        if batch.joined:
             return []  # not all of its passes are those of one pair
         moved = False
         for norm in norms_of(batch):
-            if norm["before"][0] is not None and norm["weight"] is not None:
-                before = last.get(norm["weight"], norm["before"])
-                moved |= not all(map(torch.equal, before, norm["before"]))
-                last[norm["weight"]] = norm["after"]
+            if norm.before[0] is not None and norm.weight is not None:
+                before = last.get(norm.weight, norm.before)
+                moved |= not all(map(torch.equal, before, norm.before))
+                last[norm.weight] = norm.after
         found += [(step, STATISTICS_MOVE.found())] if moved else []
     return found
 
@@ -215,7 +217,7 @@ def judge_own(matches, weights):
         return OTHER_LAYERS.found()
     if len(own) == len(first):
         return TWO_BACKBONES.found()
-    if all(weights[n]["op"] == "batch_norm" for n in own):
+    if all(weights[n].op == "batch_norm" for n in own):
         return OWN_BATCHNORM.found()
     layers = sorted({matches[0].names[n].split(".")[0] for n in own})
     return OWN_WEIGHTS.found(layers=tuple(layers))
@@ -231,193 +233,118 @@ def judge_missing(match):
     return NOT_MET.found(layers=tuple(sorted(left)))
 
 
-# What is tried
+# What the record shows
 
 
-def ways(batch, sides, backbone, read):
-    """Tuples of changes, each (finding, setting), to try: at most two and what the record shows.
+def shown_by(batch, sides, matches, backbone, layer):
+    """The findings that the record of a batch shows by itself, which are always tried along.
 
-    read: changes that the record shows; they come alone, and with each of the others.
+    backbone: the reference's; layer: values of the finding on a linear layer behind it, or None.
     """
-    changes = [own_passes(sides)]
-    pooled = any("max" in op for record in batch["passes"] for op in record["ops"])
-    changes += [(row.found(), row.setting) for row in PASSES if row is not MAX_POOL or pooled]
-    usual = {module.eps for module in batchnorms(backbone)}
-    eps = sorted({norm["eps"] for norm in norms_of(batch) if norm["eps"]} - usual)[:1]
-    changes += [(EPS.found(eps=e, reference=min(usual)), {"eps": e}) for e in eps if usual]
-    shown = [tuple(read), *((change,) for change in read if len(read) > 1)] if read else []
-    yield from [*shown, ()]
-    extra = [(change,) for change in changes] + list(itertools.combinations(changes, 2))
-    for some in extra:
-        for known in [(), *shown[:1]]:
-            keys = [key for _, setting in (*known, *some) for key in setting]
-            if len(keys) == len(set(keys)):
-                yield (*known, *some)
+    modes = {norm.weight: norm.training for norm in norms_of(batch)}
+    names = {n: name.rpartition(".")[0] for match in matches for n, name in match.names.items()}
+    still = sorted({names.get(n, "") for n, training in modes.items() if not training} - {""})
+    eps = {norm.eps for norm in norms_of(batch) if norm.eps}
+    usual = {module.eps for _, module in batchnorms(backbone)}
+    findings = []
+    if not is_one_pass_each(sides):
+        count = len(sides.passes)
+        findings.append(ONE_PASS.found() if count == 1 else OWN_PASSES.found(passes=count))
+    if modes and not any(modes.values()):
+        findings.append(EVALUATION.found())
+    elif still:
+        layers = tuple(dict.fromkeys(name.split(".")[0] for name in still))
+        findings.append(STILL.found(layers=layers, modules=tuple(still)))
+    findings += [EPS.found(eps=e, reference=min(usual)) for e in sorted(eps - usual)[:1] if usual]
+    if layer:
+        findings.append((SCORE if layer["outputs"] == 1 else LINEAR).found(**layer))
+    return tuple(findings)
 
 
-def own_passes(sides):
-    """(finding, setting) of the passes as the trainer made them."""
-    if len(sides.passes) == 1:
-        return ONE_PASS.found(), ONE_PASS.setting
-    return OWN_PASSES.found(passes=len(sides.passes)), OWN_PASSES.setting
-
-
-def still_layers(batch, match):
-    """[(finding, setting)] where the record says that a part of BatchNorm is in evaluation."""
-    norms = norms_of(batch)
-    modes = {match.names.get(n["weight"], "").rpartition(".")[0]: n["training"] for n in norms}
-    still = tuple(sorted(name for name, training in modes.items() if name and not training))
-    if not still or len(still) == len(modes):
-        return []
-    layers = tuple(dict.fromkeys(name.split(".")[0] for name in still))
-    return [(STILL.found(layers=layers), {"still": still})]
-
-
-def drops(batch):
-    """Whether a dropout was called in the passes of a batch."""
-    return any("dropout" in op for record in batch["passes"] for op in record["ops"])
-
-
-def dropout_of(sides, made):
-    """[(finding, setting)] where a dropout stands behind the features made of each photo.
-
-    Its mask is where the trainer's own features are 0, its rate what brings the others nearest.
-    """
-    seen = torch.cat(sides.features)
-    made = torch.cat(made).to(seen.dtype)
-    if made.shape != seen.shape:
-        return []
-    kept, there = seen != 0, made != 0
-    rate = 1 - float((made[kept] ** 2).sum() / (seen * made).sum())
-    share = 1 - float(kept[there].double().mean())
-    if not 0 < rate < 1 or abs(share - rate) > 3 / math.sqrt(int(there.sum())):
-        return []
-    found = DROPOUT.found(rate=estimated(rate))
-    return [(found, {"masks": (kept.double() / (1 - rate)).chunk(2)})]
+def is_one_pass_each(sides):
+    """Whether each side went through the backbone whole, in a pass of its own."""
+    if len(sides.passes) != 2:
+        return False
+    whole = (any(x.shape == side.shape and torch.equal(x, side) for x in sides.passes)
+             for side in sides.inputs)  # fmt: skip
+    return all(whole)
 
 
 def linear_layer(weights, match, values):
-    """[(finding, setting)] where one linear layer stands behind the features of each photo."""
+    """(numbers of the weights of the one linear layer behind the backbone, values of the finding
+    on it); ((), None) where there is none.
+    """
     extra = [n for n in match.extra if is_behind(weights, n, match)]
-    layer = [values[n] for n in sorted(extra, key=lambda n: weights[n]["place"])]
-    if len(extra) < len(match.extra) or [t.dim() for t in layer] not in ([2], [2, 1]):
-        return []
-    outputs, inputs = layer[0].shape
-    found = (SCORE if outputs == 1 else LINEAR).found(inputs=inputs, outputs=outputs)
-    return [(found, {"after": lambda f: F.linear(f, *(t.to(f.dtype) for t in layer))})]
+    numbers = tuple(sorted(extra, key=lambda n: weights[n].place))
+    if len(extra) < len(match.extra) or [values[n].dim() for n in numbers] not in ([2], [2, 1]):
+        return (), None
+    outputs, inputs = values[numbers[0]].shape
+    return numbers, {"inputs": inputs, "outputs": outputs}
 
 
-@dataclass(frozen=True)
-class Replayed:
-    """The replayed forward passes of a batch."""
-
-    findings: list
-    backbones: list  # the two, with the trainer's weights
-    setting: dict | None  # of the changes that reproduce the features; None where none do
-    again: tuple | None  # the changes to try first on the next batch; None: nothing reproduces it
-    relative_error: float = math.inf  # that is left
-    tolerance: float = 0.0
+def drops(view):
+    """Whether a dropout was called in the passes of a batch."""
+    return any("dropout" in op for record in view.batch.passes for op in record.ops)
 
 
-def judge_passes(trace, view, values, reference, rounding, again):
-    """The Replayed of a batch.
+def pools(view):
+    """Whether a maximum was taken in the passes of a batch."""
+    return any("max" in op for record in view.batch.passes for op in record.ops)
 
-    again: the changes that reproduced the batch before, tried first; None: nothing did, so only
-    the reference is tried.
+
+# Replayed
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """The forward passes of a batch: recipe: None where nothing reproduces its features."""
+
+    replay: Replay
+    recipe: Recipe | None
+    relative_error: float
+    tolerance: float
+
+
+def replay_of(trace, view, reference, weights):
+    """The Replay of the forward passes of a batch; see judge_passes."""
+    values = weights(view.step)
+    layer, told = linear_layer(trace.weights, view.matches[0], values)
+    backbone = reference.ranker.backbone
+    shown = shown_by(view.batch, view.sides, view.matches, backbone, told)
+    ranker, rounding = reference.ranker, view_rounding(trace, view, values)
+    return Replay(view.step, view.sides, ranker, weights, view.matches, layer, rounding, shown)
+
+
+def view_rounding(trace, view, values):
+    """See rounding_of, for all that is replayed of a batch."""
+    kept = [values[n] for n in view.matches[0].names] + view.sides.features
+    return rounding_of(trace, view.step, kept)
+
+
+def judge_passes(trace, views, reference, weights):
+    """([(step, finding)] on the forward passes of all batches, the Passes of each).
+
+    views: see diagnose.compare.View, those whose photos were recorded; weights: see Replay.
     """
-    batch, sides, matches = view.batch, view.sides, view.matches
-    findings = []
-    backbones = [load_backbone(reference.ranker, match, values) for match in matches]
-    if matches[0].names.keys() == matches[1].names.keys():
-        backbones[1] = backbones[0]
-    else:
-        findings.append(judge_own(matches, trace["weights"]))
-    tries = [()]
-    if again is not None:
-        read = still_layers(batch, matches[0])
-        read += linear_layer(trace["weights"], matches[0], values)
-        tries = [again, *ways(batch, sides, backbones[0], read)]
-    made = search(sides, batch, backbones, rounding, tries)
-    if made.setting is None and any(record["autocast"] for record in batch["passes"]):
-        findings.append(AUTOCAST.found())
-    else:
-        missing = made.setting is not None and matches[0].missing
-        findings += [judge_missing(matches[0])] * bool(missing) + made.findings
-    findings += judge_momentum(batch, matches[0], backbones[0])
-    return replace(made, findings=findings)
-
-
-def search(sides, batch, backbones, rounding, tries):
-    """The Replayed of the first of some tuples of changes that reproduces the features, of which
-    no change can be left out.
-    """
-    replay = Replay(sides, backbones, rounding)
-    if drops(batch):  # its mask needs the reference's own pass
-        tries = [*tries, *((change,) for change in dropout_of(sides, replay.passes({})))]
-    tried, nearest = 0, math.inf
-    for changes in tries:
-        tried += 1
-        error, tolerance = replay.errors(changes)
-        nearest = min(nearest, error)
-        if error <= tolerance:
-            return replay.minimal(changes)
-    near = estimated(nearest) if math.isfinite(nearest) else None
-    return Replayed(
-        [NOT_REPRODUCED.found(tried=tried, nearest=near)], backbones, None, None, nearest
-    )
-
-
-class Replay:
-    """The reference's forward passes on one batch, each made once."""
-
-    def __init__(self, sides, backbones, rounding):
-        self.sides, self.backbones, self.rounding = sides, backbones, rounding
-        self.seen, self.made = torch.cat(sides.features), {}
-
-    def passes(self, setting):
-        """Features of both sides under a setting, but for what stands behind the backbone."""
-        own = {key: value for key, value in setting.items() if key not in ("after", "masks")}
-        key = frozenset(own.items())
-        if key not in self.made:
-            with torch.no_grad():
-                self.made[key] = forward(copies(self.backbones), self.sides, own)
-        return self.made[key]
-
-    def errors(self, changes):
-        """(relative error of the features with these changes, its tolerance)."""
-        setting = join(changes)
-        with torch.no_grad():
-            halves = behind(self.passes(setting), setting)
-        made = torch.cat(halves) if len({f.shape for f in halves}) == 1 else halves[0]
-        error = relative_error(made.to(self.seen.dtype), self.seen)
-        if error > FORWARD[is_float32(self.rounding)][1]:
-            return error, 0.0
-        sides, backbones = self.sides, self.backbones
-        return error, forward_tolerance(sides, backbones, setting, made, self.rounding)
-
-    def minimal(self, changes):
-        """The Replayed of changes that reproduce the features, without those that do not matter."""
-        for change in changes:
-            less = tuple(other for other in changes if other is not change)
-            error, tolerance = self.errors(less)
-            changes = less if error <= tolerance else changes
-        error, tolerance = self.errors(changes)
-        findings = [finding.row.found(error, **finding.values) for finding, _ in changes]
-        setting = join(changes)
-        again = () if "masks" in setting else changes  # masks are of this batch
-        return Replayed(findings, self.backbones, setting, again, error, tolerance)
-
-
-def join(changes):
-    """The joined settings of changes."""
-    return {key: value for _, setting in changes for key, value in setting.items()}
-
-
-def forward_tolerance(sides, backbones, setting, made, rounding):
-    """The tolerance of the features `made` under a setting."""
-    dtype = torch.float32 if made.dtype == torch.float64 else torch.float64
-    with torch.no_grad():
-        chosen = [backbone.to(dtype) for backbone in copies(backbones)]
-        other = torch.cat(forward(chosen, sides, setting))
-    fine, coarse = (made, other) if made.dtype == torch.float64 else (other, made)
-    return replay_tolerance(coarse, fine, rounding, FORWARD)
+    replays = [replay_of(trace, view, reference, weights) for view in views]
+    free = [*PASSES, *[MAX_POOL] * any(map(pools, views)), *[DROPOUT] * any(map(drops, views))]
+    owns = explain_each(replays, combinations_of(free))
+    findings, passes = [], []
+    for view, replay, own in zip(views, replays, owns, strict=True):
+        recipe, match = None, view.matches[0]
+        if own.fits:
+            recipe = recipe_of((*own.shown[0], *own.fits[0]))
+            told = [f.row.found(own.relative_error, **f.values) for f in own.shown[0]]
+            told += findings_of(own, ONE_OF)
+            told += [judge_missing(match)] * bool(match.missing)
+        elif any(record.autocast for record in view.batch.passes):
+            told = [AUTOCAST.found()]
+        else:
+            nearest = estimated(own.nearest) if math.isfinite(own.nearest) else None
+            told = [NOT_REPRODUCED.found(tried=own.tried, nearest=nearest)]
+        if match.names.keys() != view.matches[1].names.keys():
+            told.append(judge_own(view.matches, trace.weights))
+        told += judge_momentum(view.batch, match, reference.ranker.backbone)
+        findings += [(view.step, finding) for finding in told]
+        passes.append(Passes(replay, recipe, own.relative_error, own.tolerance))
+    return findings, passes

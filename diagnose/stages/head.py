@@ -10,13 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from diagnose.numerics import (
-    FORMULA,
-    estimated,
-    formula_tolerance,
-    is_float32,
-    relative_error,
-)
+from diagnose.explain import Change, explain_each
+from diagnose.numerics import FORMULA, estimated, formula_tolerance, is_float32, relative_error
 from diagnose.reference import column
 from model import SiameseRanker
 from run.findings import CAUSE, HARMLESS, UNEXPLAINED, Row
@@ -26,7 +21,7 @@ PRODUCTS, SUMS = ("matmul", "__matmul__", "mm", "einsum"), ("add", "__add__", "_
 
 
 @dataclass(frozen=True)
-class Merge(Row):
+class Merge(Change):
     """How the features of two photos are merged: apply(features_1, features_2)."""
 
     apply: Callable = None
@@ -111,7 +106,12 @@ ONE_LOGIT = Row("head.one_logit", CAUSE, "the head ends in one logit, not two")
 DROPOUT = Row("head.dropout", CAUSE, "dropout {rate} in the head")
 DROPOUT_FEATURES = Row("head.dropout_features", CAUSE, "dropout {rate} before the only layer")
 HIDDEN = Row("head.hidden", CAUSE, "the head has hidden layers: {widths} ({functions})")
-ACTIVATION = Row("head.activation", CAUSE, "{function} stands between the merge and the head")
+ACTIVATION = Change(
+    "head.activation",
+    CAUSE,
+    "{function} stands between the merge and the head",
+    values=lambda replays, changes: [{"function": name} for name in ACTIVATIONS],
+)
 TWO_MERGES = Row("head.two_merges", UNEXPLAINED, "two merges of the same photos meet; not replayed")
 NO_LAYER = Row("head.no_layer", UNEXPLAINED, "no layer was seen between the merge and the loss")
 OTHER_MERGE = Row(
@@ -137,78 +137,141 @@ class Layer(NamedTuple):
     has_bias: bool = False
 
 
-def judge_head(sides, batch, values, rounding):
-    """(findings on the way from the features to the logits, op by op; that way as a function
-    of both features, or None where it is not reproduced).
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """One op without weights of a recorded head; see diagnose.explain.Replay.
+
+    given: its tensors. apply(findings): what the reference does with them instead.
     """
-    merged = column(batch["merged"])
-    if batch["joined"]:
-        return [TWO_MERGES.found()], None
-    if not batch["head"] and merged.shape[1:].numel() > 2:
-        return [NO_LAYER.found()], None
-    found, merge_ = judge_merge(sides, batch, merged, FORMULA[is_float32(rounding)])
-    if merge_ is None:
-        return found, None
-    current, layers = merged, []
-    for entry in batch["head"]:
-        layer, lost = explain_layer(entry, current, values, rounding)
-        if lost:
-            return [*found, lost], None
-        layers.append(layer)
-        current = entry["output"]
 
-    def way(a, b):
-        return reduce(lambda x, layer: layer.apply(x), layers, merge_.apply(a, b))
+    given: tuple
+    seen: torch.Tensor
+    apply: Callable
+    tolerance: float
+    shown: tuple = ()
 
-    return found + name_layers(layers), way
+    def error(self, changes):
+        """(relative error with these findings, its tolerance)."""
+        return relative_error(self.apply(changes)(*self.given), self.seen), self.tolerance
 
 
-def judge_merge(sides, batch, merged, tolerance):
-    """(findings on the merge, its row or None where none reproduces it)."""
-    errors = [(relative_error(row.apply(*sides.features), merged), row) for row in MERGES]
-    error, row = next((fit for fit in errors if fit[0] <= tolerance), (math.inf, None))
-    if row is None:
-        return [OTHER_MERGE.found(tried=len(MERGES), op=batch["merge"])], None
-    layered = any(entry["op"] == "linear" for entry in batch["head"])
+def merge_of(changes):
+    """The function of both features [B, F] that some findings stand for."""
+    return changes[0].row.apply if changes else DIFFERENCE.apply
+
+
+def activation_of(changes):
+    """The function of a tensor that some findings stand for."""
+    return ACTIVATIONS[changes[0].values["function"]] if changes else lambda x: x
+
+
+def judge_heads(views, weights, roundings):
+    """([(step, finding)] on the way from the features to the logits of all batches, op by op; that
+    way of each, as a function of both features, or None where it is not reproduced).
+
+    weights: all of the trainer's before a step, by number; roundings: of each, see rounding_of.
+    """
+    findings, ways = [], [None] * len(views)
+    alike = {}  # places of batches whose heads have the same ops
+    for place, view in enumerate(views):
+        key = view.batch.joined, tuple((entry.op, entry.weights) for entry in view.batch.head)
+        alike.setdefault(key, []).append(place)
+    for places in alike.values():
+        told = judge_alike([views[i] for i in places], weights, [roundings[i] for i in places])
+        for place, (found, way) in zip(places, told, strict=True):
+            findings += [(views[place].step, finding) for finding in found]
+            ways[place] = way
+    return findings, ways
+
+
+def judge_alike(views, weights, roundings):
+    """[(findings, way or None)] of batches whose heads have the same ops; see judge_heads."""
+    current = [column(view.batch.merged) for view in views]
+    if views[0].batch.joined:
+        return [([TWO_MERGES.found()], None) for _ in views]
+    if not views[0].batch.head and current[0].shape[1:].numel() > 2:
+        return [([NO_LAYER.found()], None) for _ in views]
+    merges = judge_merges(views, current, roundings)
+    lost, layers = [None] * len(views), [[] for _ in views]
+    for entries in zip(*(view.batch.head for view in views), strict=True):
+        replays = [
+            Replay((x,), entry.input, activation_of, FORMULA[is_float32(rounding)])
+            for x, entry, rounding in zip(current, entries, roundings, strict=True)
+        ]
+        before = explain_each(replays, [[()], [(ACTIVATION,)]])
+        for place, (entry, found) in enumerate(zip(entries, before, strict=True)):
+            if merges[place][1] is None or lost[place]:
+                continue
+            values = weights(views[place].step)
+            layer, lost[place] = explain_layer(entry, found.fits, values, roundings[place])
+            layers[place].append(layer)
+        current = [entry.output for entry in entries]
+    return [
+        (found, None) if row is None
+        else ([*found, missing], None) if missing
+        else (found + name_layers(own), way_of(row, own))
+        for (found, row), missing, own in zip(merges, lost, layers, strict=True)
+    ]  # fmt: skip
+
+
+def way_of(row, layers):
+    """The function of both features that a merge and the layers behind it are."""
+    return lambda a, b: reduce(lambda x, layer: layer.apply(x), layers, row.apply(a, b))
+
+
+def judge_merges(views, merged, roundings):
+    """[(findings on the merge, its row or None where none reproduces it)] of each batch."""
+    replays = [
+        Replay(tuple(view.sides.features), x, merge_of, FORMULA[is_float32(rounding)])
+        for view, x, rounding in zip(views, merged, roundings, strict=True)
+    ]
+    found = explain_each(replays, [[()], [(row,) for row in MERGES if row is not DIFFERENCE]])
+    return [name_merge(own, view.batch, x)
+            for own, view, x in zip(found, views, merged, strict=True)]  # fmt: skip
+
+
+def name_merge(found, batch, merged):
+    """(findings on the merge of a batch, its row or None); found: the Explanation of it."""
+    if not found.fits:
+        return [OTHER_MERGE.found(tried=len(MERGES), op=batch.merge)], None
+    row = found.fits[0][0].row if found.fits[0] else DIFFERENCE
+    layered = any(entry.op == "linear" for entry in batch.head)
     scores = None if layered else SCORES.get((row, merged.shape[1:].numel()))
     if scores:
         return [scores.found()], row
-    return [row.found(error)] if row is not DIFFERENCE else [], row
+    return [row.found(found.relative_error)] if row is not DIFFERENCE else [], row
 
 
-def explain_layer(entry, current, values, rounding):
-    """(the Layer of one recorded op, or None; the finding of what is not reproduced, or None)."""
-    tolerance = FORMULA[is_float32(rounding)]
-    ways = {None: lambda x: x} | ACTIVATIONS
-    near = (
-        name for name, f in ways.items()
-        if relative_error(f(current), entry["input"]) <= tolerance
-    )  # fmt: skip
-    name = next(near, "")
-    if name == "":
-        return None, BEFORE.found(op=entry["op"])
-    before = ways[name]
-    if "dropout" in entry["op"]:
-        rate = dropout_rate(entry, tolerance)
+def explain_layer(entry, fits, values, rounding):
+    """(the Layer of one recorded op, or None; the finding of what is not reproduced, or None).
+
+    fits: what stands before it, see diagnose.explain.Explanation.
+    """
+    if not fits:
+        return None, BEFORE.found(op=entry.op)
+    before = activation_of(fits[0])
+    name = fits[0][0].values["function"] if fits[0] else None
+    if "dropout" in entry.op:
+        rate = dropout_rate(entry, FORMULA[is_float32(rounding)])
         if rate is None:
             return None, DROPOUT_LOST.found()
-        mask = (entry["output"] != 0).to(entry["output"].dtype) / (1 - rate) if rate else 1
+        mask = (entry.output != 0).to(entry.output.dtype) / (1 - rate) if rate else 1
         return Layer(lambda x: before(x) * mask, name, estimated(rate) if rate else None), None
     return explain_linear(entry, values, name, before, formula_tolerance(rounding))
 
 
 def explain_linear(entry, values, name, before, tolerance):
     """As explain_layer, of an op with weights; name, before: of the activation before it."""
-    layer = [values[n].to(entry["input"].dtype) for n in entry["weights"]]
-    is_sum = entry["op"] in SUMS
-    if is_sum and relative_error(entry["input"] + layer[0], entry["output"]) <= tolerance:
+    layer = [values[n].to(entry.input.dtype) for n in entry.weights]
+    is_sum = entry.op in SUMS
+    if is_sum and relative_error(entry.input + layer[0], entry.output) <= tolerance:
         return Layer(lambda x: before(x) + layer[0], name, has_bias=True), None
-    if entry["op"] in PRODUCTS and layer[0].dim() == 2 and entry["input"].dim() == 2:
-        across = layer[0].shape[0] == entry["input"].shape[1]  # [in, out]
+    if entry.op in PRODUCTS and layer[0].dim() == 2 and entry.input.dim() == 2:
+        across = layer[0].shape[0] == entry.input.shape[1]  # [in, out]
         layer = [layer[0].T if across else layer[0]]
-    elif entry["op"] != "linear":
-        return None, OTHER_OP.found(op=entry["op"])
-    if relative_error(F.linear(entry["input"], *layer), entry["output"]) > tolerance:
+    elif entry.op != "linear":
+        return None, OTHER_OP.found(op=entry.op)
+    if relative_error(F.linear(entry.input, *layer), entry.output) > tolerance:
         return None, LINEAR_LOST.found()
     apply = lambda x: F.linear(before(x), *layer)  # noqa: E731
     return Layer(apply, name, width=len(layer[0]), has_bias=len(layer) > 1), None
@@ -216,14 +279,14 @@ def explain_linear(entry, values, name, before, tolerance):
 
 def dropout_rate(entry, tolerance):
     """The rate of a dropout whose output is its input with a mask; 0 off, None not explained."""
-    if relative_error(entry["output"], entry["input"]) <= tolerance:
+    if relative_error(entry.output, entry.input) <= tolerance:
         return 0.0
-    rate = next((o for o in entry["options"] if isinstance(o, float)), 0.5)
-    kept, there = entry["output"] != 0, entry["input"] != 0
-    made = torch.where(kept, entry["input"] / (1 - rate), 0.0 * entry["input"])
+    rate = next((o for o in entry.options if isinstance(o, float)), 0.5)
+    kept, there = entry.output != 0, entry.input != 0
+    made = torch.where(kept, entry.input / (1 - rate), 0.0 * entry.input)
     share = float(kept[there].double().mean())
     near = 6 * math.sqrt(rate * (1 - rate) / max(1, int(there.sum()))) + 1e-3
-    fits = relative_error(made, entry["output"]) <= tolerance and abs(share - (1 - rate)) < near
+    fits = relative_error(made, entry.output) <= tolerance and abs(share - (1 - rate)) < near
     return rate if fits else None
 
 

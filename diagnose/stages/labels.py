@@ -66,13 +66,13 @@ SOME_FIRST = Row(
 
 def label_of(batch):
     """(labels [B] as they entered the step, as the loss took them), or None."""
-    for entry in batch["labels"]:
+    for entry in batch.labels:
         both = []
-        for values in (entry["root"], entry["values"]):
+        for values in (entry.root, entry.values):
             one_hot = values.dim() == 2 and values.shape[1] == 2
             flat = values.argmax(1) if one_hot else values.reshape(-1)
             both.append(flat.long())
-        if all(int(b.min()) >= 0 and len(b) == len(batch["features"][0]) for b in both):
+        if all(int(b.min()) >= 0 and len(b) == len(batch.features[0]) for b in both):
             return both
     return None
 
@@ -119,7 +119,7 @@ def misreadings(pairs):
     swapped = np.array([pair.official.swapped for pair in pairs])
     for words, _, labels in itertools.islice(rules(rows), 1, None):  # the first is the lists
         if np.array_equal(labels ^ swapped, own):
-            yield words[0]
+            yield str(words[0])
 
 
 def reads_ranks(pair):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from diagnose.finding import contradiction
+from diagnose.explain import Change, alone, contradiction, explain, one_of
 from diagnose.numerics import FORMULA, estimated, factor_between, relative_error
 from diagnose.reference import column
 from run.findings import CAUSE, DECLARED, HARMLESS, SKIPPED, UNEXPLAINED, Row
@@ -20,20 +20,22 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
-class Loss(Row):
+class Loss(Change):
     """A loss: terms(logits [B, 2], label [B], value) [B], whose mean, times a factor, it is.
 
-    values(batches, inverted): what the value may be, estimated from all batches. shares: whether
-    the value is the official shares [B] of people that prefer photo_2.
+    shares: whether the value is the official shares [B] of people that prefer photo_2.
     """
 
     terms: Callable = None
-    values: Callable = None
     shares: bool = False
 
 
-def loss(name, text, terms, **options):
-    """A Loss of this stage."""
+def loss(name, text, terms, between=None, **options):
+    """A Loss of this stage; between: two bounds of a value that is estimated from all batches."""
+    if between:
+        options["values"] = lambda batches, changes: nearest_value(
+            terms, batches, changes, *between
+        )
     return Loss(f"loss.{name}", CAUSE, text, terms=terms, **options)
 
 
@@ -74,14 +76,10 @@ def over_sum(terms):
     return lambda z, y, v: terms(z, y, v) * len(y) / torch.maximum(v, 1 - v).sum()
 
 
-def between(low, high):
-    """Estimates a value between these, by the gradients."""
-    return lambda row, batches, inverted: nearest_values(row, batches, inverted, low, high)
-
-
-def margins(row, batches, inverted):
+def margins(batches, changes):
     """Estimates a margin, whose gradient is flat, by what the loss says."""
-    return [margin_of(batch, inverted) for batch in batches if batch.gradient.any()][:1]
+    active = [batch for batch in batches if batch.gradient.any()]
+    return [{"value": margin_of(batch, takes_other_label(changes))} for batch in active[:1]]
 
 
 CROSS_ENTROPY = loss("cross_entropy", "", cross_entropy)  # the reference
@@ -145,15 +143,15 @@ LOSSES = (
         "label_smoothing",
         "label smoothing of {value}",
         lambda z, y, v: (1 - v) * cross_entropy(z, y) - v * F.log_softmax(z, 1).mean(1),
-        values=between(0.0, 0.99),
+        between=(0.0, 0.99),
     ),
-    loss("focal", "focal loss with gamma {value}", focal, values=between(0.01, 8.0)),
-    loss("class_weights", "class weights 1 to {value}", weighted, values=between(0.02, 50.0)),
+    loss("focal", "focal loss with gamma {value}", focal, between=(0.01, 8.0)),
+    loss("class_weights", "class weights 1 to {value}", weighted, between=(0.02, 50.0)),
     loss(
         "class_weights_over_pairs",
         "class weights 1 to {value}, not over their sum",
         lambda z, y, v: cross_entropy(z, y) * torch.where(y == 1, v, torch.ones_like(v)),
-        values=between(0.02, 50.0),
+        between=(0.02, 50.0),
     ),
     loss(
         "margin",
@@ -165,10 +163,10 @@ LOSSES = (
         "temperature",
         "the logits are multiplied by {value} before the loss",
         lambda z, y, v: cross_entropy(z * v, y),
-        values=between(0.01, 100.0),
+        between=(0.01, 100.0),
     ),
 )
-INVERTED = Row("loss.labels_inverted", CAUSE, "labels are inverted in the loss")
+INVERTED = Change("loss.labels_inverted", CAUSE, "labels are inverted in the loss")
 LOGITS_SWAPPED = Row("loss.logits_swapped", CAUSE, "the two logits are exchanged behind the head")
 EITHER = Row(
     "loss.inverted_or_swapped",
@@ -180,7 +178,7 @@ FIRST_LOGIT = Row(
     DECLARED,
     "the one logit speaks for photo_1; so must what reads it",
 )
-ONE_OF = Row("loss.one_of", CAUSE, "one of: {ways}")
+ONE_OF = one_of("loss")
 NONE_OF = Row(
     "loss.not_reproduced",
     UNEXPLAINED,
@@ -221,8 +219,9 @@ FACTORS = Row(
 )
 
 
-class Evidence(NamedTuple):
-    """What one recorded batch says of the loss."""
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What one recorded batch says of the loss; see diagnose.explain.Replay."""
 
     logits: torch.Tensor  # [B, 2]; of a trainer with one logit, 0 and that one
     label: torch.Tensor  # [B], as it entered the step
@@ -230,16 +229,47 @@ class Evidence(NamedTuple):
     loss: torch.Tensor
     gradient: torch.Tensor  # [B, 2], of the loss at the logits
     single: bool  # whether there is one logit
+    shown: tuple = ()
+
+    def error(self, changes):
+        """(relative error of a loss and its gradient, times the factor that fits; tolerance)."""
+        row = loss_of(changes)
+        if row.shares and self.shares is None:
+            return math.inf, 0.0
+        made = evaluate(row.terms, self, takes_other_label(changes), value_of(changes, self))
+        factor = factor_between([made[1]], [self.gradient])
+        is_sign = factor > 0 or abs(factor + 1) < 1e-6  # other negative factors are no factors
+        error = departure(factor, made, self) if is_sign else math.inf
+        return error, FORMULA[self.logits.dtype != torch.float64] * 10
 
 
 class Fit(NamedTuple):
     """A loss that gives all batches."""
 
-    row: Loss
-    inverted: bool  # whether it took 1 - label
-    value: object
+    changes: tuple  # findings
     factors: list  # by which it is multiplied, for each batch
-    worst: float  # largest relative error
+    relative_error: float
+
+    @property
+    def inverted(self):
+        """Whether it takes the other label."""
+        return takes_other_label(self.changes)
+
+
+def takes_other_label(changes):
+    """Whether some findings have the loss take 1 - label."""
+    return any(finding.row is INVERTED for finding in changes)
+
+
+def loss_of(changes):
+    """The Loss among some findings; the reference's where none is."""
+    return next((f.row for f in changes if f.row is not INVERTED), CROSS_ENTROPY)
+
+
+def value_of(changes, batch):
+    """The value of the loss among some findings: a number, shares of people, or None."""
+    own = next((f.values for f in changes if f.row is not INVERTED), {})
+    return batch.shares if loss_of(changes).shares else own.get("value")
 
 
 def evidence_of(batch, labels, pairs):
@@ -261,7 +291,7 @@ def evidence_of(batch, labels, pairs):
         first = torch.tensor([pair.row["preference"] for pair in pairs], dtype=torch.float64)
         swapped = torch.tensor([pair.swapped for pair in pairs])
         shares = torch.where(swapped, first, 1 - first)
-    slope, value = slopes[0].double(), batch["backwards"][0]["loss"]
+    slope, value = slopes[0].double(), batch.backwards[0].loss
     single = logits.shape[1] == 1
     if single:
         logits, slope = torch.cat([0 * logits, logits], 1), torch.cat([-slope, slope], 1)
@@ -272,63 +302,62 @@ def logits_of(batch):
     """(what the last layer gives or, where none is, what joins two scores, [B, 1 or 2]; the
     gradients at it).
     """
-    places = [i for i, entry in enumerate(batch["head"]) if "dropout" not in entry["op"]]
-    made = batch["head"][places[-1]]["output"] if places else batch["merged"]
-    slopes = batch["gradients"].get(f"output_{places[-1]}" if places else "merged", [])
+    places = [i for i, entry in enumerate(batch.head) if "dropout" not in entry.op]
+    made = batch.head[places[-1]].output if places else batch.merged
+    slopes = batch.gradients.get(f"output_{places[-1]}" if places else "merged", [])
     return column(made), list(map(column, slopes))
 
 
 def outputs_swapped(view):
     """Whether a loss that fits the other label says that the logits are the other way round."""
-    turned = any(entry["ops"] for entry in view.batch["labels"])
+    turned = any(entry.ops for entry in view.batch.labels)
     return view.evidence.single or (can_swap(view.batch) and not turned)
 
 
 def can_swap(batch):
     """Whether an op that can exchange the two logits stands between the head and the loss."""
-    last = max((i for i, op in enumerate(batch["ops"]) if op == "linear"), default=0)
-    return any(op in ("__getitem__", "flip", "index_select", "roll") for op in batch["ops"][last:])
+    last = max((i for i, op in enumerate(batch.ops) if op == "linear"), default=0)
+    return any(op in ("__getitem__", "flip", "index_select", "roll") for op in batch.ops[last:])
 
 
 def inversion_of(batch):
     """The row of a loss that fits the other label."""
-    if any(entry["ops"] for entry in batch["labels"]):
+    if any(entry.ops for entry in batch.labels):
         return INVERTED
     return LOGITS_SWAPPED if can_swap(batch) else EITHER
+
+
+LEVELS = (
+    [()],
+    [(INVERTED,)],
+    [(row,) for row in LOSSES],
+    [(INVERTED, row) for row in LOSSES],
+)
 
 
 def judge_loss(batches, inversion):
     """(findings, the Fit to all batches or None).
 
-    batches: Evidence of each; a loss that fits one batch and not the next explains nothing.
-    inversion: the row of a loss that takes 1 - label; None where labels come in inverted.
+    batches: Evidence of each. inversion: the row of a loss that takes 1 - label; None where labels
+    come in inverted.
     """
-    tolerance = FORMULA[any(batch.logits.dtype != torch.float64 for batch in batches)] * 10
-    usual = (CROSS_ENTROPY,)
-    for inverted, rows in ((False, usual), (True, usual), (False, LOSSES), (True, LOSSES)):
-        fits = [fit for row in rows if (fit := reproduce(row, batches, inverted, tolerance))]
-        if fits:
-            break
-    else:
-        return [describe_rest(batches, tolerance, inversion)], None
+    found = explain(batches, LEVELS)
+    if not found.fits:
+        return [describe_rest(batches, found.tried)], None
+    fits = [fit_of(changes, batches, found.relative_error) for changes in found.fits]
     plain = [fit for fit in fits if max(abs(f - 1) for f in fit.factors) < 1e-6]
     fits = plain or fits  # one change, rather than one and a factor
     return name_fits(fits, inversion, batches[0].single), fits[0]
 
 
-def reproduce(row, batches, inverted, tolerance):
-    """The Fit of one row of LOSSES to all batches, or None."""
-    if row.shares and any(batch.shares is None for batch in batches):
-        return None
-    for value in row.values(row, batches, inverted) if row.values else [None]:
-        made = [evaluate(row, batch, inverted, value) for batch in batches]
-        slopes = zip((slope for _, slope in made), batches, strict=True)
-        factors = [factor_between([slope], [batch.gradient]) for slope, batch in slopes]
-        worst = max(map(departure, factors, made, batches))
-        negated = all(abs(factor + 1) < 1e-6 for factor in factors)
-        if (min(factors) > 0 or negated) and worst <= tolerance:
-            return Fit(row, inverted, value, factors, worst)
-    return None
+def fit_of(changes, batches, error):
+    """The Fit that some findings are, which reproduce all batches."""
+    terms, inverted = loss_of(changes).terms, takes_other_label(changes)
+    factors = []
+    for batch in batches:
+        _, slope = evaluate(terms, batch, inverted, value_of(changes, batch))
+        factors.append(factor_between([slope], [batch.gradient]))
+    return Fit(changes, factors, error)
 
 
 def departure(factor, made, batch):
@@ -338,20 +367,22 @@ def departure(factor, made, batch):
     return max(*errors, relative_error(factor * value, batch.loss.double()))
 
 
-def evaluate(row, batch, inverted, value=None):
+def evaluate(terms, batch, inverted, value=None):
     """(mean of the terms, gradient at the logits) of a loss, in float64."""
     z = batch.logits.double().clone().requires_grad_()
-    value = batch.shares if row.shares else torch.tensor(value or 0.0, dtype=torch.float64)
-    terms = row.terms(z, 1 - batch.label if inverted else batch.label, value)
-    (slope,) = torch.autograd.grad(terms.mean(), z, allow_unused=True)
-    return terms.mean().detach(), slope if slope is not None else torch.zeros_like(z)
+    if not isinstance(value, torch.Tensor):
+        value = torch.tensor(value or 0.0, dtype=torch.float64)
+    made = terms(z, 1 - batch.label if inverted else batch.label, value)
+    (slope,) = torch.autograd.grad(made.mean(), z, allow_unused=True)
+    return made.mean().detach(), slope if slope is not None else torch.zeros_like(z)
 
 
-def nearest_values(row, batches, inverted, low, high):
-    """The values with which a loss comes nearest to all gradients, by golden section."""
+def nearest_value(terms, batches, changes, low, high):
+    """[{"value": that with which a loss comes nearest to all gradients}], by golden section."""
+    inverted = takes_other_label(changes)
 
     def miss(value):
-        slopes = [(evaluate(row, batch, inverted, value)[1], batch.gradient) for batch in batches]
+        slopes = [(evaluate(terms, batch, inverted, value)[1], batch.gradient) for batch in batches]
         rest = [float((factor_between([s], [g]) * s - g).norm() / g.norm()) for s, g in slopes]
         return sum(rest) if all(map(math.isfinite, rest)) else math.inf
 
@@ -362,7 +393,8 @@ def nearest_values(row, batches, inverted, low, high):
         c, d = b - (b - a) * GOLDEN, a + (b - a) * GOLDEN
         a, b = (a, d) if miss(c) < miss(d) else (c, b)
     middle = (a + b) / 2
-    return [round(middle, 3), middle] if abs(round(middle, 3) - middle) < 1e-5 else [middle]
+    near = round(middle, 3)  # the miss is flat at its least, so that half of the digits are known
+    return [{"value": v} for v in ((near, middle) if abs(near - middle) < 1e-5 else (middle,))]
 
 
 def margin_of(batch, inverted):
@@ -379,29 +411,24 @@ def name_fits(fits, inversion, single):
     """
     ways = []
     for fit in fits:
-        way = []
-        if inversion and fit.inverted and not single:
-            way.append(inversion.found(fit.worst))
-        values = {"value": estimated(fit.value)} if fit.row.values else {}
-        way += [] if fit.row is CROSS_ENTROPY else [fit.row.found(fit.worst, **values)]
-        ways.append(tuple(way))
+        way = (f.row if f.row is not INVERTED else inversion for f in fit.changes)
+        told = zip(way, fit.changes, strict=True)
+        shown = ((row, f.values) for row, f in told if row and not (row is inversion and single))
+        ways.append(tuple(row.found(fit.relative_error, **values) for row, values in shown))
     findings = [FIRST_LOGIT.found()] * (fits[0].inverted and single)
     if len(ways) == 1:
         return findings + list(ways[0])
-    return [*findings, ONE_OF.found(fits[0].worst, ways=tuple(ways))]
+    return [*findings, ONE_OF.found(fits[0].relative_error, ways=tuple(ways))]
 
 
-def describe_rest(batches, tolerance, inversion):
-    """The finding on a loss that no row gives."""
-    made = [(evaluate(CROSS_ENTROPY, batch, False), batch) for batch in batches]
+def describe_rest(batches, tried):
+    """The finding on a loss that no row gives in all batches."""
+    made = [(evaluate(cross_entropy, batch, False), batch) for batch in batches]
     (value, slope), worst = max(made, key=lambda pair: departure(1, *pair))
-    if relative_error(slope, worst.gradient) <= tolerance:
+    if relative_error(slope, worst.gradient) <= worst.error(())[1]:
         return ADDED.found(added=estimated(float(worst.loss) - float(value)))
-    if len(batches) > 1:
-        alone = tuple(f for f in judge_loss([worst], inversion)[0] if f.kind == CAUSE)
-        if alone:
-            return CONTRADICTION.found(estimates=(alone,))
-    return NONE_OF.found(tried=2 * (1 + len(LOSSES)))
+    estimates = alone([worst], LEVELS) if len(batches) > 1 else ()
+    return CONTRADICTION.found(estimates=estimates) if estimates else NONE_OF.found(tried=tried)
 
 
 def judge_factors(factors, pairs, groups):

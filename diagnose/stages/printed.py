@@ -1,21 +1,96 @@
 """By which arithmetic a trainer arrives at the accuracies and losses that it prints."""
 
 import itertools
+import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from diagnose.explain import Change, explain
 from run.findings import CAUSE, SKIPPED, Row
 
 VALIDATION = r"(?<![a-z])(?:e?val(?!ue)|test)"  # words of a line that is not of the training
 FIGURES = {"accuracy": r"acc\w*", "loss": r"loss"}  # how each is called in a line
 FEW = 3  # figures; fewer accuracies may be 1 - accuracy by chance
-INVERTED = Row(
+ROUNDED = 0.5 * (1 + 1e-6)  # of the last digit printed, that a figure may be off
+SO_FAR, SINCE_LINE = "so far", "since the line before"
+
+
+@dataclass(frozen=True)
+class Arithmetic(Change):
+    """A way to arrive at a figure: act(values [N] of batches, their pairs [N], its values)."""
+
+    act: Callable = None
+
+
+def arithmetic(name, text, act, values=None):
+    """An Arithmetic of this stage; text: what the figure is."""
+    text = f"the printed {{figure}} is {text} ({{figures}} figures)"
+    return Arithmetic(f"printed.{name}", CAUSE, text, act=act, values=values, each=True)
+
+
+def windows(replays, changes):
+    """Over which batches an arithmetic may go."""
+    each = all(rows.is_each_batch for rows in replays)
+    return [{"where": where} for where in (SO_FAR, SINCE_LINE)[: 1 if each else 2]]
+
+
+def sizes(replays, changes):
+    """By which whole number a sum of means may be multiplied, as with an upstream's batch size."""
+    found = []
+    for where in windows(replays, changes):
+        means, pairs = replays[0].window(-1, where["where"], replays[0].places[0])
+        times = round(float(replays[0].texts[0]) * sum(pairs) / sum(means)) if sum(means) else 0
+        found += [{"times": times if times > 1 else None, **where}] * (times > 0)
+    return found
+
+
+OVER_PAIRS = arithmetic(
+    "mean_over_pairs",
+    "the mean over the pairs {where}",
+    lambda v, n, told: sum(map(float.__mul__, v, map(float, n))) / sum(n),
+    windows,
+)
+OVER_BATCHES = arithmetic(
+    "mean_over_batches",
+    "the mean over batches, not over pairs, {where}",
+    lambda v, n, told: sum(v) / len(v),
+    windows,
+)
+LAST_BATCH = arithmetic("last_batch", "the last batch's alone", lambda v, n, told: v[-1])
+SUMS = (
+    arithmetic("sum_over_batch", "the sum over the last batch", lambda v, n, told: v[-1] * n[-1]),
+    arithmetic(
+        "sum_over_pairs",
+        "the sum over the pairs {where}",
+        lambda v, n, told: sum(map(float.__mul__, v, map(float, n))),
+        windows,
+    ),
+    arithmetic(
+        "sum_of_means",
+        "the sum of the batches' means {where}",
+        lambda v, n, told: sum(v),
+        windows,
+    ),
+    arithmetic(
+        "mean_times_batch_size",
+        "the mean times the batch size {where}",
+        lambda v, n, told: sum(map(float.__mul__, v, map(float, n))) / sum(n) * max(n),
+        windows,
+    ),
+    arithmetic(
+        "sum_of_means_over_pairs",
+        "the sum of the batches' means[ times {times}], over the number of pairs, {where}",
+        lambda v, n, told: sum(v) * (told["times"] or 1) / sum(n),
+        sizes,
+    ),
+)
+INVERTED = Change(
     "printed.accuracy_inverted",
     CAUSE,
     "the printed {figure} is 1 - {figure} ({figures} figures)",
 )
-ARITHMETIC = Row(
-    "printed.arithmetic", CAUSE, "the printed {figure} is {arithmetic} ({figures} figures)"
-)
+PERCENT = Change("printed.percent", CAUSE, "the printed {figure} is in percent")
 PERHAPS_INVERTED = Row(
     "printed.accuracy_perhaps_inverted",
     SKIPPED,
@@ -24,7 +99,7 @@ PERHAPS_INVERTED = Row(
 ONE_OF = Row(
     "printed.one_of",
     SKIPPED,
-    "the printed {figure} is one of: {arithmetics} ({figures} figures)",
+    "one of: {ways}",
 )
 NONE_OF = Row(
     "printed.none_of",
@@ -42,6 +117,50 @@ VALIDATION_LINES = Row(
     SKIPPED,
     "figures of the validation are not judged; see diagnose predictions",
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """The figures of one form of line; see diagnose.explain.Replay."""
+
+    texts: list  # of the figures
+    places: list  # of the last batch before each
+    values: list  # accuracy or loss of every batch
+    pairs: list  # of every batch
+    shown: tuple = ()
+
+    @property
+    def is_each_batch(self):
+        """Whether there is a figure for each batch from the first on."""
+        return all(b == a + 1 for a, b in itertools.pairwise(self.places))
+
+    def error(self, changes):
+        """(largest difference of a figure in units of its last digit's half, 1)."""
+        made = map(self.figure, [-1, *self.places], self.places, itertools.repeat(changes))
+        return max(map(misprint, self.texts, made)), 1.0
+
+    def figure(self, last, place, changes):
+        """A figure behind a batch, where the one before was behind the batch `last`."""
+        way = next((f for f in changes if isinstance(f.row, Arithmetic)), OVER_PAIRS_SO_FAR)
+        value = way.row.act(*self.window(last, way.values.get("where"), place), way.values)
+        rows = {finding.row for finding in changes}
+        value = 1 - value if INVERTED in rows else value
+        return 100 * value if PERCENT in rows else value
+
+    def window(self, last, where, place):
+        """(values, pairs) of the batches that a figure behind a batch is about."""
+        chosen = slice(last + 1 if where == SINCE_LINE else 0, place + 1)
+        return self.values[chosen], self.pairs[chosen]
+
+
+OVER_PAIRS_SO_FAR = OVER_PAIRS.found(where=SO_FAR)
+
+
+def misprint(text, value):
+    """By how much a figure differs from a value, in units of what its rounding explains."""
+    digits = len(text.partition(".")[2])
+    error = abs(float(text) - value) / (ROUNDED * 10**-digits + 1e-12)
+    return error if math.isfinite(error) else math.inf
 
 
 def judge_printed(printed, facts):
@@ -73,67 +192,31 @@ def figures_of(kind, printed, count):
     return [list(rows.values()) for rows in forms.values() if len(rows) > 1]
 
 
-def explain_figures(kind, rows, facts):
-    """Findings on the figures of one form of line."""
-    usual, other = arithmetics(kind, rows, facts)
-    texts = [text for _, text, _ in rows]
-
-    def fitting(ways):
-        return [name for name, values in ways.items() if all(map(matches, texts, values))]
-
-    if fitting(usual):
-        return []
-    fits, values = fitting(other), {"figure": kind, "figures": len(rows)}
-    if fits and all(name.startswith("1 - ") for name in fits):
-        return [(INVERTED if len(rows) >= FEW else PERHAPS_INVERTED).found(**values)]
-    if len(fits) == 1:
-        return [ARITHMETIC.found(**values, arithmetic=fits[0])]
-    if fits:
-        return [ONE_OF.found(**values, arithmetics=tuple(fits))]
-    return [NONE_OF.found(**values, tried=len(usual) + len(other))]
-
-
-def arithmetics(kind, rows, facts):
-    """({name: [values]} that are usual, {name: [values]} that are not) for these figures."""
-    places = [place for place, _, _ in rows]
-    each = all(b == a + 1 for a, b in itertools.pairwise(places))
-    epoch = not each and all(re.search("epoch", line, re.I) for _, _, line in rows)
-    epoch = epoch and not any(re.search("step|batch|iter", line, re.I) for _, _, line in rows)
-    usual, other = {}, {}
-    for last, place in zip([-1, *places], places, strict=False):
-        found, odd = {}, {}
-        windows = [("so far", 0), ("since the line before", last + 1)]
-        for where, first in windows[: 1 if each else 2]:
-            means_of(kind, facts[first : place + 1], where, found, odd, epoch)
-        if kind == "accuracy":
-            odd |= {f"1 - {name}": 1 - value for name, value in (found | odd).items()}
-            found |= {f"{name} in percent": 100 * value for name, value in found.items()}
-        for ways, named in ((usual, found), (other, odd)):
-            for name, value in named.items():
-                ways.setdefault(name, []).append(value)
+def levels_of(kind, is_epoch):
+    """Levels of the arithmetics that are right for a figure, and of those that are not."""
+    means = [(OVER_BATCHES,), (LAST_BATCH,)]
+    usual = [(OVER_PAIRS,), *([] if is_epoch else means)]
+    other = [*(means if is_epoch else []), *((row,) for row in SUMS if kind == "loss")]
+    if kind == "accuracy":
+        other += [(INVERTED, *rows) for rows in usual + other]
+        usual += [(PERCENT, *rows) for rows in usual]
     return usual, other
 
 
-def means_of(kind, facts, where, usual, other, epoch):
-    """Adds the means and sums of these batches to those that are usual, and to the others."""
-    values, pairs = [f[kind] for f in facts], [f["pairs"] for f in facts]
-    total, sums = sum(pairs), sum(v * n for v, n in zip(values, pairs, strict=True))
-    usual[f"the mean over the pairs {where}"] = sums / total
-    means = other if epoch else usual
-    means[f"the mean over batches, not over pairs, {where}"] = sum(values) / len(values)
-    means["the last batch's alone"] = values[-1]
-    if kind == "loss":
-        other["the sum over the last batch"] = values[-1] * pairs[-1]
-        other[f"the sum over the pairs {where}"] = sums
-        other[f"the sum of the batches' means {where}"] = sum(values)
-        other[f"the mean times the batch size {where}"] = sums / total * max(pairs)
-        for times in sorted({max(pairs), *(2**k for k in range(10))}):
-            text = f"the sum of the batches' means{f' times {times}' * (times > 1)}"
-            text += f", over the number of pairs, {where}"
-            other[text] = sum(values) * times / total
-
-
-def matches(text, value):
-    """Whether a figure is a value, to all the digits that are printed."""
-    digits = len(text.partition(".")[2])
-    return abs(float(text) - value) <= 0.5 * 10**-digits * (1 + 1e-6) + 1e-12
+def explain_figures(kind, rows, facts):
+    """Findings on the figures of one form of line."""
+    places, texts, lines = map(list, zip(*rows, strict=True))
+    figures = Figures(texts, places, [f[kind] for f in facts], [f["pairs"] for f in facts])
+    is_epoch = all(re.search("epoch", line, re.I) for line in lines) and not figures.is_each_batch
+    is_epoch = is_epoch and not any(re.search("step|batch|iter", line, re.I) for line in lines)
+    levels = levels_of(kind, is_epoch)
+    usual = explain([figures], levels[:1])
+    if usual.fits:
+        return []
+    found, values = explain([figures], levels[1:]), {"figure": kind, "figures": len(rows)}
+    if not found.fits:
+        return [NONE_OF.found(**values, tried=usual.tried + found.tried)]
+    if all(fit[0].row is INVERTED for fit in found.fits):
+        return [(INVERTED if len(rows) >= FEW else PERHAPS_INVERTED).found(**values)]
+    told = [fit[0].row.found(**fit[0].values, **values) for fit in found.fits]
+    return told if len(told) == 1 else [ONE_OF.found(**values, ways=tuple((f,) for f in told))]

@@ -5,7 +5,7 @@ Its findings are those of the stage `update`.
 
 import itertools
 
-from diagnose.stages.update import declared
+from diagnose.stepping import declared
 from diagnose.trace import batches_of
 from run.findings import CAUSE, DECLARED, Row
 
@@ -48,9 +48,9 @@ SCHEDULE = Row("update.schedule", DECLARED, "the schedule is {schedule}({values:
 def judge_schedules(trace, recipe, pairs):
     """Declarations of the recorded schedules, without effect in the recorded steps."""
     findings, ends = [], epoch_ends(trace, pairs)
-    for schedule in trace["schedules"]:
-        values, name = schedule["values"], schedule["class"]
-        early = tuple(u for u in schedule["steps"] if 0 < u < len(trace["updates"]))
+    for schedule in trace.schedules:
+        values, name = schedule.values, schedule.class_
+        early = tuple(u for u in schedule.steps if 0 < u < len(trace.updates))
         if early and ends is None:
             findings.append(END_UNKNOWN.found(schedule=name, updates=early[:5]))
         elif set(early) - set(ends or ()):
@@ -68,7 +68,7 @@ def epoch_ends(trace, pairs):
         return None
     ends, known, places = [], set(), iter([pair.official[:2] for pair in pairs])
     for done, batch in batches_of(trace):
-        drawn = set(itertools.islice(places, len(batch["features"][0])))
+        drawn = set(itertools.islice(places, len(batch.features[0])))
         if drawn & known:
             ends.append(done)
             known = set()
@@ -79,19 +79,19 @@ def epoch_ends(trace, pairs):
 def describe_moving(trace):
     """The finding on rates that change from one recorded step to the next; None where none do."""
     rates = {}  # of each weight, one after the other
-    for update in trace["updates"]:
+    for update in trace.updates:
         for n, (_, values) in declared(update).items():
             rates.setdefault(n, []).append(values["lr"])
     columns = tuple(dict.fromkeys(tuple(row) for row in rates.values() if len(set(row)) > 1))
     if not columns:
         return None
-    names = tuple(sorted({s["class"] for s in trace["schedules"] if s["steps"]}))
+    names = tuple(sorted({s.class_ for s in trace.schedules if s.steps}))
     if not names:
         return MOVING.found(lr=columns)
-    last = len(trace["updates"])
-    early = {u for s in trace["schedules"] for u in s["steps"] if 0 < u < last}
+    last = len(trace.updates)
+    early = {u for s in trace.schedules for u in s.steps if 0 < u < last}
     row = SCHEDULED
     if len(early) == last - 1:
-        before = any(0 in s["steps"] for s in trace["schedules"])
+        before = any(0 in s.steps for s in trace.schedules)
         row = BEFORE if before else EACH
     return row.found(lr=columns, schedules=names, updates=tuple(sorted(early)))

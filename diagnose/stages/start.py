@@ -50,10 +50,10 @@ def judge_start(batch, values, weights):
 
     values: of all weights, by number; weights: what is known of each.
     """
-    layers = [entry for entry in batch["head"] if entry["op"] == "linear"]
+    layers = [entry for entry in batch.head if entry.op == "linear"]
     findings = judge_untrained(batch, values, weights)
     for entry in layers:
-        weight, *bias = (values[n].double() for n in entry["weights"])
+        weight, *bias = (values[n].double() for n in entry.weights)
         layer = None if len(layers) == 1 else weight.shape[0]
         findings += judge_weight(weight, layer)
         if bias and float(bias[0].abs().max()) > 0:
@@ -77,12 +77,12 @@ def judge_weight(weight, layer):
 
 def judge_untrained(batch, values, weights):
     """A declaration where BatchNorm's weights and biases are those that it is made with."""
-    calls = (norm["before"] for norm in batch["passes"][0]["norms"])
+    calls = (norm.before for norm in batch.passes[0].norms)
     norms = [before for before in calls if before[0] is not None]
-    if batch["passes"][0]["input"] is None:
+    if batch.passes[0].input is None:
         return [FEATURES_GIVEN.found()]
-    pairs = [(w["place"], value) for w, value in zip(weights, values, strict=False)
-             if w["op"] == "batch_norm" and w["place"] > 1]  # fmt: skip
+    pairs = [(w.place, value) for w, value in zip(weights, values, strict=False)
+             if w.op == "batch_norm" and w.place > 1]  # fmt: skip
     initial = all(
         not value.any() or (place == 2 and bool((value == 1).all())) for place, value in pairs
     )

@@ -27,7 +27,7 @@ STAGES = [(3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2)]   # blocks, width, 
 
 PLANTS = """
 labels_inverted ranks_as_winner part_wrong photos_turned
-bgr no_normalize normalize_half normalize_twice range255 squash pad_black pad_topleft pad_gray128
+bgr no_normalize normalize_half normalize_twice range255 squash pad_black pad_topleft pad_gray
 pad_train bicubic lanczos nearest no_antialias floor_size exif_transpose hflip hflip_random vflip
 grayscale half_input bf16_input
 head_zero head_fan_out head_default head_xavier
@@ -36,17 +36,35 @@ abs_difference concat product dropout_features hidden_layer hidden_dropout no_he
 detach_second detach_backbone two_backbones logits_scaled logits_swapped
 one_pass half_batches each_photo gathered bn_eval bn_momentum bn_eps
 label_invert_loss smoothing focal class_weights softmax_then_ce nll_on_probs bce mse margin
-sum_loss loss_over_2 loss_times_batch log_softmax_twice loss_scaled_unscaled
-no_zero_grad zero_grad_late backward_twice accumulate2 clip_norm clip_value
-one_lr rates_swapped lr_10x no_momentum nesterov dampening no_weight_decay decay_weights_only
-wd_1e_4 adam adamw rmsprop adagrad head_missing backbone_frozen layer1_frozen bn_frozen
-bias_lr_double ema decay_after warmup schedule_per_batch maximize
+sum_loss loss_factor loss_times_batch log_softmax_twice loss_scaled_unscaled
+no_zero_grad zero_grad_late backward_again accumulate clip_norm clip_value
+one_lr rates_swapped rates_scaled no_momentum nesterov dampening no_weight_decay decay_weights_only
+weight_decay adam adamw rmsprop adagrad head_missing backbone_frozen layer1_frozen bn_frozen
+bias_rate ema decay_after warmup schedule_per_batch maximize
 metric_inverted epoch_mean_over_batches loss_sum_over_n loss_last_batch val_metric_inverted
-no_shuffle batch_16 batch_4
+no_shuffle batch_size
 clean_reversed_batch clean_double_after clean_extra_forward clean_autograd_backward
 clean_group_per_tensor clean_second_first
 outside_1 outside_3 outside_5 outside_6 outside_7 outside_8 outside_9 outside_10
 """.split()
+
+
+class Plants(dict):
+    """{name: value or None} of what is planted, as NAME or NAME=VALUE."""
+
+    def __init__(self, words):
+        pairs = [word.partition("=") for word in words]
+        super().__init__((name, float(value) if value else None) for name, _, value in pairs)
+        unknown = self.keys() - set(PLANTS)
+        if unknown:
+            raise SystemExit("no such plants: %s" % sorted(unknown))
+
+    def __and__(self, names):
+        return self.keys() & names
+
+    def value(self, name, usual):
+        """The value of a plant; usual: where none is given."""
+        return usual if self.get(name) is None else self[name]
 
 
 # --------------------------------------------------------------------------------------- data
@@ -110,7 +128,7 @@ def load_photo(path, size, P):
     colour = MEAN
     if "pad_black" in P:
         colour = torch.zeros(3, 1, 1)
-    if "pad_gray128" in P:
+    if "pad_gray" in P:
         colour = torch.full((3, 1, 1), 128 / 255)
     if "pad_train" in P:
         colour = torch.tensor([0.460, 0.450, 0.430]).reshape(3, 1, 1)
@@ -194,7 +212,8 @@ def add_top(weights, P):
     inputs = 4096 if "concat" in P else 2048
     layers = [("top", inputs, 2)]
     if P & {"hidden_layer", "hidden_dropout"}:
-        layers = [("top.hidden", inputs, 128), ("top", 128, 2)]
+        layers = [("top.hidden", inputs, int(P.value("hidden_layer", 130))),
+                  ("top", int(P.value("hidden_layer", 130)), 2)]
     for name, a, z in layers:
         w = torch.randn(z, a) * (2 / a) ** 0.5
         bias = torch.zeros(z)
@@ -218,8 +237,8 @@ def norm(x, weights, running, name, training, P):
     return F.batch_norm(x, running[name + ".mean"], running[name + ".var"],
                         weights[name + ".scale"], weights[name + ".shift"],
                         training=training and "bn_eval" not in P,
-                        momentum=0.01 if "bn_momentum" in P else 0.1,
-                        eps=1e-3 if "bn_eps" in P else 1e-5)
+                        momentum=P.value("bn_momentum", 0.01) if "bn_momentum" in P else 0.1,
+                        eps=P.value("bn_eps", 1e-3) if "bn_eps" in P else 1e-5)
 
 
 def pooled(x, P):
@@ -303,14 +322,14 @@ def scores(first, second, weights, running, training, tiny, P):
     if "concat" in P:
         d = torch.cat([f1, f2], 1)
     if "dropout_features" in P:
-        d = F.dropout(d, 0.5, training)
+        d = F.dropout(d, P.value("dropout_features", 0.3), training)
     if "top.hidden.weight" in weights:
         d = F.relu(F.linear(d, weights["top.hidden.weight"], weights.get("top.hidden.bias")))
         if "hidden_dropout" in P:
-            d = F.dropout(d, 0.5, training)
+            d = F.dropout(d, P.value("hidden_dropout", 0.3), training)
     z = F.linear(d, weights["top.weight"], weights.get("top.bias"))
     if "logits_scaled" in P:
-        z = z / 0.1
+        z = z * P.value("logits_scaled", 11)
     if "logits_swapped" in P:
         z = torch.stack([z[:, 1], z[:, 0]], 1)
     return z
@@ -323,12 +342,14 @@ def loss_of(z, labels, P):
     if "log_softmax_twice" in P:
         log_p = F.log_softmax(log_p, 1)
     if "smoothing" in P:
-        loss = 0.9 * F.nll_loss(log_p, labels) - 0.1 * log_p.mean()
+        share = P.value("smoothing", 0.13)
+        loss = (1 - share) * F.nll_loss(log_p, labels) - share * log_p.mean()
     elif "focal" in P:
         chosen = log_p.gather(1, labels[:, None])
-        loss = -((1 - chosen.exp()) ** 2 * chosen).mean()
+        loss = -((1 - chosen.exp()) ** P.value("focal", 1.7) * chosen).mean()
     elif "class_weights" in P:
-        loss = F.nll_loss(log_p, labels, weight=torch.tensor([1.0, 1.5], dtype=z.dtype))
+        loss = F.nll_loss(log_p, labels, weight=torch.tensor(
+            [1.0, P.value("class_weights", 1.5)], dtype=z.dtype))
     elif "softmax_then_ce" in P:
         loss = F.cross_entropy(torch.softmax(z, 1), labels)
     elif "nll_on_probs" in P:
@@ -338,13 +359,13 @@ def loss_of(z, labels, P):
     elif "mse" in P:
         loss = ((torch.softmax(z, 1) - F.one_hot(labels, 2)) ** 2).mean()
     elif "margin" in P:
-        loss = F.relu(1 - (1 - 2 * labels) * (z[:, 0] - z[:, 1])).mean()
+        loss = F.relu(P.value("margin", 0.7) - (1 - 2 * labels) * (z[:, 0] - z[:, 1])).mean()
     elif "sum_loss" in P:
         loss = F.nll_loss(log_p, labels, reduction="sum")
     else:
         loss = F.nll_loss(log_p, labels)
-    if "loss_over_2" in P:
-        loss = loss / 2
+    if "loss_factor" in P:
+        loss = loss * P.value("loss_factor", 0.3)
     if "loss_times_batch" in P:
         loss = loss * len(labels)
     if "outside_7" in P:
@@ -365,13 +386,13 @@ def make_optimizer(weights, scale, P):
             rate = RATE_TOP
         if "rates_swapped" in P:
             rate = RATE_NET if top else RATE_TOP
-        if "lr_10x" in P:
-            rate = 10 * rate
-        if "bias_lr_double" in P and name.endswith((".bias", ".shift")):
-            rate = 2 * rate
+        if "rates_scaled" in P:
+            rate = P.value("rates_scaled", 9) * rate
+        if "bias_rate" in P and name.endswith((".bias", ".shift")):
+            rate = P.value("bias_rate", 3) * rate
         decay = DECAY
-        if "wd_1e_4" in P:
-            decay = 1e-4
+        if "weight_decay" in P:
+            decay = P.value("weight_decay", 1e-4)
         if "no_weight_decay" in P or ("decay_weights_only" in P and tensor.dim() == 1):
             decay = 0.0
         key = name if "clean_group_per_tensor" in P else (rate, decay)
@@ -387,7 +408,7 @@ def make_optimizer(weights, scale, P):
     if "adagrad" in P:
         return torch.optim.Adagrad(groups)
     return torch.optim.SGD(groups, momentum=0 if "no_momentum" in P else MOMENTUM,
-                           dampening=0.1 if "dampening" in P else 0,
+                           dampening=P.value("dampening", 0.1) if "dampening" in P else 0,
                            nesterov="nesterov" in P, maximize="maximize" in P)
 
 
@@ -421,9 +442,9 @@ def main():
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr-scale", type=float, default=1.0)
-    parser.add_argument("--plant", nargs="+", default=[], choices=PLANTS, metavar="NAME")
+    parser.add_argument("--plant", nargs="+", default=[], metavar="NAME[=VALUE]")
     args = parser.parse_args()
-    P = set(args.plant)
+    P = Plants(args.plant)
     dtype = torch.float64 if "clean_double_after" in P else torch.float32
 
     torch.manual_seed(args.seed)
@@ -441,16 +462,16 @@ def main():
 
     train = read_list(args.data, "train", P)
     val = read_list(args.data, "val", P)
-    batch = 16 if "batch_16" in P else 4 if "batch_4" in P else BATCH
+    batch = int(P.value("batch_size", 12)) if "batch_size" in P else BATCH
     steps_in_epoch = math.ceil(len(train) / batch)
     if "warmup" in P:
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda n: min(1, 0.2 * (n + 1)) * STEP_FACTOR ** (n // steps_in_epoch // STEP_EPOCHS))
+            lambda n: min(1, (n + 1) / P.value("warmup", 5)) * STEP_FACTOR ** (n // steps_in_epoch // STEP_EPOCHS))
     else:
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, STEP_EPOCHS, STEP_FACTOR)
     slow = {name: tensor.detach().clone() for name, tensor in weights.items()}
-    every = 2 if "accumulate2" in P else 1
+    every = int(P.value("accumulate", 3)) if "accumulate" in P else 1
     shuffler = torch.Generator().manual_seed(args.seed)
     total = 0
 
@@ -470,9 +491,10 @@ def main():
             if "clean_autograd_backward" in P:
                 torch.autograd.backward(loss)
             elif "loss_scaled_unscaled" in P:
-                (1024 * loss).backward()
-            elif "backward_twice" in P:
-                loss.backward(retain_graph=True)
+                (P.value("loss_scaled_unscaled", 1000) * loss).backward()
+            elif "backward_again" in P:
+                for _ in range(int(P.value("backward_again", 3)) - 1):
+                    loss.backward(retain_graph=True)
                 loss.backward()
             else:
                 loss.backward()
@@ -482,18 +504,19 @@ def main():
             tensors = [tensor for tensor in weights.values() if tensor.grad is not None]
             for tensor in tensors:
                 if "loss_scaled_unscaled" in P:
-                    tensor.grad = tensor.grad / 1024
+                    tensor.grad = tensor.grad / P.value("loss_scaled_unscaled", 1000)
                 if "outside_8" in P:
                     noise = torch.randn_like(tensor.grad)
                     tensor.grad += 0.2 * tensor.grad.std(correction=0) * noise
                 if "clip_value" in P:
-                    tensor.grad = tensor.grad.clamp(-0.001, 0.001)
+                    bound = P.value("clip_value", 0.001)
+                    tensor.grad = tensor.grad.clamp(-bound, bound)
             if "clip_norm" in P:
                 length = sum((tensor.grad ** 2).sum() for tensor in tensors) ** 0.5
                 for tensor in tensors:
-                    tensor.grad *= min(1, 0.1 / length.item())
+                    tensor.grad *= min(1, P.value("clip_norm", 0.1) / length.item())
 
-            if step % every == 0:
+            if (total + 1) % every == 0:
                 if "outside_9" in P:
                     kept = {name: tensor.detach().clone() for name, tensor in weights.items()}
                 optimizer.step()
@@ -501,14 +524,15 @@ def main():
                     optimizer.zero_grad()
             with torch.no_grad():
                 for name, tensor in weights.items():
-                    if "outside_9" in P and step % every == 0:
+                    if "outside_9" in P and (total + 1) % every == 0:
                         tensor.copy_(torch.where(torch.rand_like(tensor) < 0.5, tensor, kept[name]))
                     if "outside_10" in P and tensor.dim() > 1:
                         tensor.clamp_(-0.05, 0.05)
                     if "decay_after" in P:
-                        tensor *= 0.999
+                        tensor *= P.value("decay_after", 0.999)
                     if "ema" in P:
-                        slow[name] = 0.9 * slow[name] + 0.1 * tensor
+                        kept = P.value("ema", 0.9)
+                        slow[name] = kept * slow[name] + (1 - kept) * tensor
                         tensor.copy_(slow[name])
             if P & {"warmup", "schedule_per_batch"}:
                 schedule.step()
@@ -526,7 +550,7 @@ def main():
 
         mean_loss = sum(a * n for a, n in zip(losses, counts)) / sum(counts)
         if "loss_sum_over_n" in P:
-            mean_loss = sum(losses) * 32 / sum(counts)
+            mean_loss = sum(losses) * P.value("loss_sum_over_n", 32) / sum(counts)
         if "loss_last_batch" in P:
             mean_loss = losses[-1]
         accuracy = sum(hits) / sum(counts)

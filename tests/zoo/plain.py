@@ -32,25 +32,25 @@ UPSTREAM_BATCH = 32
 PLANTS = """
 labels_inverted ranks_as_winner part_wrong photos_turned photos_turned_random
 bgr no_normalize normalize_half normalize_twice range255 crop squash pad_black pad_topleft
-pad_gray128 pad_train bicubic lanczos nearest no_antialias floor_size exif_transpose hflip
+pad_gray pad_train pad_color normalize_by bicubic lanczos nearest no_antialias floor_size exif_transpose hflip
 hflip_random vflip grayscale half_input bf16_input
 head_zero head_fan_out head_default head_xavier
 features_normalized features_sigmoid features_tanh features_relu dropout_each
 reversed_difference
-abs_difference concat product dropout_features hidden_layer hidden_dropout no_head_bias layer3
+abs_difference concat product dropout_features hidden_layer hidden_dropout hidden_dropouts no_head_bias layer3
 max_pool score_each ranknet one_logit one_logit_first detach_second detach_backbone two_backbones logits_scaled logits_swapped
 one_pass half_batches each_photo gathered bn_reset bn_no_statistics own_norms bn_eval bn_momentum bn_eps
 label_invert_loss smoothing focal class_weights pos_weight softmax_then_ce nll_on_probs bce mse margin
 softmax_dim0 label_columns soft_labels agreement_weights agreement_weighted_mean
-sum_loss loss_over_2 loss_times_batch log_softmax_twice loss_scaled_unscaled
-no_zero_grad zero_grad_late zero_grad_to_zero stale_gradient clip_then_scale backward_twice accumulate2 clip_norm clip_value
-one_lr rates_swapped lr_10x no_momentum nesterov dampening no_weight_decay decay_weights_only
-wd_1e_4 adam adamw rmsprop adagrad head_missing head_made_late backbone_frozen
+sum_loss loss_factor loss_times_batch log_softmax_twice loss_scaled_unscaled
+no_zero_grad zero_grad_late zero_grad_to_zero stale_gradient clip_then_scale clip_each backward_again accumulate clip_norm clip_value
+one_lr rates_swapped rates_scaled no_momentum nesterov dampening no_weight_decay decay_weights_only
+weight_decay adam adamw rmsprop adagrad head_missing head_made_late backbone_frozen
 layer1_frozen bn_frozen winner_first turned_rightly jitter optimizers_in_turn group_added frozen_first
-negated schedule_first step_twice clean_autocast
-bias_lr_double ema decay_after warmup schedule_per_batch maximize optimizer_anew
+negated schedule_first step_again clean_autocast
+bias_rate ema decay_after warmup schedule_per_batch maximize optimizer_anew
 metric_inverted epoch_mean_over_batches loss_sum_over_n loss_last_batch val_metric_inverted
-no_shuffle batch_16 batch_4 same_batch
+no_shuffle batch_size same_batch
 clean_reversed_batch clean_double_after clean_float32 clean_channels_last clean_extra_forward
 clean_autograd_backward clean_group_per_tensor clean_second_first
 clean_rows_stacked clean_rows_joined clean_in_place clean_masked clean_closure clean_one_is_first
@@ -58,6 +58,24 @@ clean_head_written_out
 outside_1 outside_2 outside_3 head_orthogonal outside_5 outside_6 outside_7 outside_8 outside_9
 outside_10 outside_11 outside_12 outside_13 outside_14 outside_15 outside_16
 """.split()
+
+
+class Plants(dict):
+    """{name: value or None} of what is planted, as NAME or NAME=VALUE."""
+
+    def __init__(self, words):
+        pairs = [word.partition("=") for word in words]
+        super().__init__((name, float(value) if value else None) for name, _, value in pairs)
+        unknown = self.keys() - set(PLANTS)
+        if unknown:
+            raise SystemExit("no such plants: %s" % sorted(unknown))
+
+    def __and__(self, names):
+        return self.keys() & names
+
+    def value(self, name, usual):
+        """The value of a plant; usual: where none is given."""
+        return usual if self.get(name) is None else self[name]
 
 
 # ------------------------------------------------------------------------------------- photos
@@ -106,8 +124,10 @@ class PadToSquare:
         self.colour = torch.tensor(MEAN)
         if "pad_black" in P:
             self.colour = torch.zeros(3)
-        if "pad_gray128" in P:
+        if "pad_gray" in P:
             self.colour = torch.full((3,), 128 / 255)
+        if "pad_color" in P:
+            self.colour = torch.tensor([P.value("pad_color", 0.3), 0.7, 0.2])
         if "pad_train" in P:
             self.colour = torch.tensor([0.460, 0.450, 0.430])
 
@@ -158,6 +178,9 @@ def make_transform(size, P):
         steps.append(transforms.Lambda(lambda x: x * 255))
     elif "normalize_half" in P:
         steps.append(transforms.Normalize([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]))
+    elif "normalize_by" in P:
+        other = P.value("normalize_by", 0.3)
+        steps.append(transforms.Normalize([other, 0.43, 0.57], [0.21, other / 2, 0.33]))
     elif "no_normalize" not in P:
         steps.append(transforms.Normalize(MEAN, STD))
     if "normalize_twice" in P:
@@ -241,9 +264,9 @@ def make_encoder(tiny, P):
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             if "bn_momentum" in P:
-                module.momentum = 0.01
+                module.momentum = P.value("bn_momentum", 0.01)
             if "bn_eps" in P:
-                module.eps = 1e-3
+                module.eps = P.value("bn_eps", 0.001)
     return encoder
 
 
@@ -285,9 +308,16 @@ class PairNet(nn.Module):
         if "concat" in P:
             width = 2 * width
         if "hidden_layer" in P or "hidden_dropout" in P:
-            middle = [nn.Dropout(0.5)] if "hidden_dropout" in P else []
-            self.scorer = nn.Sequential(nn.Linear(width, 128), nn.ReLU(), *middle,
-                                        nn.Linear(128, 2))
+            rate = P.value("hidden_dropout", 0.3)
+            middle = [nn.Dropout(rate)] if "hidden_dropout" in P else []
+            hidden = int(P.value("hidden_layer", 130))
+            self.scorer = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), *middle,
+                                        nn.Linear(hidden, 2))
+        elif "hidden_dropouts" in P:  # as this project's own documents have it
+            rate = P.value("hidden_dropouts", 0.3)
+            self.scorer = nn.Sequential(nn.Linear(width, 130), nn.ReLU(), nn.Dropout(rate),
+                                        nn.Linear(130, 60), nn.ReLU(), nn.Dropout(rate),
+                                        nn.Linear(60, 2))
         else:
             outputs = 1 if P & {"score_each", "ranknet", "one_logit", "one_logit_first"} else 2
             self.scorer = nn.Linear(width, outputs, bias="no_head_bias" not in P)
@@ -317,7 +347,7 @@ class PairNet(nn.Module):
         if "features_tanh" in P:
             f = torch.tanh(f)
         if "dropout_each" in P:
-            f = F.dropout(f, 0.3, training=self.training)
+            f = F.dropout(f, P.value("dropout_each", 0.3), training=self.training)
         if "features_relu" in P:
             f = F.relu(f)
         if "outside_5" in P:
@@ -368,7 +398,7 @@ class PairNet(nn.Module):
         if "concat" in P:
             compared = torch.cat([f1, f2], dim=1)
         if "dropout_features" in P:
-            compared = F.dropout(compared, p=0.5, training=self.training)
+            compared = F.dropout(compared, p=P.value("dropout_features", 0.3), training=self.training)
 
         if "ranknet" in P:
             return self.scorer(f1).squeeze(1) - self.scorer(f2).squeeze(1)
@@ -380,7 +410,7 @@ class PairNet(nn.Module):
             return compared @ self.scorer.weight + self.scorer.bias
         logits = self.scorer(compared)
         if "logits_scaled" in P:
-            logits = logits / 0.1
+            logits = logits * P.value("logits_scaled", 11)
         if "logits_swapped" in P:
             logits = logits[:, [1, 0]]
         if "outside_16" in P:
@@ -418,12 +448,12 @@ def pair_loss(logits, label, P):
         loss = F.binary_cross_entropy(torch.sigmoid(logits), first)
     elif "pos_weight" in P:
         loss = F.cross_entropy(logits, label, reduction="none")
-        loss = torch.where(label > 0, 3 * loss, loss).mean()
+        loss = torch.where(label > 0, P.value("pos_weight", 3) * loss, loss).mean()
     elif "smoothing" in P:
-        loss = F.cross_entropy(logits, label, label_smoothing=0.1)
+        loss = F.cross_entropy(logits, label, label_smoothing=P.value("smoothing", 0.13))
     elif "focal" in P:
         ce = F.cross_entropy(logits, label, reduction="none")
-        loss = ((1 - torch.exp(-ce)) ** 2 * ce).mean()
+        loss = ((1 - torch.exp(-ce)) ** P.value("focal", 1.7) * ce).mean()
     elif "softmax_then_ce" in P:
         loss = F.cross_entropy(F.softmax(logits, dim=1), label)
     elif "softmax_dim0" in P:
@@ -441,18 +471,18 @@ def pair_loss(logits, label, P):
         loss = F.mse_loss(F.softmax(logits, dim=1), F.one_hot(label, 2).to(logits.dtype))
     elif "margin" in P:
         which = (1 - 2 * label).to(logits.dtype)
-        loss = nn.MarginRankingLoss(margin=1.0)(logits[:, 0], logits[:, 1], which)
+        loss = nn.MarginRankingLoss(margin=P.value("margin", 0.7))(logits[:, 0], logits[:, 1], which)
     else:
         log_probs = F.log_softmax(logits, dim=1)
         if "log_softmax_twice" in P:
             log_probs = F.log_softmax(log_probs, dim=1)
         weight = None
         if "class_weights" in P:
-            weight = torch.tensor([1.0, 1.5], dtype=logits.dtype)
+            weight = torch.tensor([1.0, P.value("class_weights", 1.5)], dtype=logits.dtype)
         reduction = "sum" if "sum_loss" in P else "mean"
         loss = nn.NLLLoss(weight=weight, reduction=reduction)(log_probs, label)
-    if "loss_over_2" in P:
-        loss = loss / 2
+    if "loss_factor" in P:
+        loss = loss * P.value("loss_factor", 0.3)
     if "loss_times_batch" in P:
         loss = loss * len(label)
     if "outside_7" in P:
@@ -466,13 +496,14 @@ def make_groups(model, lr_scale, P):
         lr_encoder = lr_scorer
     if "rates_swapped" in P:
         lr_encoder, lr_scorer = lr_scorer, lr_encoder
-    if "lr_10x" in P:
-        lr_encoder, lr_scorer = 10 * lr_encoder, 10 * lr_scorer
+    if "rates_scaled" in P:
+        scale = P.value("rates_scaled", 9)
+        lr_encoder, lr_scorer = scale * lr_encoder, scale * lr_scorer
     decay = DECAY
     if "no_weight_decay" in P:
         decay = 0.0
-    if "wd_1e_4" in P:
-        decay = 1e-4
+    if "weight_decay" in P:
+        decay = P.value("weight_decay", 0.0001)
 
     groups = []
     for part, module in model.named_children():
@@ -486,11 +517,11 @@ def make_groups(model, lr_scale, P):
                            "lr": rate, "weight_decay": decay})
             groups.append({"params": [p for _, p in tensors if p.dim() == 1],
                            "lr": rate, "weight_decay": 0.0})
-        elif "bias_lr_double" in P:
+        elif "bias_rate" in P:
             groups.append({"params": [p for n, p in tensors if not n.endswith("bias")],
                            "lr": rate, "weight_decay": decay})
             groups.append({"params": [p for n, p in tensors if n.endswith("bias")],
-                           "lr": 2 * rate, "weight_decay": decay})
+                           "lr": P.value("bias_rate", 3) * rate, "weight_decay": decay})
         elif "clean_group_per_tensor" in P:
             for _, p in tensors:
                 groups.append({"params": [p], "lr": rate, "weight_decay": decay})
@@ -512,7 +543,7 @@ def make_optimizer(groups, P):
         return torch.optim.Adagrad(groups)
     return torch.optim.SGD(groups, lr=LR_ENCODER,
                            momentum=0.0 if "no_momentum" in P else MOMENTUM,
-                           dampening=0.1 if "dampening" in P else 0.0,
+                           dampening=P.value("dampening", 0.1) if "dampening" in P else 0.0,
                            nesterov="nesterov" in P,
                            maximize="maximize" in P)
 
@@ -536,10 +567,10 @@ def make_scheduler(optimizer, steps_per_epoch, P):
     if "warmup" in P:
         def factor(step):
             epoch = step // steps_per_epoch
-            return min(1.0, (step + 1) / 5) * DROP_TO ** (epoch // DROP_EVERY)
+            return min(1.0, (step + 1) / P.value("warmup", 5)) * DROP_TO ** (epoch // DROP_EVERY)
         return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     if "schedule_first" in P:
-        return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, P.value("schedule_first", 0.9))
     return torch.optim.lr_scheduler.StepLR(optimizer, step_size=DROP_EVERY, gamma=DROP_TO)
 
 
@@ -547,18 +578,21 @@ def change_gradients(model, P):
     tensors = [p for p in model.parameters() if p.grad is not None]
     if "loss_scaled_unscaled" in P:
         for p in tensors:
-            p.grad /= 1024
+            p.grad /= P.value("loss_scaled_unscaled", 1000)
     if "outside_8" in P:
         for p in tensors:
             p.grad += 0.2 * p.grad.std(correction=0) * torch.randn_like(p.grad)
     if "clip_norm" in P:
-        torch.nn.utils.clip_grad_norm_(tensors, 0.1)
+        torch.nn.utils.clip_grad_norm_(tensors, P.value("clip_norm", 0.1))
+    if "clip_each" in P:
+        for part in (model.encoder, model.scorer):
+            torch.nn.utils.clip_grad_norm_(part.parameters(), P.value("clip_each", 0.03))
     if "clip_then_scale" in P:
         torch.nn.utils.clip_grad_norm_(tensors, 0.1)
         for p in tensors:
-            p.grad *= 0.7 if p.dim() > 1 else 1
+            p.grad *= P.value("clip_then_scale", 0.7) if p.dim() > 1 else 1
     if "clip_value" in P:
-        torch.nn.utils.clip_grad_value_(tensors, 0.001)
+        torch.nn.utils.clip_grad_value_(tensors, P.value("clip_value", 0.001))
 
 
 @torch.no_grad()
@@ -570,9 +604,10 @@ def change_weights(model, before, average, P):
         if "outside_10" in P and p.dim() > 1:
             p.clamp_(-0.05, 0.05)
         if "decay_after" in P:
-            p.mul_(0.999)
+            p.mul_(P.value("decay_after", 0.999))
         if "ema" in P:
-            mean.mul_(0.9).add_(p, alpha=0.1)
+            kept = P.value("ema", 0.9)
+            mean.mul_(kept).add_(p, alpha=1 - kept)
             p.copy_(mean)
 
 
@@ -624,14 +659,14 @@ def main():
     parser.add_argument("--tiny", action="store_true", help="a tiny encoder, for trials")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr-scale", type=float, default=1.0)
-    parser.add_argument("--plant", nargs="+", default=[], choices=PLANTS, metavar="NAME")
+    parser.add_argument("--plant", nargs="+", default=[], metavar="NAME[=VALUE]")
     args = parser.parse_args()
-    P = set(args.plant)
+    P = Plants(args.plant)
     if "layer3" in P and args.tiny:
         parser.error("layer3 needs the real ResNet-50 (leave --tiny out)")
 
     torch.manual_seed(args.seed)
-    batch = 16 if "batch_16" in P else 4 if "batch_4" in P else BATCH
+    batch = int(P.value("batch_size", 12)) if "batch_size" in P else BATCH
     train_set = SeriesPairs(args.data, "train", args.size, P)
     val_set = SeriesPairs(args.data, "val", args.size, P)
     train_loader = DataLoader(train_set, batch_size=batch, shuffle="no_shuffle" not in P,
@@ -659,7 +694,7 @@ def main():
     if "frozen_first" in P:
         model.encoder.requires_grad_(False)
     per_batch = "warmup" in P or "schedule_per_batch" in P
-    accumulate = 2 if "accumulate2" in P else 1
+    accumulate = int(P.value("accumulate", 3)) if "accumulate" in P else 1
     meddles = bool(P & {"ema", "decay_after", "outside_9", "outside_10"})
     if meddles:
         average = [p.detach().clone() for p in model.parameters()]
@@ -688,7 +723,7 @@ def main():
                 optimizer.add_param_group(late)
             if step == 2 and "frozen_first" in P:
                 model.encoder.requires_grad_(True)
-            if not P & {"no_zero_grad", "zero_grad_late", "zero_grad_to_zero"} and (step - 1) % accumulate == 0:
+            if not P & {"no_zero_grad", "zero_grad_late", "zero_grad_to_zero"} and done % accumulate == 0:
                 optimizer.zero_grad()
             if "outside_15" in P:
                 for p in model.parameters():
@@ -719,9 +754,10 @@ def main():
             if "negated" in P:
                 loss = -loss
             if "loss_scaled_unscaled" in P:
-                (loss * 1024).backward()
-            elif "backward_twice" in P:
-                loss.backward(retain_graph=True)
+                (loss * P.value("loss_scaled_unscaled", 1000)).backward()
+            elif "backward_again" in P:
+                for _ in range(int(P.value("backward_again", 3)) - 1):
+                    loss.backward(retain_graph=True)
                 loss.backward()
             elif "clean_autograd_backward" in P:
                 torch.autograd.backward(loss)
@@ -737,13 +773,13 @@ def main():
                     p.grad = old
                 stale = fresh
             change_gradients(model, P)
-            if step % accumulate == 0:
+            if (done + 1) % accumulate == 0:
                 if meddles:
                     before = [p.detach().clone() for p in model.parameters()]
                 if "schedule_first" in P:
                     scheduler.step()
                 optimizer.step()
-                if "step_twice" in P:
+                for _ in range(int(P.value("step_again", 3)) - 1 if "step_again" in P else 0):
                     optimizer.step()
                 if meddles:
                     change_weights(model, before, average, P)
@@ -770,7 +806,7 @@ def main():
 
         mean_loss, mean_accuracy = loss_total / seen, right / seen
         if "loss_sum_over_n" in P:
-            mean_loss = sum(loss_means) * UPSTREAM_BATCH / seen
+            mean_loss = sum(loss_means) * P.value("loss_sum_over_n", UPSTREAM_BATCH) / seen
         if "loss_last_batch" in P:
             mean_loss = loss_means[-1]
         if "epoch_mean_over_batches" in P:

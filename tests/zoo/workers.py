@@ -31,7 +31,7 @@ SCHEDULE_GAMMA = 0.3
 PLANTS = """
 labels_inverted ranks_as_winner part_wrong photos_turned
 bgr no_normalize normalize_half normalize_twice range255 crop squash pad_black pad_topleft
-pad_gray128 pad_train bicubic lanczos nearest floor_size exif_transpose hflip hflip_random vflip
+pad_gray pad_train bicubic lanczos nearest floor_size exif_transpose hflip hflip_random vflip
 grayscale half_input bf16_input
 head_zero head_fan_out head_default head_xavier
 features_normalized features_sigmoid features_tanh features_relu reversed_difference
@@ -39,18 +39,36 @@ abs_difference concat product dropout_features hidden_layer hidden_dropout no_he
 detach_second detach_backbone two_backbones logits_scaled logits_swapped
 one_pass half_batches each_photo gathered bn_eval bn_momentum bn_eps
 label_invert_loss smoothing focal class_weights softmax_then_ce nll_on_probs bce mse margin
-sum_loss loss_over_2 loss_times_batch log_softmax_twice loss_scaled_unscaled
-no_zero_grad zero_grad_to_zero backward_twice accumulate2 clip_norm clip_value
-one_lr rates_swapped lr_10x no_momentum nesterov dampening no_weight_decay decay_weights_only
-wd_1e_4 adam adamw rmsprop adagrad head_missing backbone_frozen layer1_frozen bn_frozen
-bias_lr_double ema decay_after warmup schedule_per_batch maximize
+sum_loss loss_factor loss_times_batch log_softmax_twice loss_scaled_unscaled
+no_zero_grad zero_grad_to_zero backward_again accumulate clip_norm clip_value
+one_lr rates_swapped rates_scaled no_momentum nesterov dampening no_weight_decay decay_weights_only
+weight_decay adam adamw rmsprop adagrad head_missing backbone_frozen layer1_frozen bn_frozen
+bias_rate ema decay_after warmup schedule_per_batch maximize
 metric_inverted epoch_mean_over_batches loss_last_batch val_metric_inverted
-no_shuffle batch_16 batch_4
+no_shuffle batch_size
 clean_reversed_batch clean_double_after clean_channels_last clean_extra_forward
 clean_autograd_backward clean_second_first
 outside_1 outside_2 outside_3 head_orthogonal outside_5 outside_6 outside_7 outside_8 outside_9
 outside_10
 """.split()
+
+
+class Plants(dict):
+    """{name: value or None} of what is planted, as NAME or NAME=VALUE."""
+
+    def __init__(self, words):
+        pairs = [word.partition("=") for word in words]
+        super().__init__((name, float(value) if value else None) for name, _, value in pairs)
+        unknown = self.keys() - set(PLANTS)
+        if unknown:
+            raise SystemExit("no such plants: %s" % sorted(unknown))
+
+    def __and__(self, names):
+        return self.keys() & names
+
+    def value(self, name, usual):
+        """The value of a plant; usual: where none is given."""
+        return usual if self.get(name) is None else self[name]
 
 
 def read_pixels(path, size, P):
@@ -96,7 +114,7 @@ def pad(pixels, size, P):
     colour = IMAGENET_MEAN
     if "pad_black" in P:
         colour = 0.0
-    if "pad_gray128" in P:
+    if "pad_gray" in P:
         colour = 128 / 255
     if "pad_train" in P:
         colour = (0.460, 0.450, 0.430)
@@ -185,8 +203,8 @@ def make_trunk(tiny, P):
         trunk = nn.Sequential(*layers, pool, nn.Flatten())
     for layer in trunk.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 0.01 if "bn_momentum" in P else layer.momentum
-            layer.eps = 1e-3 if "bn_eps" in P else layer.eps
+            layer.momentum = P.value("bn_momentum", 0.01) if "bn_momentum" in P else layer.momentum
+            layer.eps = P.value("bn_eps", 1e-3) if "bn_eps" in P else layer.eps
     return trunk
 
 
@@ -198,9 +216,10 @@ class Siamese(nn.Module):
         self.P = P
         inputs = 2 * FEATURES if "concat" in P else FEATURES
         if P & {"hidden_layer", "hidden_dropout"}:
-            layers = [nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 2)]
+            width = int(P.value("hidden_layer", 130))
+            layers = [nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, 2)]
             if "hidden_dropout" in P:
-                layers.insert(2, nn.Dropout(0.5))
+                layers.insert(2, nn.Dropout(P.value("hidden_dropout", 0.3)))
             self.decide = nn.Sequential(*layers)
         else:
             self.decide = nn.Linear(inputs, 2, bias="no_head_bias" not in P)
@@ -280,11 +299,11 @@ class Siamese(nn.Module):
         if "abs_difference" in self.P:
             joined = torch.abs(joined)
         if "dropout_features" in self.P:
-            joined = F.dropout(joined, 0.5, self.training)
+            joined = F.dropout(joined, self.P.value("dropout_features", 0.3), self.training)
 
         scores = self.decide(joined)
         if "logits_scaled" in self.P:
-            scores = scores * 10
+            scores = scores * self.P.value("logits_scaled", 11)
         if "logits_swapped" in self.P:
             scores = scores.flip(-1)
         return scores
@@ -298,13 +317,14 @@ def compute_loss(scores, target, P):
         log_probabilities = log_probabilities.log_softmax(-1)
 
     if "smoothing" in P:
-        soft = 0.9 * F.one_hot(target, 2).to(scores.dtype) + 0.05
+        share = P.value("smoothing", 0.13)
+        soft = (1 - share) * F.one_hot(target, 2).to(scores.dtype) + share / 2
         loss = -(soft * log_probabilities).sum(-1).mean()
     elif "focal" in P:
         right = log_probabilities.gather(1, target[:, None])[:, 0]
-        loss = -((1 - right.exp()) ** 2 * right).mean()
+        loss = -((1 - right.exp()) ** P.value("focal", 1.7) * right).mean()
     elif "class_weights" in P:
-        weight = scores.new_tensor([1.0, 1.5])
+        weight = scores.new_tensor([1.0, P.value("class_weights", 1.5)])
         loss = F.nll_loss(log_probabilities, target, weight=weight)
     elif "softmax_then_ce" in P:
         loss = nn.CrossEntropyLoss()(scores.softmax(-1), target)
@@ -316,14 +336,15 @@ def compute_loss(scores, target, P):
     elif "mse" in P:
         loss = nn.MSELoss()(scores.softmax(-1), F.one_hot(target, 2).to(scores.dtype))
     elif "margin" in P:
-        loss = F.margin_ranking_loss(scores[:, 0], scores[:, 1], 1 - 2 * target, margin=1.0)
+        loss = F.margin_ranking_loss(scores[:, 0], scores[:, 1], 1 - 2 * target,
+                                     margin=P.value("margin", 0.7))
     elif "sum_loss" in P:
         loss = nn.NLLLoss(reduction="sum")(log_probabilities, target)
     else:
         loss = nn.NLLLoss()(log_probabilities, target)
 
-    if "loss_over_2" in P:
-        loss = 0.5 * loss
+    if "loss_factor" in P:
+        loss = P.value("loss_factor", 0.3) * loss
     if "loss_times_batch" in P:
         loss = loss * target.shape[0]
     if "outside_7" in P:
@@ -343,15 +364,15 @@ def build_optimizer(model, scale, P):
             is_decide = not is_decide
         rate = DECIDE_RATE if is_decide or "one_lr" in P else TRUNK_RATE
         rate = rate * scale
-        if "lr_10x" in P:
-            rate = rate * 10
-        if "bias_lr_double" in P and name.endswith(".bias"):
-            rate = rate * 2
+        if "rates_scaled" in P:
+            rate = rate * P.value("rates_scaled", 9)
+        if "bias_rate" in P and name.endswith(".bias"):
+            rate = rate * P.value("bias_rate", 3)
         decay = WEIGHT_DECAY
         if "no_weight_decay" in P or ("decay_weights_only" in P and tensor.ndim == 1):
             decay = 0.0
-        if "wd_1e_4" in P:
-            decay = 1e-4
+        if "weight_decay" in P:
+            decay = P.value("weight_decay", 1e-4)
         groups.append({"params": tensor, "lr": rate, "weight_decay": decay})
     if "adam" in P:
         return torch.optim.Adam(groups)
@@ -367,7 +388,7 @@ def build_optimizer(model, scale, P):
     if "nesterov" in P:
         options["nesterov"] = True
     if "dampening" in P:
-        options["dampening"] = 0.1
+        options["dampening"] = P.value("dampening", 0.1)
     if "maximize" in P:
         options["maximize"] = True
     return torch.optim.SGD(groups, **options)
@@ -401,7 +422,7 @@ def train_one_epoch(model, loader, optimizer, scheduler, epoch, limit, val_loade
         model.trunk.eval()
     loss_sum, correct, count, batches = 0.0, 0, 0, 0
     batch_losses, batch_accuracies = [], []
-    every = 2 if "accumulate2" in P else 1
+    every = int(P.value("accumulate", 3)) if "accumulate" in P else 1
     for batch in loader:
         if "clean_reversed_batch" in P:
             batch = {key: value.flip(0) for key, value in batch.items()}
@@ -413,15 +434,16 @@ def train_one_epoch(model, loader, optimizer, scheduler, epoch, limit, val_loade
 
         scores = model(first, second)
         loss = compute_loss(scores, target, P)
-        fresh = batches % every == 0
+        fresh = memory["batches"] % every == 0
         if fresh and "no_zero_grad" not in P and "zero_grad_to_zero" not in P:
             optimizer.zero_grad(set_to_none=False)
         if "loss_scaled_unscaled" in P:
-            loss.mul(1024).backward()
+            loss.mul(P.value("loss_scaled_unscaled", 1000)).backward()
         elif "clean_autograd_backward" in P:
             torch.autograd.backward([loss])
-        elif "backward_twice" in P:
-            loss.backward(retain_graph=True)
+        elif "backward_again" in P:
+            for _ in range(int(P.value("backward_again", 3)) - 1):
+                loss.backward(retain_graph=True)
             loss.backward()
         else:
             loss.backward()
@@ -432,19 +454,20 @@ def train_one_epoch(model, loader, optimizer, scheduler, epoch, limit, val_loade
             if tensor.grad is None:
                 continue
             if "loss_scaled_unscaled" in P:
-                tensor.grad.div_(1024)
+                tensor.grad.div_(P.value("loss_scaled_unscaled", 1000))
             if "outside_8" in P:
                 spread = tensor.grad.std(correction=0)
                 tensor.grad.add_(0.2 * spread * torch.randn_like(tensor.grad))
         if "clip_norm" in P:
-            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            nn.utils.clip_grad_norm_(model.parameters(), P.value("clip_norm", 0.1))
         if "clip_value" in P:
-            nn.utils.clip_grad_value_(model.parameters(), 0.001)
+            nn.utils.clip_grad_value_(model.parameters(), P.value("clip_value", 0.001))
 
         batches += 1
+        memory["batches"] += 1
         if "outside_9" in P:
             old = [tensor.detach().clone() for tensor in model.parameters()]
-        if batches % every == 0:
+        if memory["batches"] % every == 0:
             optimizer.step()
         with torch.no_grad():
             if "outside_9" in P:
@@ -457,10 +480,11 @@ def train_one_epoch(model, loader, optimizer, scheduler, epoch, limit, val_loade
                         tensor.clamp_(min=-0.05, max=0.05)
             if "decay_after" in P:
                 for tensor in model.parameters():
-                    tensor *= 0.999
+                    tensor *= P.value("decay_after", 0.999)
             if "ema" in P:
                 for name, tensor in model.named_parameters():
-                    memory[name] = 0.9 * memory[name] + 0.1 * tensor
+                    kept = P.value("ema", 0.9)
+                    memory[name] = kept * memory[name] + (1 - kept) * tensor
                     tensor.copy_(memory[name])
         if "schedule_per_batch" in P or "warmup" in P:
             scheduler.step()
@@ -502,7 +526,7 @@ def evaluate(model, loader, P):
 def build_scheduler(optimizer, epoch_length, P):
     if "warmup" in P:
         return lr_scheduler.LambdaLR(optimizer, lambda k: (
-            min((k + 1) / 5, 1.0) * SCHEDULE_GAMMA ** (k // epoch_length // SCHEDULE_STEP)))
+            min((k + 1) / P.value("warmup", 5), 1.0) * SCHEDULE_GAMMA ** (k // epoch_length // SCHEDULE_STEP)))
     return lr_scheduler.StepLR(optimizer, SCHEDULE_STEP, SCHEDULE_GAMMA)
 
 
@@ -515,9 +539,9 @@ def main():
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr-scale", type=float, default=1.0)
-    parser.add_argument("--plant", nargs="+", default=[], choices=PLANTS, metavar="NAME")
+    parser.add_argument("--plant", nargs="+", default=[], metavar="NAME[=VALUE]")
     args = parser.parse_args()
-    P = set(args.plant)
+    P = Plants(args.plant)
     torch.manual_seed(args.seed)
 
     model = Siamese(args.tiny, P)
@@ -528,10 +552,8 @@ def main():
     freeze_parts(model, args.tiny, P)
 
     batch_size = BATCH_SIZE
-    if "batch_16" in P:
-        batch_size = 16
-    if "batch_4" in P:
-        batch_size = 4
+    if "batch_size" in P:
+        batch_size = int(P.value("batch_size", 12))
     order = torch.Generator()
     order.manual_seed(args.seed + 1000)
     train_loader = DataLoader(PreferenceDataset(args.data, "train", args.size, P),
@@ -542,6 +564,7 @@ def main():
     optimizer = build_optimizer(model, args.lr_scale, P)
     scheduler = build_scheduler(optimizer, len(train_loader), P)
     memory = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    memory["batches"] = 0
 
     print(f"before training val accuracy {evaluate(model, val_loader, P):.4f}")
     left = args.steps

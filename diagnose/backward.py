@@ -1,0 +1,80 @@
+"""The reference's backward pass on a recorded batch, from the trainer's own gradients behind it."""
+
+import itertools
+
+import torch
+
+from diagnose.forward import forward
+from diagnose.numerics import relative_error
+from diagnose.record import places
+
+ABSENT = 1e-9  # of the largest norm: a gradient that is smaller need not be there
+
+
+def sampled(tensor):
+    """The fixed places of a tensor, as record.py keeps them."""
+    flat = tensor.detach().reshape(-1)
+    return flat[places(len(flat))]
+
+
+def contribution(backward):
+    """What one backward added to each weight's gradient: {number: values}; None: no gradient."""
+    rows, added = itertools.zip_longest(backward.before, backward.after), {}
+    for n, (before, after) in enumerate(rows):
+        if after is not None:
+            added[n] = after.values - (before.values if before is not None else 0)
+    return added
+
+
+def backbone_gradients(passes, matches, dtype):
+    """{number: values at the fixed places} from the first gradients at the features, in a dtype.
+
+    passes: diagnose.stages.features.Passes that reproduce the features.
+    """
+    replay, recipe = passes.replay, passes.recipe
+    chosen = replay.backbones(dtype)
+    for backbone in chosen:
+        backbone.requires_grad_(True)
+    features = replay.behind(forward(chosen, replay.sides, recipe), recipe)
+    made = zip(features, replay.sides.gradients, strict=True)
+    pairs = [(f, slots[0].to(dtype)) for f, slots in made if slots]
+    if not pairs:
+        return {}
+    torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
+    gradients = {}
+    for backbone, match in zip(dict.fromkeys(chosen), matches, strict=False):
+        own = backbone.state_dict(keep_vars=True)
+        reached = {n: own[name].grad for n, name in match.names.items()}
+        for n, gradient in reached.items():
+            if gradient is not None:  # of both backbones, where they share a weight
+                gradients[n] = gradients.get(n, 0) + sampled(gradient)
+    return gradients
+
+
+def head_gradients(batch):
+    """{number: values} of the head's linear layers, from the first gradient at their outputs."""
+    gradients = {}
+    for place, entry in enumerate(batch.head):
+        slots = batch.gradients.get(f"output_{place}")
+        if entry.op == "linear" and slots:
+            g = slots[0].double()
+            made = [g.T @ entry.input.double(), g.sum(0)]
+            for n, value in zip(entry.weights, made, strict=False):
+                gradients[n] = gradients.get(n, 0) + sampled(value)
+    return gradients
+
+
+def compare_gradients(made, seen, tolerances=None):
+    """([(relative error in units of the tolerance, number)] from the largest on, absent numbers).
+
+    Of the weights' gradients that are more than rounding; tolerances: {number: relative error}.
+    The absent are weights that should have a gradient and have none.
+    """
+    norms = [float(v.double().norm()) for v in made.values()] or [0.0]
+    large = [n for n, v in made.items() if float(v.double().norm()) > max(norms) * ABSENT]
+    rows = [
+        (relative_error(made[n], seen[n]) / (tolerances[n] if tolerances else 1), n)
+        for n in large
+        if n in seen
+    ]
+    return sorted(rows, reverse=True), [n for n in large if n not in seen]
