@@ -18,7 +18,7 @@ COMMANDS = {
     "compare": ("diagnose.compare", "explains a recorded trainer as the reference with changes"),
     "dataset": ("diagnose.dataset", "checks a dataset: lists, photos, splits"),
     "labels": ("diagnose.labels.judge", "compares a file of labels with the official lists"),
-    "predictions": ("diagnose.predictions", "judges a file of predictions"),
+    "predictions": ("diagnose.predictions.judge", "judges a file of predictions"),
 }
 
 

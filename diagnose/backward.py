@@ -1,14 +1,61 @@
-"""The reference's backward pass on a recorded batch, from the trainer's own gradients behind it."""
+"""Gradients: those recorded, and the reference's backward pass from the trainer's own behind it."""
 
 import itertools
+import math
+from typing import NamedTuple
 
 import torch
 
 from diagnose.forward import forward
 from diagnose.numerics import relative_error
 from diagnose.record import places
+from diagnose.trace import Sample
 
 ABSENT = 1e-9  # of the largest norm: a gradient that is smaller need not be there
+
+
+class Gradients(NamedTuple):
+    """Gradients by the numbers of their weights."""
+
+    values: dict  # tensors, at the fixed places
+    l2: dict  # of the whole tensors; nan where it is not known
+    largest: dict  # absolute element of the whole tensors
+
+    def norm(self, numbers=None):
+        """The l2 norm of all of them, or of some."""
+        chosen = self.l2 if numbers is None else numbers
+        return math.sqrt(sum(self.l2[n] ** 2 for n in chosen))
+
+    def times(self, factors):
+        """The same, each multiplied by a number."""
+        return Gradients(
+            {n: values * factors[n] for n, values in self.values.items()},
+            {n: l2 * abs(factors[n]) for n, l2 in self.l2.items()},
+            {n: top * abs(factors[n]) for n, top in self.largest.items()},
+        )
+
+    def each(self, function):
+        """The same with a function, which grows, of each element; their norms are not known."""
+        tops = {n: torch.tensor(top, dtype=torch.float64) for n, top in self.largest.items()}
+        return Gradients(
+            {n: function(values) for n, values in self.values.items()},
+            dict.fromkeys(self.l2, math.nan),
+            {n: float(function(top)) for n, top in tops.items()},
+        )
+
+
+def gradients_of(samples):
+    """The Gradients of {number: sample}."""
+    return Gradients(
+        {n: sample.values for n, sample in samples.items()},
+        {n: sample.l2 for n, sample in samples.items()},
+        {n: sample.max for n, sample in samples.items()},
+    )
+
+
+def zero_like(sample):
+    """A Sample of zeros."""
+    return Sample(torch.zeros_like(sample.values), 0.0, 0.0)
 
 
 def sampled(tensor):

@@ -15,6 +15,7 @@ import torch
 
 from diagnose import reference
 from diagnose.answer import exit_code, lines_of, verdict
+from diagnose.criterion import Evidence
 from diagnose.finding import merge_steps
 from diagnose.official import Official, RecordedPair
 from diagnose.parameters import learning
@@ -58,7 +59,7 @@ class View(NamedTuple):
     sides: reference.Sides
     matches: list  # the reference.Match of each side
     pairs: list  # the RecordedPair of each that was identified
-    evidence: loss.Evidence | None  # of the loss
+    evidence: Evidence | None  # of the loss
     factor: float | None = None  # by which the reference's loss is multiplied
 
 

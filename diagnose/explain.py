@@ -32,10 +32,12 @@ class Change(Row):
 class Replay(Protocol):
     """One recorded batch, step or series of figures, and what the reference gives instead.
 
-    shown: findings that its record itself shows, which are always tried along.
+    shown: findings that its record itself shows, which are always tried along. size: how many
+    recorded numbers are compared.
     """
 
     shown: tuple
+    size: int
 
     def error(self, changes):
         """(relative error of the reference with these findings, its tolerance)."""
@@ -52,8 +54,15 @@ class Explanation(NamedTuple):
     shown: tuple
     relative_error: float  # the largest that is left
     tolerance: float
+    size: int  # how many recorded numbers are compared in all
     tried: int
     nearest: float  # relative error: what the best of all tried left
+
+    def proves(self, finding):
+        """A finding with what this rests on."""
+        error, tolerance = self.relative_error, self.tolerance
+        proof = {"relative_error": error, "tolerance": tolerance, "size": self.size}
+        return dataclasses.replace(finding, **proof)
 
 
 def combinations_of(rows, most=2):
@@ -65,7 +74,7 @@ def combinations_of(rows, most=2):
 def explain(replays, levels):
     """The Explanation of the first level of tuples of rows in which some reproduce all replays."""
     tried, nearest = 0, math.inf
-    shown = tuple(replay.shown for replay in replays)
+    shown, size = tuple(replay.shown for replay in replays), sum(r.size for r in replays)
     for level in levels:
         fits = []
         for rows in level:
@@ -81,8 +90,8 @@ def explain(replays, levels):
             shown = needed(replays, shown, fits[0])
             fits = tuple(shortest(replays, shown, changes) for changes in fits)
             errors = worst_error(replays, shown, fits[0])
-            return Explanation(fits, shown, *errors, tried, nearest)
-    return Explanation((), shown, math.inf, 0.0, tried, nearest)
+            return Explanation(fits, shown, *errors, size, tried, nearest)
+    return Explanation((), shown, math.inf, 0.0, size, tried, nearest)
 
 
 def explain_each(replays, levels):
@@ -172,7 +181,5 @@ def one_of(stage):
 
 def findings_of(explanation, row):
     """The findings of an explanation that hold in all replays; row: see one_of."""
-    error = explanation.relative_error
-    ways = [tuple(dataclasses.replace(f, relative_error=error) for f in fit)
-            for fit in explanation.fits]  # fmt: skip
-    return list(ways[0]) if len(ways) == 1 else [row.found(error, ways=tuple(ways))]
+    ways = tuple(tuple(map(explanation.proves, fit)) for fit in explanation.fits)
+    return list(ways[0]) if len(ways) == 1 else [explanation.proves(row.found(ways=ways))]

@@ -80,6 +80,11 @@ class Replay:
         """The trainer's own features of both sides, [2 * B, F]."""
         return torch.cat(self.sides.features)
 
+    @property
+    def size(self):
+        """How many recorded numbers are compared."""
+        return self.features.numel()
+
     def passes(self, recipe, dtype=None):
         """Features [B, F] of both sides, without what stands behind the backbone."""
         key = replace(recipe, linear=False, after=(), dropout=0.0), dtype

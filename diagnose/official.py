@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data import read_pairlist
-from diagnose import preprocessing
+from diagnose import preprocessing, recognition
 from disk.errors import show_progress, stop
 from disk.layout import find_split, photo_names
 
@@ -70,7 +70,7 @@ class Official:
             return
         described = []
         for count, path in enumerate(self.paths, 1):
-            described.append(preprocessing.describe_photo(path))
+            described.append(recognition.describe_photo(path))
             show_progress(f"looking at photo {count}/{len(self.paths)}", count == len(self.paths))
         self.described = np.stack(described)
 
@@ -94,9 +94,14 @@ class Official:
         return OfficialPair(split, place, 1 - label if a > b else label, a > b, row)
 
     def identify(self, inputs):
-        """(preprocessing of each input [N, 3, S, S] or None, its photo's path, largest error)."""
-        found = self.solve(inputs)
-        return self.solve(inputs) if not all(found[0]) and self.widen() else found
+        """(what of the preprocessing of each input [N, 3, S, S] is not the reference's, see
+        preprocessing.changes_of, or None; its photo's path; largest difference).
+        """
+        preparations, paths, worst = self.solve(inputs)
+        if not all(preparations) and self.widen():
+            preparations, paths, worst = self.solve(inputs)
+        changes = [own and preprocessing.changes_of(own) for own in preparations]
+        return changes, paths, worst
 
     def keep_hint(self, preparation):
         """Keeps how an input was prepared, to be tried first on the next ones.
@@ -120,7 +125,7 @@ class Official:
         self.look()
         size = inputs.shape[-1]
         preparations, paths, worst = [], [], 0.0
-        rows_of = preprocessing.recognize(inputs, self.described)
+        rows_of = recognition.recognize(inputs, self.described)
         for count, (x, rows) in enumerate(zip(inputs, rows_of, strict=True), 1):
             show_progress(f"identifying input {count}/{len(inputs)}", count == len(inputs))
             if len(preparations) >= HOPELESS and not any(preparations):

@@ -1,29 +1,24 @@
-"""Which photos a recorded input shows, and how they were prepared: each part of it solved.
+"""How a recorded input was prepared from a photo: each part of it solved, by the rows of its stage.
 
-A photo is recognized by its content and prepared anew in every manner that people do it; what is
-left is an affine map of each channel, solved by least squares. A preparation counts only where it
-gives the recorded input back.
+A photo is prepared anew in every way of diagnose.stages.inputs; what is left is an affine map of
+each channel, solved by least squares. A preprocessing counts only where it gives the recorded input
+back.
 """
 
 import math
 from functools import cache
-from itertools import permutations, product
+from itertools import product
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
 import data
+from diagnose.numerics import estimated
+from diagnose.stages.inputs import WAYS
 
-FILTERS = {
-    name: getattr(Image.Resampling, name.upper())
-    for name in ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming")
-}
-GEOMETRIES = ("pad", "floor", "corner", "crop", "squash")
-EVERY_FILTER = (*FILTERS, "no antialias", "antialias")
-TURNS = {"hflip": [2], "vflip": [1], "rot180": [1, 2]}  # dimensions of [3, S, S]
-CELLS = 8  # of a side, in the coarse picture by which photos are recognized
-EXACT = 3e-6  # largest difference of a photo prepared in float32, in its own deviation
+PAGE = "page"  # a choice of the page that is none of the rows
+EXACT = 3e-6  # largest difference of a photo prepared in float32, in its own standard deviation
 
 
 # The page's own preprocessing
@@ -31,39 +26,39 @@ EXACT = 3e-6  # largest difference of a photo prepared in float32, in its own de
 
 def reference():
     """{part: choice} of the page's preprocessing, of the choices that people make."""
-    own = {"turn": "none", "order": "RGB", "normalization": "imagenet", "padding": "mean"}
-    return dict(zip(("geometry", "filter"), parts_of(data.fit_photo), strict=True)) | own | {
-        "cast": "none"
-    }  # fmt: skip
+    geometry, filter_ = parts_of(data.fit_photo)
+    return {
+        "geometry": geometry,
+        "filter": filter_,
+        "turn": "none",
+        "channels": "RGB",
+        "normalization": PAGE,
+        "padding": "mean",
+        "cast": "none",
+    }
 
 
 @cache
 def parts_of(fit_photo):
-    """(geometry, filter) by which the page fits a photo, tried on noise; else "page" twice."""
+    """(geometry, filter) by which the page fits a photo, tried on noise; else PAGE twice."""
     noise = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
     photo, size = Image.fromarray(noise), 32
     array, _ = fit_photo(photo, size, "pad")
     made = torch.from_numpy(array).double() / 255
-    for geometry, filter_ in product(GEOMETRIES, EVERY_FILTER):
+    for geometry, filter_ in product(WAYS["geometry"], WAYS["filter"]):
         if torch.equal(place(photo, geometry, filter_, size)[0], made):
             return geometry, filter_
-    return "page", "page"
+    return PAGE, PAGE
 
 
 def colors():
-    """{name: red, green and blue in 0..1} of the padding."""
-    return {
-        "mean": data.parse_color("imagenet"),
-        "black": (0, 0, 0),
-        "gray": (128 / 255,) * 3,
-        "white": (1, 1, 1),
-        "train": data.parse_color("train"),
-        "rounded": (124 / 255, 116 / 255, 104 / 255),
-    }
+    """{choice: color [3]} of the padding."""
+    return {choice: torch.tensor(row.act(), dtype=torch.float64)
+            for choice, row in WAYS["padding"].items() if row.act}  # fmt: skip
 
 
 def normalizations():
-    """{name: (scale [3], shift [3])} of values in 0..1; `imagenet` is what the page does."""
+    """{choice: (scale [3], shift [3])} of values in 0..1; PAGE is what the page does."""
     return affines_of(data.to_input)
 
 
@@ -73,87 +68,8 @@ def affines_of(to_input):
     pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
     black, white = to_input(pixels, torch.tensor([[0, 0, 1, 1]] * 2), (0, 0, 0), torch.float64)
     shift, scale = black.flatten(), (white - black).flatten()
-    mean, one = -shift / scale, torch.ones(3).double()
-    return {
-        "imagenet": (scale, shift),
-        "none": (one, 0 * one),
-        "half": (2 * one, -one),
-        "255": (255 * one, 0 * one),
-        "twice": (scale**2, scale * (shift - mean)),
-        "centered": (one, -mean),
-        "minus one": (one, -one),
-    }
-
-
-# Recognition
-
-
-def coarse(gray):
-    """[CELLS * CELLS] of a gray picture [H, W], standardised."""
-    picture = Image.fromarray(np.ascontiguousarray(gray, dtype=np.float32), "F")
-    cells = np.asarray(picture.resize((CELLS, CELLS), Image.Resampling.BOX)).astype(np.float64)
-    cells = cells.ravel()
-    return (cells - cells.mean()) / max(cells.std(), 1e-12)
-
-
-def turns_of(cells):
-    """The eight ways in which coarse pictures [N, C * C] can lie, [8, N, C * C]."""
-    square = cells.reshape(-1, CELLS, CELLS)
-    lying = [np.rot90(side, k, (1, 2)) for side in (square, square[:, :, ::-1]) for k in range(4)]
-    return np.stack([x.reshape(len(square), -1) for x in lying])
-
-
-def describe_photo(path):
-    """Coarse pictures of a photo, [4, CELLS * CELLS]: mean of its channels, whole and its centre,
-    and its luminance, whole and its centre.
-    """
-    with Image.open(path) as photo:
-        photo.draft("RGB", (64, 64))
-        colored = photo.convert("RGB")
-    grays = np.asarray(colored, np.float32).mean(2), np.asarray(colored.convert("L"), np.float32)
-    height, width = grays[0].shape
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    parts = (slice(None), slice(None)), (slice(top, top + side), slice(left, left + side))
-    return np.stack([coarse(gray[part]) for gray in grays for part in parts])
-
-
-def inner_box(x):
-    """left, top, right, bottom of what is not border of one colour in an input [3, S, S]."""
-    size = x.shape[-1]
-    top, left = edge(x), edge(x.transpose(1, 2))
-    bottom, right = size - edge(x.flip(1)), size - edge(x.transpose(1, 2).flip(1))
-    return (left, top, right, bottom) if left < right and top < bottom else (0, 0, size, size)
-
-
-def edge(x):
-    """How many rows of an input, from the first on, have the colour of its first pixel."""
-    other = (x != x[:, :1, :1]).any(2).any(0).nonzero()[:, 0]
-    return int(other[0]) if len(other) else x.shape[1]
-
-
-def boxes_of(x):
-    """Where the picture may lie in an input: within its border, or all of it but a border.
-
-    A white sky or a black ground looks like a border on one side; a border for padding is as wide
-    on the opposite side, or lies right and below alone.
-    """
-    size, (left, top, right, bottom) = x.shape[-1], inner_box(x)
-    across, down = min(left, size - right), min(top, size - bottom)
-    even = across, down, size - across, size - down
-    return [(left, top, right, bottom), (0, 0, size, size), (0, 0, right, bottom), even]
-
-
-def recognize(inputs, described, few=20):
-    """[N] lists of the few photos (rows of described [P, 4, C * C]) most like each input."""
-    mine = np.zeros((4, len(inputs), CELLS * CELLS))
-    for i, x in enumerate(inputs):
-        gray = x.mean(0).numpy()
-        for k, (left, top, right, bottom) in enumerate(boxes_of(x)):
-            mine[k, i] = coarse(gray[top:bottom, left:right])
-    alike = [(turns_of(m) @ described[:, whole].T).max(0) for m in mine for whole in (0, 2)]
-    alike += [(turns_of(mine[1]) @ described[:, centre].T).max(0) for centre in (1, 3)]
-    return np.argsort(-np.max(alike, axis=0), axis=1)[:, :few].tolist()
+    rows = WAYS["normalization"].items()
+    return {choice: row.act(scale, shift) for choice, row in rows if row.act}
 
 
 # Preparation
@@ -169,24 +85,22 @@ class Photo:
             self.stored = photo.convert("RGB")
         self.made = {}
 
-    def base(self, geometry, filter_, turn, size, gray=False):
-        """(pixels [3, size, size] in 0..1, double; where the picture lies [size, size])."""
-        key = geometry, filter_, turn, size, gray
-        if key in self.made:
-            return self.made[key]
-        kind, _, late = turn.partition(" ")
-        if late:  # turned behind the padding, which need not be as wide on both sides
-            pixels, inside = self.base(geometry, filter_, "none", size, gray)
-            made = pixels.flip(TURNS[kind]), inside.flip([d - 1 for d in TURNS[kind]])
-        else:
-            photo = self.upright if turn == "exif" else self.stored
-            for dim in TURNS.get(turn, ()):
-                photo = ImageOps.mirror(photo) if dim == 2 else ImageOps.flip(photo)
+    def base(self, preparation, size):
+        """(pixels [3, size, size] in 0..1, float64; where the photo lies [size, size])."""
+        geometry, filter_, turn = (preparation[part] for part in ("geometry", "filter", "turn"))
+        gray, late = preparation["channels"] == "gray", preparation.get("late", False)
+        key = geometry, filter_, turn, late, size, gray
+        if key not in self.made:
+            row = WAYS["turn"][turn]
+            photo = self.stored if row.act else self.upright
+            if row.act and not late:
+                turned = row.act(torch.from_numpy(np.array(photo)).permute(2, 0, 1))
+                photo = Image.fromarray(turned.permute(1, 2, 0).contiguous().numpy())
             photo = photo.convert("L").convert("RGB") if gray else photo
             own = (geometry, filter_) == parts_of(data.fit_photo)
             made = fit_by_page(photo, size) if own else place(photo, geometry, filter_, size)
-        self.made[key] = made
-        return made
+            self.made[key] = tuple(map(row.act, made)) if late else made
+        return self.made[key]
 
 
 def fit_by_page(photo, size):
@@ -199,53 +113,52 @@ def fit_by_page(photo, size):
 
 def place(photo, geometry, filter_, size):
     """A photo resized by one filter and placed by one geometry, as in Photo.base."""
-    width, height = photo.size
-    longer, shorter = max(width, height), min(width, height)
-    cut = round if geometry in ("pad", "corner") else int
-    fitted = shorter if geometry == "crop" else longer
-    sides = [max(1, cut(size * side / fitted)) for side in (width, height)]
-    sides = [size, size] if geometry == "squash" else sides
-    array = resize(photo, sides, filter_)
-    if geometry == "crop":
-        left, top = (round((s - size) / 2) for s in sides)
-        return array[:, top : top + size, left : left + size], torch.ones(size, size).bool()
-    left, top = (0 if geometry == "corner" else (size - s) // 2 for s in sides)
+    sides, (left, top) = WAYS["geometry"][geometry].act(*photo.size, size)
+    array = WAYS["filter"][filter_].act(photo, [max(1, side) for side in sides])
+    array = array[:, max(0, -top) :, max(0, -left) :][:, :size, :size]
+    top, left = max(0, top), max(0, left)
+    box = slice(top, top + array.shape[1]), slice(left, left + array.shape[2])
     pixels, inside = torch.zeros(3, size, size).double(), torch.zeros(size, size).bool()
-    pixels[:, top : top + sides[1], left : left + sides[0]] = array
-    inside[top : top + sides[1], left : left + sides[0]] = True
+    pixels[:, box[0], box[1]] = array
+    inside[box] = True
     return pixels, inside
 
 
-def resize(photo, sides, filter_):
-    """The photo with these sides (width, height), [3, height, width] in 0..1, double."""
-    if filter_ in FILTERS:
-        resized = np.asarray(photo.resize(sides, FILTERS[filter_]))
-        return torch.from_numpy(resized.copy()).permute(2, 0, 1).double() / 255
-    whole = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].double() / 255
-    return torch.nn.functional.interpolate(
-        whole, sides[::-1], mode="bilinear", antialias=filter_ == "antialias"
-    )[0]
+def affine_of(preparation):
+    """(scale [3], shift [3]) of a preparation."""
+    return preparation.get("affine") or normalizations()[preparation["normalization"]]
 
 
 def apply(photo, preparation, size):
-    """The input [3, size, size], double, that a preparation makes of a photo."""
-    gray = preparation["order"] == "gray"
-    pixels, inside = photo.base(
-        preparation["geometry"], preparation["filter"], preparation["turn"], size, gray
-    )
-    scale, shift = preparation.get("affine") or normalizations()[preparation["normalization"]]
-    channels = pixels
-    if preparation["order"] != "gray":
-        channels = pixels[["RGB".index(c) for c in preparation["order"]]]
+    """The input [3, size, size], float64, that a preparation makes of a photo."""
+    pixels, inside = photo.base(preparation, size)
+    scale, shift = affine_of(preparation)
+    channels = WAYS["channels"][preparation["channels"]].act(pixels)
     x = channels * scale[:, None, None] + shift[:, None, None]
     color = preparation.get("border")
     if color is None:
-        values = torch.tensor(colors()[preparation["padding"]], dtype=torch.float64)
-        color = values * scale + shift
+        color = colors()[preparation["padding"]] * scale + shift
     x = torch.where(inside, x, color[:, None, None])
-    if preparation["cast"] != "none":
-        x = x.to(getattr(torch, preparation["cast"])).double()
-    return x
+    return WAYS["cast"][preparation["cast"]].act(x)
+
+
+def changes_of(preparation):
+    """[(Way, items of its values)] of the parts of a preparation that are not the reference's."""
+    usual = reference()
+    rows = (WAYS[part][preparation[part]] for part in usual if preparation[part] != usual[part])
+    return [(row, tuple(values_of(row, preparation).items())) for row in rows]
+
+
+def values_of(row, preparation):
+    """The values of a choice; estimated ones in mean and std, as people write them."""
+    if row.act or row.value:
+        return {row.value: row.choice} if row.value else {}
+    if row.part == "padding":
+        return {"color": tuple(map(estimated, preparation["border"]))}
+    if row.part != "normalization":
+        return {}
+    scale, shift = preparation["affine"]
+    return {"mean": tuple(map(estimated, -shift / scale)), "std": tuple(map(estimated, 1 / scale))}
 
 
 def difference(x, y):
@@ -258,8 +171,8 @@ def allowed(x, preparation):
     """The difference that counts as none: float32's, or a last digit of a coarser cast."""
     if preparation["cast"] == "none":
         return EXACT
-    digits = {"float16": 2.0**-10, "bfloat16": 2.0**-7}[preparation["cast"]]
-    return digits * float(x.abs().max()) / max(float(x.std()), 1e-12)
+    digit = torch.finfo(getattr(torch, preparation["cast"])).eps
+    return digit * float(x.abs().max()) / max(float(x.std()), 1e-12)
 
 
 def held_against(x, photo, preparation, size):
@@ -289,48 +202,57 @@ def solve(x, photos, size, hints=()):
     fits = [(f, n) for n, photo in enumerate(photos) for f in coarse_fits(x, photo, size)]
     _, number = min(fits, key=lambda found: found[0][0])
     photo = photos[number]
-    best = min(fine_fits(x, photo, size, [f for f, n in fits if n == number]), key=lambda f: f[0])
-    if best[0] > 0.1:
-        return number, None, best[0]
-    preparation = dict(zip(("geometry", "filter", "turn", "order"), best[1:], strict=True))
+    fine = fine_fits(x, photo, size, [f for f, n in fits if n == number])
+    residual, preparation = min(fine, key=lambda found: found[0])
+    if residual > 0.1:
+        return number, None, residual
     preparation = simplest(finish(x, photo, preparation, size), x, photo, size)
     gap, equal = held_against(x, photo, preparation, size)
     return number, (preparation if equal else None), gap
 
 
 def coarse_fits(x, photo, size):
-    """fit of every geometry and turn, with the reference's filter."""
-    turns = ["none", *TURNS, *(f"{turn} late" for turn in TURNS)]
-    turns += ["exif"] * (photo.orientation > 1)
-    return [fit(x, photo, g, "bilinear", turn, size) for g in GEOMETRIES for turn in turns]
+    """fit of every geometry and turn, with one filter, also where turned behind the padding, which
+    need not be as wide on both sides.
+    """
+    turns = [(turn, late) for turn, row in WAYS["turn"].items() for late in (False, True)
+             if (row.act and not (late and turn == reference()["turn"]))
+             or (not row.act and not late and photo.orientation > 1)]  # fmt: skip
+    every = [{"geometry": geometry, "filter": "bilinear", "turn": turn, "late": late}
+             for geometry in WAYS["geometry"] for turn, late in turns]  # fmt: skip
+    return [fit(x, photo, parts, size) for parts in every]
 
 
 def fine_fits(x, photo, size, found):
     """fit of every filter for the geometries and turns that fit about best."""
-    least = min(residual for residual, *_ in found)
-    near = [(g, t) for residual, g, _, t, _ in found if residual <= 2 * least + 1e-9]
-    return found + [fit(x, photo, g, f, t, size) for g, t in near for f in EVERY_FILTER]
+    least = min(residual for residual, _ in found)
+    near = [parts for residual, parts in found if residual <= 2 * least + 1e-9]
+    return found + [
+        fit(x, photo, parts | {"filter": filter_}, size)
+        for parts in near for filter_ in WAYS["filter"]
+    ]  # fmt: skip
 
 
-def fit(x, photo, geometry, filter_, turn, size):
-    """The best order of the channels for one base, with the residual of its affine fit."""
-    pixels, inside = photo.base(geometry, filter_, turn, size)
+def fit(x, photo, parts, size):
+    """(residual of the affine fit of one base, its parts with the best order of the channels)."""
+    parts = parts | {"channels": "RGB"}
+    pixels, inside = photo.base(parts, size)
     if int(inside.sum()) < 16:
-        return math.inf, geometry, filter_, turn, "RGB"
-    theirs = standardise(x[:, inside])
+        return math.inf, parts
+    theirs = standardize(x[:, inside])
     is_gray = bool(((theirs - theirs[:1]).abs().max(1).values < 1e-2 * theirs.abs().max()).all())
     if is_gray:  # made before the resize, which rounds: filters are not told apart without
-        pixels, _ = photo.base(geometry, filter_, turn, size, gray=True)
-    match = theirs @ standardise(pixels[:, inside]).T  # [3, 3] correlations
-    fits = {}
-    for p in permutations("RGB"):
-        fits["".join(p)] = sum(float(match[c, "RGB".index(p[c])]) for c in range(3)) / 3
+        pixels, _ = photo.base(parts | {"channels": "gray"}, size)
+    match = theirs @ standardize(pixels[:, inside]).T  # [3, 3] correlations
+    fits = {
+        choice: float(row.act(match.T).diagonal().sum()) / 3
+        for choice, row in WAYS["channels"].items() if (choice == "gray") == is_gray
+    }  # fmt: skip
     order = max(fits, key=fits.get)
-    residual = math.sqrt(max(0.0, 2 - 2 * fits[order]))
-    return residual, geometry, filter_, turn, "gray" if is_gray else order
+    return math.sqrt(max(0.0, 2 - 2 * fits[order])), parts | {"channels": order}
 
 
-def standardise(values):
+def standardize(values):
     """Each row of values [C, N] with mean 0 and length 1."""
     values = values - values.mean(1, keepdim=True)
     return values / values.norm(dim=1, keepdim=True).clamp(min=1e-12)
@@ -338,27 +260,18 @@ def standardise(values):
 
 def finish(x, photo, preparation, size):
     """The preparation with its normalization, padding and cast, by name where a name fits."""
-    casts = ("bfloat16", "float16")
-    same = (c for c in casts if torch.equal(x.to(getattr(torch, c)).double(), x))
+    same = (choice for choice, row in WAYS["cast"].items()
+            if choice != "none" and torch.equal(row.act(x), x))  # fmt: skip
     cast = next(same, "none")
     preparation = preparation | {"cast": cast, "normalization": "none", "padding": "mean"}
     plain = apply(photo, preparation | {"cast": "none"}, size)
-    _, inside = photo.base(
-        preparation["geometry"], preparation["filter"], preparation["turn"], size
-    )
+    _, inside = photo.base(preparation, size)
     a, b = plain[:, inside], x[:, inside]
-    centred = a - a.mean(1, keepdim=True)
-    scale = (centred * b).sum(1) / (centred**2).sum(1).clamp(min=1e-12)
+    centered = a - a.mean(1, keepdim=True)
+    scale = (centered * b).sum(1) / (centered**2).sum(1).clamp(min=1e-12)
     shift = b.mean(1) - scale * a.mean(1)
     near = 1e-4 if cast == "none" else 2e-2
-    affines = dict(named_affines(preparation["order"]))
-    names = []
-    for name, (s, t) in affines.items():
-        off = float((t - shift).abs().max() / scale.abs().max())
-        names += [name] * (max(float(((s - scale) / s).abs().max()), off) < near)
-    preparation["normalization"] = names[0].split("@")[0] if names else "solved"
-    if not names or "@" in names[0]:
-        preparation["affine"] = affines[names[0]] if names else (scale, shift)
+    preparation |= name_affine(scale, shift, preparation["channels"], near)
     if not bool(inside.all()):
         border = x[:, ~inside]
         if float((border - border[:, :1]).abs().max()) == 0:
@@ -366,23 +279,30 @@ def finish(x, photo, preparation, size):
     return preparation
 
 
-def named_affines(order):
-    """(name, (scale, shift)) of each normalization, also as applied before the order changed."""
-    yield from normalizations().items()
-    if order not in ("RGB", "gray"):
-        places = ["RGB".index(c) for c in order]
-        for name, (scale, shift) in normalizations().items():
-            yield f"{name}@before", (scale[places], shift[places])
+def name_affine(scale, shift, order, near):
+    """The normalization of an affine map, by name where one fits, also as applied before the
+    channels were reordered.
+    """
+    named = [(name, None, affine) for name, affine in normalizations().items()]
+    reorder = WAYS["channels"][order].act
+    for name, affine in normalizations().items():
+        before = tuple(map(reorder, affine))
+        named.append((name, before, before))
+    for name, own, (s, t) in named:
+        off = float((t - shift).abs().max() / scale.abs().max())
+        if max(float(((s - scale) / s).abs().max()), off) < near:
+            return {"normalization": name} | ({"affine": own} if own else {})
+    return {"normalization": "solved", "affine": (scale, shift)}
 
 
 def name_border(border, preparation, near):
-    """The padding slot for a border [3]; 0 after the normalization is the mean colour before."""
-    scale, shift = preparation.get("affine") or normalizations()[preparation["normalization"]]
+    """The padding of a border [3]; 0 after the normalization is the mean color before."""
+    scale, shift = affine_of(preparation)
     for name, color in colors().items():
-        values = torch.tensor(color, dtype=torch.float64) * scale + shift
+        values = color * scale + shift
         if float((values - border).abs().max()) < near * max(1.0, float(scale.abs().max())) / 10:
             return {"padding": name}
-    usual = preparation["normalization"] == "imagenet" and "affine" not in preparation
+    usual = preparation["normalization"] == PAGE and "affine" not in preparation
     if float(border.abs().max()) < 1e-6 and not usual:
         return {"padding": "mean", "border": border}
     return {"padding": "solved", "border": border}
@@ -394,10 +314,12 @@ def simplest(preparation, x, photo, size):
     preparation = (
         preparation | {"cast": "none"} if exact else preparation
     )  # whole numbers are not rounded
-    for key in ("turn", "geometry", "filter", "order", "padding"):
+    for key in ("turn", "geometry", "filter", "channels", "padding"):
         trial = preparation | {key: reference()[key]}
         if key == "padding":
             trial.pop("border", None)
+        if key == "turn":
+            trial.pop("late", None)
         gap = difference(x, apply(photo, trial, size))
         if gap <= max(difference(x, apply(photo, preparation, size)), allowed(x, trial) / 3):
             preparation = trial

@@ -28,7 +28,7 @@ import run.loop
 import train_resnet
 from data import read_pairlist, read_splits
 from diagnose.labels.judge import audit_labels
-from diagnose.predictions import score_predictions
+from diagnose.predictions.judge import score_predictions
 from diagnose.tables import UNDECIDED, merge_votes, pair_keys, read_table
 from disk.errors import command_line, one_door, say, stop
 from disk.files import write_table

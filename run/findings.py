@@ -61,16 +61,18 @@ def rows_of(stage):
 class Finding:
     """A row and what it was found with.
 
-    values: what the trainer has, and the reference. steps: those that it holds in, from 1 on.
-    alternatives: findings that reproduce one step equally, itself first; those must hold in every
-    step. series: {name: its values} step by step, where a value varies.
+    values: what the trainer has, and the reference. relative_error: what it leaves, of which
+    rounding explains the tolerance; size: of how many recorded numbers, 0 where it was read.
+    steps: those that it holds in, from 1 on. series: {name: its values} step by step, where a value
+    varies.
     """
 
     row: Row
     values: dict
     relative_error: float = 0.0
+    tolerance: float = 0.0
+    size: int = 0
     steps: tuple = ()
-    alternatives: tuple = ()
     series: dict = dataclasses.field(default_factory=dict)
 
     @property
@@ -87,10 +89,6 @@ class Finding:
     def kind(self):
         """The kind of its row."""
         return self.row.kind
-
-    def with_alternatives(self, *others):
-        """The same, which stands for one of these and itself until every step has spoken."""
-        return dataclasses.replace(self, alternatives=(self, *others))
 
 
 # Text
@@ -142,7 +140,7 @@ def show_several(values):
 
 
 def text_of(finding):
-    """The text of a finding; of several that reproduce equally, all of them."""
+    """The text of a finding."""
     values = finding.values | {
         name: tuple("all" if value is None else value for value in told)
         for name, told in finding.series.items()
@@ -151,9 +149,7 @@ def text_of(finding):
         lambda part: part[1] * all(values.get(n) is not None for n in NAME.findall(part[1])),
         finding.row.text,
     )
-    text = template.format_map({name: Shown(value) for name, value in values.items()})
-    others = [text_of(other) for other in finding.alternatives[1:]]
-    return text + "".join(f" (or {other})" for other in others)
+    return template.format_map({name: Shown(value) for name, value in values.items()})
 
 
 def line_of(finding, steps):
@@ -179,6 +175,8 @@ def as_json(finding):
         "series": plain(finding.series),
         "steps": list(finding.steps),
         "relative_error": finding.relative_error,
+        "tolerance": finding.tolerance,
+        "size": finding.size,
     }
 
 

@@ -28,9 +28,19 @@ sys.path.insert(0, str(Path(__file__).parent / "zoo"))
 import zoo
 
 import data
+import model
 import train_resnet
 import train_vgg
-from diagnose import answer, compare, numerics, preprocessing, record, reference
+from diagnose import (
+    answer,
+    compare,
+    criterion,
+    numerics,
+    preprocessing,
+    recognition,
+    record,
+    reference,
+)
 from diagnose import official as official_module
 from diagnose.finding import merge_steps
 from diagnose.labels import search
@@ -373,12 +383,12 @@ def test_every_photo_is_recognised(real, tmp_path):
             zoo.make_demo.main(["--out", str(tmp_path / "data"), "--series", "30", "--seed", "1"])
         folder = tmp_path / "data" / "train_val" / "train_val_imgs"
     paths = sorted(folder.iterdir())
-    described = np.stack([preprocessing.describe_photo(path) for path in paths])
+    described = np.stack([recognition.describe_photo(path) for path in paths])
     made = [
         preprocessing.apply(preprocessing.Photo(path), preprocessing.reference(), 64)
         for path in paths[::3]
     ]
-    found = preprocessing.recognize(made, described, few=5)
+    found = recognition.recognize(made, described, few=5)
     assert len(made) > 15 and [3 * i in rows for i, rows in enumerate(found)] == [True] * len(made)
 
 
@@ -418,6 +428,10 @@ CHANGES = {  # of a page: what a trainer that was the reference is called then
               {"update.weight_decay"}),
     "momentum": (train_resnet, "build_optimizer", other_optimizer(momentum=0.7),
                  {"update.momentum"}),
+    "head's initialization": (
+        model, "build_head", edited(model.build_head, '"fan_in"', '"fan_out"'),
+        {"start.head_fan_in"},
+    ),
     "label": (data, "read_pairlist", None, {"labels.inverted"}),
 }  # fmt: skip
 
@@ -462,7 +476,7 @@ def test_the_pages_are_what_is_replayed(change, monkeypatch):
 
 @pytest.mark.parametrize("page", [train_resnet, train_vgg])
 def test_the_loss_of_the_pages_is_that_of_the_loss_stage(page):
-    # It is a line of the loop, of which stages/loss.py keeps the one copy.
+    # It is a line of the loop, of which diagnose/criterion.py keeps the one copy.
     tree = ast.parse(Path(page.__file__).read_text())
     lines = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Assign)]
     names = {"nn": torch.nn, "F": torch.nn.functional}
@@ -470,7 +484,7 @@ def test_the_loss_of_the_pages_is_that_of_the_loss_stage(page):
     names |= {"logits": torch.randn(5, 2).double(), "label": torch.tensor([0, 1, 1, 0, 1])}
     for start in ("criterion = ", "loss = "):
         exec(next(line for line in lines if line.startswith(start)), names)
-    mine = loss.cross_entropy(names["logits"], names["label"]).mean()
+    mine = criterion.cross_entropy(names["logits"], names["label"]).mean()
     assert torch.equal(names["loss"], mine)
 
 
@@ -543,7 +557,7 @@ def test_counts_that_differ_from_step_to_step_are_told_as_a_series():
     def step(lost):
         usual = preprocessing.reference()
         ways = [usual | {"normalization": "twice"}] * lost + [usual] * (8 - lost)
-        return inputs.name_inputs(ways, 0.0)
+        return inputs.name_inputs(list(map(preprocessing.changes_of, ways)), 0.0)
 
     counts = [2, 6, 8, 5]
     (found,) = merge_steps([(n, f) for n, lost in enumerate(counts) for f in step(lost)])
@@ -560,7 +574,7 @@ def test_a_padding_of_each_photo_is_one_change(demo):
     for color in ((0.1, 0.2, 0.3), (0.5, 0.1, 0.9), (0.7, 0.7, 0.2)):
         border = torch.tensor(color).double()
         x = preprocessing.apply(photo, preprocessing.reference() | {"border": border}, 64)
-        slots.append(preprocessing.solve(x, [photo], 64, hints)[1])
+        slots.append(preprocessing.changes_of(preprocessing.solve(x, [photo], 64, hints)[1]))
     (found,) = inputs.name_inputs(slots, 0.0)
     assert found.id == "inputs.padding_of_each"
 
@@ -573,7 +587,7 @@ def batch_of(label, weight, seed=0):
     value = torch.nn.functional.cross_entropy(logits, torch.tensor(label), weight)
     (gradient,) = torch.autograd.grad(value, logits)
     label = torch.tensor(label)
-    return loss.Evidence(logits.detach(), label, None, value.detach(), gradient, single=False)
+    return criterion.Evidence(logits.detach(), label, None, value.detach(), gradient, single=False)
 
 
 @pytest.mark.parametrize("photos, sides", [(4, True), (1, False)])
@@ -742,7 +756,7 @@ def test_the_answer_on_the_command_line(tmp_path, capsys, monkeypatch):
     assert batch == {
         "id": "pairs.batch_size", "stage": "pairs", "kind": "CAUSE",
         "text": f"batches of {size} pairs, not 8", "values": {"batch_size": size, "reference": 8},
-        "series": {}, "steps": [1, 2, 3], "relative_error": 0.0,
+        "series": {}, "steps": [1, 2, 3], "relative_error": 0.0, "tolerance": 0.0, "size": 0,
     }  # fmt: skip
 
 

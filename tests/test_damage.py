@@ -17,7 +17,7 @@ import eval as scoring
 import make_demo
 import train_resnet
 from diagnose import dataset
-from diagnose import predictions as judging
+from diagnose.predictions import judge as judging
 from disk.pairlist import DATASET
 from disk.tensors import load_weights
 from run import curves

@@ -88,6 +88,7 @@ def test_the_guide_to_extend_the_diagnosis(copy):
         (copy / name).write_text(text.replace(old, new), encoding="utf-8")
     (words,) = commands("extend.md")
     code, said = run(copy, *words)
-    assert code == 0 and "\n3 rows, 0 wrong\n" in said, said
-    for name in ("loss.exponential", "head.maximum", "gradients.signs"):
+    assert code == 0 and "\n5 rows, 0 wrong\n" in said, said
+    for name in ("loss.exponential", "head.maximum", "gradients.signs", "update.clamped",
+                 "inputs.lower_corner"):  # fmt: skip
         assert f"{name}: " in said

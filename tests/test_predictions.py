@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import data
-from diagnose import predictions as judging
+from diagnose.predictions import judge as judging
 from run import scores as scored
 from run.findings import text_of
 from run.scores import series_interval, tail

@@ -18,7 +18,7 @@ import data
 import eval as scoring
 import train_resnet
 from diagnose import compare, record, tables
-from diagnose import predictions as judging
+from diagnose.predictions import judge as judging
 from disk import store
 from disk.tensors import load_weights
 from run import curves

@@ -54,7 +54,8 @@ def test_house_rules(name):
 
 def test_files_are_short():
     lines = {name: len(text.splitlines()) for name, text in TEXTS.items()}
-    assert max(lines[name] for name in lines if name.startswith(("run.", "disk."))) <= 350
+    long = {name for name in lines if lines[name] > 350 and name.startswith(ROOM_NAMES)}
+    assert long <= {"diagnose.record"}  # one file that can be copied
     assert max(lines[f"variants.train_{name}"] for name in ("frozen", "finetune")) <= 130
 
 

@@ -150,7 +150,7 @@ def name_labels(explained, rows, places, official, with_votes):
     evidence.append(REPRODUCED.found(labels=percent(right, best.judged)))
     if following:
         evidence.append(NEXT_BEST.found(chain=describe_chain(following)))
-    evidence += [ALIKE.found(changes=join(rules)) for rules in alike]
+    evidence += [ALIKE.found(changes=search.join(rules)) for rules in alike]
     if wrong:
         lines = ", ".join(map(str, rows["line"][best.wrong][:10])) + ", ..." * (wrong > 10)
         evidence.append(LINES.found(lines=lines))
@@ -164,7 +164,7 @@ def name_best(best, with_votes):
     if best.rules:
         changed = CHANGED_VOTES if with_votes else CHANGED
         several = "s" if len(best.rules) > 1 else None
-        changes = join(best.rules)
+        changes = search.join(best.rules)
         return changed.found(count=len(best.rules), s=several, changes=changes, wrong=noise)
     if noise:
         return (WRONG_VOTES if with_votes else WRONG).found(wrong=noise)
@@ -174,12 +174,7 @@ def name_best(best, with_votes):
 def describe_chain(chain):
     """The changes of a chain, and how many labels they reproduce."""
     right = percent(chain.judged - int(chain.wrong.sum()), chain.judged)
-    return f"{join(chain.rules) or 'no change'}: {right}"
-
-
-def join(rules):
-    """The text of some changes."""
-    return " and ".join(map(str, rules))
+    return f"{search.join(chain.rules) or 'no change'}: {right}"
 
 
 def name_unexplained(label, truth, following, rows, places, official, evidence):

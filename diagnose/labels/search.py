@@ -37,6 +37,11 @@ class Rule(NamedTuple):
         return self.name == other.name and other.limit in ("", self.limit)
 
 
+def join(rules):
+    """The text of some changes."""
+    return " and ".join(map(str, rules))
+
+
 FROM_0 = Rule("photo numbers count from 0")
 INVERTED = "labels are inverted"
 
@@ -200,7 +205,7 @@ def explain(table, official, split_of, with_votes=False):
     for words, bits, shift, photo in numberings():
         if (FROM_0 in words) != from_0 and not shift:
             continue
-        show_progress(f"trying {', '.join(map(str, words)) or 'the numbers as they are'}")
+        show_progress(f"trying {join(words) or 'the numbers as they are'}")
         places, turned = find_places(table, official, shift, photo)
         lost = int((places < 0).sum())
         if lost * 2 < len(table):

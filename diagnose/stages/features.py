@@ -334,7 +334,7 @@ def judge_passes(trace, views, reference, weights):
         recipe, match = None, view.matches[0]
         if own.fits:
             recipe = recipe_of((*own.shown[0], *own.fits[0]))
-            told = [f.row.found(own.relative_error, **f.values) for f in own.shown[0]]
+            told = list(map(own.proves, own.shown[0]))
             told += findings_of(own, ONE_OF)
             told += [judge_missing(match)] * bool(match.missing)
         elif any(record.autocast for record in view.batch.passes):

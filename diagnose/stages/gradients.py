@@ -8,6 +8,7 @@ from diagnose.backward import (
     contribution,
     head_gradients,
 )
+from diagnose.criterion import logits_of
 from diagnose.numerics import (
     BACKWARD,
     formula_tolerance,
@@ -17,7 +18,6 @@ from diagnose.numerics import (
 )
 from diagnose.parameters import describe
 from diagnose.reference import column
-from diagnose.stages.loss import logits_of
 from diagnose.stepping import declared
 from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, Row
 

@@ -150,6 +150,11 @@ class Replay:
     tolerance: float
     shown: tuple = ()
 
+    @property
+    def size(self):
+        """How many recorded numbers are compared."""
+        return self.seen.numel()
+
     def error(self, changes):
         """(relative error with these findings, its tolerance)."""
         return relative_error(self.apply(changes)(*self.given), self.seen), self.tolerance
@@ -239,7 +244,7 @@ def name_merge(found, batch, merged):
     scores = None if layered else SCORES.get((row, merged.shape[1:].numel()))
     if scores:
         return [scores.found()], row
-    return [row.found(found.relative_error)] if row is not DIFFERENCE else [], row
+    return [found.proves(row.found())] if row is not DIFFERENCE else [], row
 
 
 def explain_layer(entry, fits, values, rounding):

@@ -1,91 +1,321 @@
-"""How photos are prepared: what a preprocessing is called where it is not the reference's."""
+"""How photos are prepared: the ways in which people do each part of it, and what they are called.
+
+The reference's own way is read off the page, by diagnose.preprocessing, which tries these rows.
+"""
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from itertools import permutations
 
+import numpy as np
 import torch
+from PIL import Image
+from torch.nn import functional as F
 
-from diagnose import preprocessing
-from diagnose.numerics import estimated
+import data
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
 
-PART = ("count", "total")  # of the photos of a batch
+COUNT = ("count", "total")  # of the photos of a batch
+FEW = 2  # estimated values of photos in a batch, more than which are of each photo
+COUNTED = "[ ({count} of {total} photos)]"  # left out where it holds for all photos of a batch
 
 
-def row(name, text):
-    """A row of this stage; count is None where it holds for all photos of a batch."""
-    return Row(f"inputs.{name}", CAUSE, f"{text}[ ({{count}} of {{total}} photos)]", varies=PART)
+@dataclass(frozen=True)
+class Way(Row):
+    """A way to do one part of the preprocessing.
+
+    part: which; choice: the name among the ways of that part; act: what it does, see the tables of
+    rows; value: the name under which the choice is a value of the finding, or None.
+    """
+
+    part: str = ""
+    choice: str = ""
+    act: Callable = None
+    value: str = None
 
 
-NOT_REPRODUCED = Row(
-    "inputs.not_reproduced",
-    UNEXPLAINED,
-    "inputs that no preparation of a photo reproduces ({count} of {total})",
-    varies=PART,
+def way(part, choice, name, text, act=None, value=None):
+    """A Way of this stage."""
+    return Way(f"inputs.{name}", CAUSE, text + COUNTED, COUNT, None, part, choice, act, value)
+
+
+geometry, filter_, turn, channels, normalization, padding, cast = (
+    partial(way, part)
+    for part in ("geometry", "filter", "turn", "channels", "normalization", "padding", "cast")
 )
-NO_PHOTO = Row("inputs.no_photo", SKIPPED, "features were given: no photo met a weight")
-CHANNELS = row("channels", "the channels are {channels}, not RGB")
-FILTER = row("filter", "the resampling filter is {filter}")
-CAST = row("cast", "the input was rounded to {dtype}")
-NORMALIZED = row("normalized", "normalised with mean {mean} and deviation {std}")
-PADDED = row("padding", "the padding is {color} behind normalisation")
-# {part of a preprocessing: {choice: row}}
-ROWS = {
-    "geometry": {
-        "pad": row("padded", "photos are fitted by their longer side, rounded, and padded around"),
-        "floor": row("side_cut_off", "the shorter side is cut off to a whole number, not rounded"),
-        "corner": row(
-            "corner", "the photo lies in the upper left corner, the padding right of and below it"
-        ),
-        "crop": row("crop", "the shorter side is fitted and the centre cropped"),
-        "squash": row("squash", "both sides are stretched to the square, the aspect ratio is lost"),
-    },
-    "filter": dict.fromkeys(preprocessing.FILTERS, FILTER)
-    | {
-        "no antialias": row("no_antialias", "resized as a tensor, bilinear without antialiasing"),
-        "antialias": row("tensor_resize", "resized as a tensor, bilinear with antialiasing"),
-    },
-    "turn": {
-        "hflip": row("hflip", "photos are mirrored left to right"),
-        "vflip": row("vflip", "photos are upside down (mirrored)"),
-        "rot180": row("rot180", "photos are turned by 180 degrees"),
-        "exif": row(
-            "exif", "the EXIF rotation is applied; the reference leaves photos as they are stored"
-        ),
-    },
-    "order": {"gray": row("gray", "photos are turned to gray")}
-    | {"".join(p): CHANNELS for p in permutations("RGB")},
-    "normalization": {
-        "imagenet": row("normalized_imagenet", "normalised with the ImageNet mean and deviation"),
-        "none": row("not_normalized", "values from 0 to 1, not normalised"),
-        "half": row("normalized_half", "normalised with mean .5 and deviation .5"),
-        "255": row("range_255", "values from 0 to 255, not normalised"),
-        "twice": row("normalized_twice", "normalised twice"),
-        "centered": row("centered", "the mean is subtracted, not divided by the deviation"),
-        "minus one": row("minus_one", "divided by 255, then 1 subtracted"),
-        "solved": NORMALIZED,
-    },
-    "padding": {
-        "mean": row("padding_mean", "the padding is the ImageNet mean colour"),
-        "black": row("padding_black", "the padding is black before the normalisation"),
-        "gray": row("padding_gray", "the padding is gray, 128 of 255"),
-        "white": row("padding_white", "the padding is white"),
-        "train": row("padding_train", "the padding has the mean colour of the training photos"),
-        "rounded": row(
-            "padding_rounded", "the padding is the mean colour rounded to 124, 116, 104 of 255"
-        ),
-        "solved": PADDED,
-    },
-    "cast": dict.fromkeys(("float16", "bfloat16"), CAST),
-}
+
+
+# Geometry: act(width, height, size) -> the sides to which a photo is resized, and where its upper
+# left corner lies in the input, both (across, down).
+
+
+def around(sides, size):
+    """Where a photo with these sides lies in the middle."""
+    return tuple((size - side) // 2 for side in sides)
+
+
+def by_longer(cut):
+    """The sides of a photo whose longer one becomes the size, made whole by cut."""
+    return lambda width, height, size: tuple(
+        cut(size * side / max(width, height)) for side in (width, height)
+    )
+
+
+def pad(cut):
+    """The geometry that pads around."""
+
+    def act(width, height, size):
+        sides = by_longer(cut)(width, height, size)
+        return sides, around(sides, size)
+
+    return act
+
+
+def crop(width, height, size):
+    """The geometry that crops the center."""
+    sides = tuple(int(size * side / min(width, height)) for side in (width, height))
+    return sides, tuple(-round((side - size) / 2) for side in sides)
+
+
+GEOMETRIES = (
+    geometry(
+        "pad",
+        "padded",
+        "photos are fitted by their longer side, rounded, and padded around",
+        pad(round),
+    ),
+    geometry(
+        "floor",
+        "side_cut_off",
+        "the shorter side is cut off to a whole number, not rounded",
+        pad(int),
+    ),
+    geometry(
+        "corner",
+        "corner",
+        "the photo lies in the upper left corner, the padding right of and below it",
+        lambda width, height, size: (by_longer(round)(width, height, size), (0, 0)),
+    ),
+    geometry("crop", "crop", "the shorter side is fitted and the centre cropped", crop),
+    geometry(
+        "squash",
+        "squash",
+        "both sides are stretched to the square, the aspect ratio is lost",
+        lambda width, height, size: ((size, size), (0, 0)),
+    ),
+)
+
+
+# Filters: act(photo, sides) -> the photo resized to (width, height), [3, height, width] in 0..1.
+
+
+def by_pillow(resample):
+    """The filter that Pillow has."""
+
+    def act(photo, sides):
+        resized = np.asarray(photo.resize(sides, resample))
+        return torch.from_numpy(resized.copy()).permute(2, 0, 1).double() / 255
+
+    return act
+
+
+def as_tensor(antialias):
+    """The bilinear filter of torch."""
+
+    def act(photo, sides):
+        whole = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].double() / 255
+        return F.interpolate(whole, sides[::-1], mode="bilinear", antialias=antialias)[0]
+
+    return act
+
+
+FILTERS = (
+    *(
+        filter_(
+            kind.name.lower(),
+            "filter",
+            "the resampling filter is {filter}",
+            by_pillow(kind),
+            "filter",
+        )
+        for kind in Image.Resampling
+    ),
+    filter_(
+        "no antialias",
+        "no_antialias",
+        "resized as a tensor, bilinear without antialiasing",
+        as_tensor(False),
+        "filter",
+    ),
+    filter_(
+        "antialias",
+        "tensor_resize",
+        "resized as a tensor, bilinear with antialiasing",
+        as_tensor(True),
+        "filter",
+    ),
+)
+
+
+# Turns: act(array [..., height, width]) -> the same, turned; None: by the photo's EXIF.
+
+
+def flip(*dims):
+    """The turn that flips these dimensions."""
+    return lambda pixels: pixels.flip(dims)
+
+
+TURNS = (
+    turn("none", "stored", "photos lie as they are stored", flip()),
+    turn("hflip", "hflip", "photos are mirrored left to right", flip(-1)),
+    turn("vflip", "vflip", "photos are upside down (mirrored)", flip(-2)),
+    turn("rot180", "rot180", "photos are turned by 180 degrees", flip(-2, -1)),
+    turn(
+        "exif",
+        "exif",
+        "the EXIF rotation is applied; the reference leaves photos as they are stored",
+    ),
+)
+
+# Channels: act(pixels [3, ...]) -> the same in another order; gray is made before the resize.
+
+
+def reorder(order):
+    """The order of the channels with these names."""
+    places = ["RGB".index(name) for name in order]
+    return lambda pixels: pixels[places]
+
+
+ORDERS = (
+    *(
+        channels(
+            "".join(order),
+            "channels",
+            "the channels are {channels}, not RGB",
+            reorder(order),
+            "channels",
+        )
+        for order in permutations("RGB")
+    ),
+    channels("gray", "gray", "photos are turned to gray", lambda pixels: pixels, "channels"),
+)
+
+# Normalization: act(scale [3], shift [3] of the page) -> those of values in 0..1.
+NORMALIZED = normalization(
+    "solved", "normalized", "normalised with mean {mean} and deviation {std}"
+)
+NORMALIZATIONS = (
+    normalization(
+        "page",
+        "normalized_imagenet",
+        "normalised with the ImageNet mean and deviation",
+        lambda scale, shift: (scale, shift),
+    ),
+    normalization(
+        "none",
+        "not_normalized",
+        "values from 0 to 1, not normalised",
+        lambda scale, shift: (torch.ones_like(scale), torch.zeros_like(shift)),
+    ),
+    normalization(
+        "half",
+        "normalized_half",
+        "normalised with mean .5 and deviation .5",
+        lambda scale, shift: (torch.full_like(scale, 2), torch.full_like(shift, -1)),
+    ),
+    normalization(
+        "255",
+        "range_255",
+        "values from 0 to 255, not normalised",
+        lambda scale, shift: (torch.full_like(scale, 255), torch.zeros_like(shift)),
+    ),
+    normalization(
+        "twice",
+        "normalized_twice",
+        "normalised twice",
+        lambda scale, shift: (scale**2, scale * shift + shift),
+    ),
+    normalization(
+        "centered",
+        "centered",
+        "the mean is subtracted, not divided by the deviation",
+        lambda scale, shift: (torch.ones_like(scale), shift / scale),
+    ),
+    normalization(
+        "minus one",
+        "minus_one",
+        "divided by 255, then 1 subtracted",
+        lambda scale, shift: (torch.ones_like(scale), torch.full_like(shift, -1)),
+    ),
+    NORMALIZED,
+)
+
+# Padding: act() -> its color, red, green and blue in 0..1.
+PADDED = padding("solved", "padding", "the padding is {color} behind normalisation")
+PADDINGS = (
+    padding(
+        "mean",
+        "padding_mean",
+        "the padding is the ImageNet mean colour",
+        lambda: data.parse_color("imagenet"),
+    ),
+    padding(
+        "black", "padding_black", "the padding is black before the normalisation", lambda: (0, 0, 0)
+    ),
+    padding("gray", "padding_gray", "the padding is gray, 128 of 255", lambda: (128 / 255,) * 3),
+    padding("white", "padding_white", "the padding is white", lambda: (1, 1, 1)),
+    padding(
+        "train",
+        "padding_train",
+        "the padding has the mean colour of the training photos",
+        lambda: data.parse_color("train"),
+    ),
+    padding(
+        "rounded",
+        "padding_rounded",
+        "the padding is the mean colour rounded to 124, 116, 104 of 255",
+        lambda: (124 / 255, 116 / 255, 104 / 255),
+    ),
+    PADDED,
+)
+
+# Casts: act(input) -> the same, as rounded.
+CASTS = (
+    cast("none", "not_cast", "the input is not rounded", lambda x: x),
+    *(
+        cast(
+            str(dtype)[6:],
+            "cast",
+            "the input was rounded to {dtype}",
+            lambda x, dtype=dtype: x.to(dtype).double(),
+            "dtype",
+        )
+        for dtype in (torch.bfloat16, torch.float16)
+    ),
+)
+
+TABLES = (GEOMETRIES, FILTERS, TURNS, ORDERS, NORMALIZATIONS, PADDINGS, CASTS)
+WAYS = {rows[0].part: {row.choice: row for row in rows} for rows in TABLES}
 # Where a value is estimated, and each photo has its own.
 EACH = {
-    PADDED: row("padding_of_each", "the padding has another colour in each photo"),
-    NORMALIZED: row(
+    PADDED: way(
+        "padding", "each", "padding_of_each", "the padding has another colour in each photo"
+    ),
+    NORMALIZED: normalization(
+        "each",
         "normalized_each",
         "each photo has its own scale and shift (normalised by itself, or jitter)",
     ),
 }
+NOT_REPRODUCED = Row(
+    "inputs.not_reproduced",
+    UNEXPLAINED,
+    "inputs that no preparation of a photo reproduces ({count} of {total})",
+    varies=COUNT,
+)
+NO_PHOTO = Row("inputs.no_photo", SKIPPED, "features were given: no photo met a weight")
 
 
 def judge_inputs(sides, official):
@@ -94,49 +324,27 @@ def judge_inputs(sides, official):
     The path is None where the photo is not proved by its preparation: photos of a series are alike.
     """
     inputs = torch.cat([x.double() for x in sides.inputs])
-    preparations, paths, worst = official.identify(inputs)
-    paths = [
-        path if preparation else None for path, preparation in zip(paths, preparations, strict=True)
-    ]
+    changes, paths, worst = official.identify(inputs)
+    paths = [path if own is not None else None for path, own in zip(paths, changes, strict=True)]
     half = len(paths) // 2
-    return name_inputs(preparations, worst), list(zip(paths[:half], paths[half:], strict=True))
+    return name_inputs(changes, worst), list(zip(paths[:half], paths[half:], strict=True))
 
 
-def name_inputs(preparations, worst):
-    """Findings on the preprocessing of each input of a batch; None where one is not reproduced."""
-    lost = sum(preparation is None for preparation in preparations)
+def name_inputs(changes, worst):
+    """Findings on the preprocessing of the inputs of a batch.
+
+    changes: of each input its (Way, items of its values), or None where it is not reproduced.
+    """
+    lost = sum(own is None for own in changes)
     if lost:
-        return [NOT_REPRODUCED.found(count=lost, total=len(preparations))]
-    counts = Counter(choice for preparation in preparations for choice in choices(preparation))
+        return [NOT_REPRODUCED.found(count=lost, total=len(changes))]
+    counts = Counter(change for own in changes for change in own)
     for of_value, of_each in EACH.items():
-        own = [choice for choice in counts if choice[0] == of_value]
-        if len(own) > 2:
-            counts[of_each, ()] = sum(counts.pop(choice) for choice in own)
-    findings = []
-    for (found, values), count in counts.items():
-        part = count if count < len(preparations) else None
-        finding = found.found(worst, **dict(values), count=part, total=len(preparations))
-        findings.append(finding.with_alternatives() if found == NORMALIZED else finding)
-    return findings
-
-
-def choices(preparation):
-    """(row, its values) of each part of a preprocessing that is not the reference's."""
-    for part, usual in preprocessing.reference().items():
-        choice = preparation[part].removesuffix(" late")
-        if preparation[part] != usual:
-            yield ROWS[part][choice], tuple(values_of(part, choice, preparation).items())
-
-
-def values_of(part, choice, preparation):
-    """The values of a choice; estimated ones in mean and std, as people write them."""
-    if choice == "solved" and part == "padding":
-        return {"color": tuple(map(estimated, preparation["border"]))}
-    if choice == "solved":
-        scale, shift = preparation["affine"]
-        return {
-            "mean": tuple(map(estimated, -shift / scale)),
-            "std": tuple(map(estimated, 1 / scale)),
-        }
-    names = {"order": "channels", "filter": "filter", "cast": "dtype"}
-    return {names[part]: choice} if part in names else {}
+        own = [change for change in counts if change[0] == of_value]
+        if len(own) > FEW:
+            counts[of_each, ()] = sum(counts.pop(change) for change in own)
+    total = len(changes)
+    return [
+        row.found(worst, **dict(values), count=count if count < total else None, total=total)
+        for (row, values), count in counts.items()
+    ]

@@ -1,9 +1,5 @@
-"""The loss: which row of LOSSES gives it and its gradient, in every batch, at the trainer's logits.
+"""The loss: which row of LOSSES gives it and its gradient, in every batch, at its own logits."""
 
-The one copy of the page's line, cross_entropy, is the first row; tests hold it to the pages.
-"""
-
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,37 +7,34 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from diagnose.explain import Change, alone, contradiction, explain, one_of
-from diagnose.numerics import FORMULA, estimated, factor_between, relative_error
-from diagnose.reference import column
+from diagnose.criterion import Evidence, Recipe, cross_entropy, logits_of, nearest_value, recipe_of
+from diagnose.explain import Change, alone, contradiction, explain, findings_of, one_of
+from diagnose.numerics import estimated, relative_error
 from run.findings import CAUSE, DECLARED, HARMLESS, SKIPPED, UNEXPLAINED, Row
-
-GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
 class Loss(Change):
-    """A loss: terms(logits [B, 2], label [B], value) [B], whose mean, times a factor, it is.
+    """A change of the loss: act(diagnose.criterion.Recipe, values of its finding)."""
 
-    shares: whether the value is the official shares [B] of people that prefer photo_2.
+    act: Callable = None
+
+
+def loss(name, text, terms, between=None, shares=False, **options):
+    """A Loss of this stage: terms(logits [B, 2], label [B], value) [B], whose mean it is.
+
+    between: two bounds of a value that is estimated from all batches; shares: whether the value is
+    the official shares [B] of people that prefer photo_2.
     """
-
-    terms: Callable = None
-    shares: bool = False
-
-
-def loss(name, text, terms, between=None, **options):
-    """A Loss of this stage; between: two bounds of a value that is estimated from all batches."""
     if between:
-        options["values"] = lambda batches, changes: nearest_value(
-            terms, batches, changes, *between
-        )
-    return Loss(f"loss.{name}", CAUSE, text, terms=terms, **options)
+        low, high = between
+        options["values"] = lambda batches, others: nearest_value(terms, batches, others, low, high)
 
+    def act(recipe, values):
+        value = (lambda batch: batch.shares) if shares else values.get("value", 0.0)
+        return recipe._replace(terms=terms, value=value)
 
-def cross_entropy(z, y, value=None):
-    """Natural-log cross-entropy [B] of labels [B] under logits [B, 2]: the line of the pages."""
-    return F.nll_loss(F.log_softmax(z, 1), y, reduction="none")
+    return Loss(f"loss.{name}", CAUSE, text, act=act, **options)
 
 
 def one_hot(z, y):
@@ -78,11 +71,11 @@ def over_sum(terms):
 
 def margins(batches, changes):
     """Estimates a margin, whose gradient is flat, by what the loss says."""
+    inverted = recipe_of(changes).inverted
     active = [batch for batch in batches if batch.gradient.any()]
-    return [{"value": margin_of(batch, takes_other_label(changes))} for batch in active[:1]]
+    return [{"value": margin_of(batch, inverted)} for batch in active[:1]]
 
 
-CROSS_ENTROPY = loss("cross_entropy", "", cross_entropy)  # the reference
 LOSSES = (
     loss(
         "softmax_twice",
@@ -166,7 +159,12 @@ LOSSES = (
         between=(0.01, 100.0),
     ),
 )
-INVERTED = Change("loss.labels_inverted", CAUSE, "labels are inverted in the loss")
+INVERTED = Loss(
+    "loss.labels_inverted",
+    CAUSE,
+    "labels are inverted in the loss",
+    act=lambda recipe, values: recipe._replace(inverted=True),
+)
 LOGITS_SWAPPED = Row("loss.logits_swapped", CAUSE, "the two logits are exchanged behind the head")
 EITHER = Row(
     "loss.inverted_or_swapped",
@@ -219,59 +217,6 @@ FACTORS = Row(
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What one recorded batch says of the loss; see diagnose.explain.Replay."""
-
-    logits: torch.Tensor  # [B, 2]; of a trainer with one logit, 0 and that one
-    label: torch.Tensor  # [B], as it entered the step
-    shares: torch.Tensor | None  # [B], of the people who prefer photo_2
-    loss: torch.Tensor
-    gradient: torch.Tensor  # [B, 2], of the loss at the logits
-    single: bool  # whether there is one logit
-    shown: tuple = ()
-
-    def error(self, changes):
-        """(relative error of a loss and its gradient, times the factor that fits; tolerance)."""
-        row = loss_of(changes)
-        if row.shares and self.shares is None:
-            return math.inf, 0.0
-        made = evaluate(row.terms, self, takes_other_label(changes), value_of(changes, self))
-        factor = factor_between([made[1]], [self.gradient])
-        is_sign = factor > 0 or abs(factor + 1) < 1e-6  # other negative factors are no factors
-        error = departure(factor, made, self) if is_sign else math.inf
-        return error, FORMULA[self.logits.dtype != torch.float64] * 10
-
-
-class Fit(NamedTuple):
-    """A loss that gives all batches."""
-
-    changes: tuple  # findings
-    factors: list  # by which it is multiplied, for each batch
-    relative_error: float
-
-    @property
-    def inverted(self):
-        """Whether it takes the other label."""
-        return takes_other_label(self.changes)
-
-
-def takes_other_label(changes):
-    """Whether some findings have the loss take 1 - label."""
-    return any(finding.row is INVERTED for finding in changes)
-
-
-def loss_of(changes):
-    """The Loss among some findings; the reference's where none is."""
-    return next((f.row for f in changes if f.row is not INVERTED), CROSS_ENTROPY)
-
-
-def value_of(changes, batch):
-    """The value of the loss among some findings: a number, shares of people, or None."""
-    own = next((f.values for f in changes if f.row is not INVERTED), {})
-    return batch.shares if loss_of(changes).shares else own.get("value")
-
-
 def evidence_of(batch, labels, pairs):
     """(findings, the Evidence of a batch or None where its loss cannot be judged).
 
@@ -296,16 +241,6 @@ def evidence_of(batch, labels, pairs):
     if single:
         logits, slope = torch.cat([0 * logits, logits], 1), torch.cat([-slope, slope], 1)
     return [], Evidence(logits, label, shares, value, slope, single)
-
-
-def logits_of(batch):
-    """(what the last layer gives or, where none is, what joins two scores, [B, 1 or 2]; the
-    gradients at it).
-    """
-    places = [i for i, entry in enumerate(batch.head) if "dropout" not in entry.op]
-    made = batch.head[places[-1]].output if places else batch.merged
-    slopes = batch.gradients.get(f"output_{places[-1]}" if places else "merged", [])
-    return column(made), list(map(column, slopes))
 
 
 def outputs_swapped(view):
@@ -335,6 +270,18 @@ LEVELS = (
 )
 
 
+class Fit(NamedTuple):
+    """A loss that gives all batches."""
+
+    changes: tuple  # findings
+    factors: list  # by which it is multiplied, for each batch
+
+    @property
+    def inverted(self):
+        """Whether it takes the other label."""
+        return recipe_of(self.changes).inverted
+
+
 def judge_loss(batches, inversion):
     """(findings, the Fit to all batches or None).
 
@@ -344,57 +291,11 @@ def judge_loss(batches, inversion):
     found = explain(batches, LEVELS)
     if not found.fits:
         return [describe_rest(batches, found.tried)], None
-    fits = [fit_of(changes, batches, found.relative_error) for changes in found.fits]
+    fits = [Fit(changes, [batch.factor(changes) for batch in batches]) for changes in found.fits]
     plain = [fit for fit in fits if max(abs(f - 1) for f in fit.factors) < 1e-6]
     fits = plain or fits  # one change, rather than one and a factor
-    return name_fits(fits, inversion, batches[0].single), fits[0]
-
-
-def fit_of(changes, batches, error):
-    """The Fit that some findings are, which reproduce all batches."""
-    terms, inverted = loss_of(changes).terms, takes_other_label(changes)
-    factors = []
-    for batch in batches:
-        _, slope = evaluate(terms, batch, inverted, value_of(changes, batch))
-        factors.append(factor_between([slope], [batch.gradient]))
-    return Fit(changes, factors, error)
-
-
-def departure(factor, made, batch):
-    """Largest relative error of a made (loss, gradient), times the factor, against a batch's."""
-    value, slope = made
-    errors = [relative_error(factor * slope, batch.gradient)]
-    return max(*errors, relative_error(factor * value, batch.loss.double()))
-
-
-def evaluate(terms, batch, inverted, value=None):
-    """(mean of the terms, gradient at the logits) of a loss, in float64."""
-    z = batch.logits.double().clone().requires_grad_()
-    if not isinstance(value, torch.Tensor):
-        value = torch.tensor(value or 0.0, dtype=torch.float64)
-    made = terms(z, 1 - batch.label if inverted else batch.label, value)
-    (slope,) = torch.autograd.grad(made.mean(), z, allow_unused=True)
-    return made.mean().detach(), slope if slope is not None else torch.zeros_like(z)
-
-
-def nearest_value(terms, batches, changes, low, high):
-    """[{"value": that with which a loss comes nearest to all gradients}], by golden section."""
-    inverted = takes_other_label(changes)
-
-    def miss(value):
-        slopes = [(evaluate(terms, batch, inverted, value)[1], batch.gradient) for batch in batches]
-        rest = [float((factor_between([s], [g]) * s - g).norm() / g.norm()) for s, g in slopes]
-        return sum(rest) if all(map(math.isfinite, rest)) else math.inf
-
-    grid = [low + (high - low) * (i / 60) ** 2 for i in range(61)]
-    start = min(range(61), key=lambda i: miss(grid[i]))
-    a, b = grid[max(0, start - 1)], grid[min(60, start + 1)]
-    for _ in range(80):
-        c, d = b - (b - a) * GOLDEN, a + (b - a) * GOLDEN
-        a, b = (a, d) if miss(c) < miss(d) else (c, b)
-    middle = (a + b) / 2
-    near = round(middle, 3)  # the miss is flat at its least, so that half of the digits are known
-    return [{"value": v} for v in ((near, middle) if abs(near - middle) < 1e-5 else (middle,))]
+    found = found._replace(fits=tuple(fit.changes for fit in fits))
+    return name_fits(found, fits[0].inverted, inversion, batches[0].single), fits[0]
 
 
 def margin_of(batch, inverted):
@@ -404,27 +305,27 @@ def margin_of(batch, inverted):
     return float((batch.loss * len(y) + (ahead(z, y) * active).sum()) / active.sum())
 
 
-def name_fits(fits, inversion, single):
+def name_fits(found, inverted, inversion, single):
     """Findings on the losses that fit equally; those of one meaning are one.
 
-    single: whether there is one logit, which may speak for either photo.
+    inverted: whether the first takes 1 - label; inversion: see judge_loss; single: whether there is
+    one logit, which may speak for either photo.
     """
-    ways = []
-    for fit in fits:
-        way = (f.row if f.row is not INVERTED else inversion for f in fit.changes)
-        told = zip(way, fit.changes, strict=True)
-        shown = ((row, f.values) for row, f in told if row and not (row is inversion and single))
-        ways.append(tuple(row.found(fit.relative_error, **values) for row, values in shown))
-    findings = [FIRST_LOGIT.found()] * (fits[0].inverted and single)
-    if len(ways) == 1:
-        return findings + list(ways[0])
-    return [*findings, ONE_OF.found(fits[0].relative_error, ways=tuple(ways))]
+
+    def named(finding):
+        if finding.row is not INVERTED:
+            return [finding]
+        return [inversion.found()] if inversion and not single else []
+
+    fits = tuple(tuple(f for finding in fit for f in named(finding)) for fit in found.fits)
+    findings = [FIRST_LOGIT.found()] * (inverted and single)
+    return findings + findings_of(found._replace(fits=fits), ONE_OF)
 
 
 def describe_rest(batches, tried):
     """The finding on a loss that no row gives in all batches."""
-    made = [(evaluate(cross_entropy, batch, False), batch) for batch in batches]
-    (value, slope), worst = max(made, key=lambda pair: departure(1, *pair))
+    made = [(batch.replay(Recipe()), batch) for batch in batches]
+    (value, slope), worst = max(made, key=lambda pair: pair[1].departure(pair[0]))
     if relative_error(slope, worst.gradient) <= worst.error(())[1]:
         return ADDED.found(added=estimated(float(worst.loss) - float(value)))
     estimates = alone([worst], LEVELS) if len(batches) > 1 else ()

@@ -134,6 +134,11 @@ class Figures:
         """Whether there is a figure for each batch from the first on."""
         return all(b == a + 1 for a, b in itertools.pairwise(self.places))
 
+    @property
+    def size(self):
+        """How many recorded numbers are compared."""
+        return len(self.texts)
+
     def error(self, changes):
         """(largest difference of a figure in units of its last digit's half, 1)."""
         made = map(self.figure, [-1, *self.places], self.places, itertools.repeat(changes))

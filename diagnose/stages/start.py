@@ -1,10 +1,16 @@
 """How a trainer's parameters start: whether the backbone was trained, and the head's distribution.
 
-The head's std is that of model.build_head: Kaiming normal with fan_in, relu.
+The reference's is what model.build_head draws.
 """
 
-import math
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import sqrt
 
+import torch
+
+import model
 from diagnose.numerics import estimated
 from run.findings import CAUSE, DECLARED, SKIPPED, Row
 
@@ -27,22 +33,46 @@ BIASES = Row(
     "start.head_bias", CAUSE, "the head's biases[ of the layer of {layer}] do not start at 0"
 )
 ZERO = Row("start.head_zero", CAUSE, "the weights[ of the layer of {layer}] of the head are 0")
-UNIFORM = Row(
-    "start.head_uniform",
-    CAUSE,
-    "the head[ of the layer of {layer}] starts {distribution}, std {std}, not {reference}",
-)
-FAN_OUT = Row(
-    "start.head_fan_out",
-    CAUSE,
-    "the head[ of the layer of {layer}] starts as Kaiming normal with fan_out: "
-    "std {std}, not {reference}",
-)
 STD = Row(
     "start.head_std",
     CAUSE,
     "the head[ of the layer of {layer}] starts with another spread: std {std}, not {reference}",
 )
+
+
+@dataclass(frozen=True)
+class Start(Row):
+    """A distribution of initial weights: std(outputs, inputs), its name among others of its id."""
+
+    std: Callable = None
+    is_uniform: bool = False
+    distribution: str = None
+
+
+def start(name, distribution, std, is_uniform=False):
+    """A Start of this stage."""
+    text = "the head[ of the layer of {layer}] starts {distribution}, std {std}, not {reference}"
+    return Start(f"start.{name}", CAUSE, text, (), None, std, is_uniform, distribution)
+
+
+STARTS = (
+    start("head_fan_in", "as Kaiming normal with fan_in", lambda out, inputs: sqrt(2 / inputs)),
+    start("head_fan_out", "as Kaiming normal with fan_out", lambda out, inputs: sqrt(2 / out)),
+    start(
+        "head_uniform",
+        "as PyTorch's default, uniform",
+        lambda out, inputs: sqrt(1 / (3 * inputs)),
+        is_uniform=True,
+    ),
+    start(
+        "head_uniform",
+        "Xavier uniform",
+        lambda out, inputs: sqrt(2 / (out + inputs)),
+        is_uniform=True,
+    ),
+    start("head_uniform", "Kaiming uniform", lambda out, inputs: sqrt(2 / inputs), is_uniform=True),
+)
+DRAWN = 2**18  # weights of the page's own head, whose std is known to 0.14 percent by that
 
 
 def judge_start(batch, values, weights):
@@ -55,24 +85,51 @@ def judge_start(batch, values, weights):
     for entry in layers:
         weight, *bias = (values[n].double() for n in entry.weights)
         layer = None if len(layers) == 1 else weight.shape[0]
-        findings += judge_weight(weight, layer)
-        if bias and float(bias[0].abs().max()) > 0:
+        drawn, has_bias = draw_layer(model.build_head, *weight.shape)
+        findings += judge_weight(weight, drawn, layer)
+        if bias and float(bias[0].abs().max()) > 0 and not has_bias:
             findings.append(BIASES.found(layer=layer))
     return findings
 
 
-def judge_weight(weight, layer):
-    """Findings on the initial weight [out, in] of one layer of the head."""
-    std, expected = float(weight.std()), math.sqrt(2 / weight.shape[1])
-    values = {"layer": layer, "std": estimated(std), "reference": estimated(expected)}
+@functools.lru_cache(maxsize=8)
+def draw_layer(build, outputs, inputs):
+    """(initial weights [N, inputs] of a layer of these shapes as the page makes it, whether its
+    biases start at others than 0).
+    """
+    count = max(1, DRAWN // (outputs * inputs))
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        layers = [build(inputs, (outputs,))[0] for _ in range(count)]
+    weight = torch.cat([layer.weight.detach().double() for layer in layers])
+    return weight, any(bool(layer.bias.any()) for layer in layers)
+
+
+def judge_weight(weight, drawn, layer):
+    """Findings on the initial weight [out, in] of one layer of the head; drawn: see draw_layer."""
     if not weight.any():
         return [ZERO.found(layer=layer)]
-    if name := uniform_name(weight):
-        return [UNIFORM.found(distribution=name, **values)]
-    if abs(std / expected - 1) <= 6 / math.sqrt(2 * weight.numel()):
+    usual = next((row for row in STARTS if fits(row, drawn, weight.shape)), None)
+    reference = usual.std(*weight.shape) if usual else float(drawn.std())
+    if fits(usual, weight, weight.shape) if usual else is_std(weight, reference):
         return []
-    fan_out = abs(std / math.sqrt(2 / weight.shape[0]) - 1) < 0.1
-    return [(FAN_OUT if fan_out else STD).found(**values)]
+    values = {"layer": layer, "std": estimated(float(weight.std()))}
+    values |= {"reference": estimated(reference)}
+    own = next((row for row in STARTS if fits(row, weight, weight.shape)), None)
+    return [own.found(distribution=own.distribution, **values) if own else STD.found(**values)]
+
+
+def is_std(weight, std):
+    """Whether weights have a standard deviation, as far as their number tells."""
+    return abs(float(weight.std()) / std - 1) <= 6 / sqrt(2 * weight.numel())
+
+
+def fits(row, weight, shape):
+    """Whether weights are those of a distribution for a layer of this shape."""
+    std, count, top = row.std(*shape), weight.numel(), float(weight.abs().max())
+    bound = std * sqrt(3)
+    fills = bound * (1 - 20 / count) <= top <= bound * (1 + 1e-6)
+    return is_std(weight, std) and fills == row.is_uniform
 
 
 def judge_untrained(batch, values, weights):
@@ -93,17 +150,3 @@ def judge_untrained(batch, values, weights):
         return [STATISTICS_RESET.found()]
     seen = "running means 0, variances 1" if fresh else "BatchNorm's weights 1, biases 0"
     return [UNTRAINED.found(seen=seen)]
-
-
-def uniform_name(weight):
-    """The name of a uniform distribution that the weights fill to its bound, or None."""
-    top, n, least = float(weight.abs().max()), weight.numel(), 1 / math.sqrt(weight.shape[1])
-    for name, bound in (
-        ("as PyTorch's default, uniform", least),
-        ("Xavier uniform", math.sqrt(6 / sum(weight.shape))),
-        ("Kaiming uniform", math.sqrt(6) * least),
-    ):
-        ratio = float(weight.std()) / (bound / math.sqrt(3))
-        if bound * (1 - 20 / n) <= top <= bound * (1 + 1e-6) and abs(ratio - 1) < 6 / math.sqrt(n):
-            return name
-    return None

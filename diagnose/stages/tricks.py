@@ -7,10 +7,10 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 
+from diagnose.backward import Gradients, gradients_of, zero_like
 from diagnose.explain import (
     Change,
     alone,
@@ -22,41 +22,11 @@ from diagnose.explain import (
 )
 from diagnose.numerics import close_tolerance, estimated, factor_between, relative_error
 from diagnose.parameters import describe
-from diagnose.trace import Sample
 from run.findings import CAUSE, HARMLESS, UNEXPLAINED, Row
 
 PARTS = 4  # with values of their own, beyond which they are no explanation
 UNTOUCHED = 1e-7  # from 1, that a factor of a part is none
 EPS = 1e-6  # that torch.nn.utils.clip_grad_norm_ adds to a norm
-
-
-class Gradients(NamedTuple):
-    """Gradients by the numbers of their weights."""
-
-    values: dict  # tensors, at the fixed places
-    l2: dict  # of the whole tensors; nan where it is not known
-    largest: dict  # absolute element of the whole tensors
-
-    def norm(self, numbers=None):
-        """The l2 norm of all of them, or of some."""
-        chosen = self.l2 if numbers is None else numbers
-        return math.sqrt(sum(self.l2[n] ** 2 for n in chosen))
-
-    def times(self, factors):
-        """The same, each multiplied by a number."""
-        return Gradients(
-            {n: values * factors[n] for n, values in self.values.items()},
-            {n: l2 * abs(factors[n]) for n, l2 in self.l2.items()},
-            {n: top * abs(factors[n]) for n, top in self.largest.items()},
-        )
-
-    def clamped(self, bound):
-        """The same, each element clamped to +-bound."""
-        return Gradients(
-            {n: values.clamp(-bound, bound) for n, values in self.values.items()},
-            dict.fromkeys(self.l2, math.nan),
-            {n: min(top, bound) for n, top in self.largest.items()},
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +45,11 @@ class Step:
     factor: float | None
     parameters: dict
     shown: tuple = ()
+
+    @property
+    def size(self):
+        """How many recorded numbers are compared."""
+        return sum(len(values) for values in self.given.values.values())
 
     def after(self, changes):
         """The gradients that some findings leave of those given."""
@@ -267,7 +242,7 @@ TRICKS = (
     trick(
         "values_clipped",
         "each gradient is clipped to +-{bound}",
-        lambda step, made, values: made.clamped(values["bound"]),
+        lambda step, made, values: made.each(lambda g: g.clamp(-values["bound"], values["bound"])),
         bounds,
     ),
     trick(
@@ -330,17 +305,3 @@ def step_of(place, update, last, parameters, factor, before):
     if not removed and earlier and not zero and replace(step, given=earlier).error(())[0] == 0:
         shown = [STALE.found()]
     return replace(step, shown=tuple(shown or [ZEROED.found()] * zero))
-
-
-def gradients_of(samples):
-    """The Gradients of {number: sample}."""
-    return Gradients(
-        {n: sample.values for n, sample in samples.items()},
-        {n: sample.l2 for n, sample in samples.items()},
-        {n: sample.max for n, sample in samples.items()},
-    )
-
-
-def zero_like(sample):
-    """A Sample of zeros."""
-    return Sample(torch.zeros_like(sample.values), 0.0, 0.0)

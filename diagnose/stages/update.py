@@ -277,6 +277,11 @@ class Behind:
     is_single: bool  # recorded in float32
     shown: tuple = ()
 
+    @property
+    def size(self):
+        """How many recorded numbers are compared."""
+        return self.later.numel()
+
     def error(self, changes):
         """(0 where some findings give the weights of the next step, else inf; 0)."""
         made = self.after
