@@ -3,13 +3,13 @@
 from collections import Counter
 
 from diagnose.stages import STAGES
-from run.findings import CAUSE, DECLARED, HARMLESS, SKIPPED, UNEXPLAINED, line_of
+from run.findings import CAUSE, DECLARED, HARMLESS, SKIPPED, UNEXPLAINED, line_of, number
 
 KINDS = {  # the word of a stage, the gravest first
-    UNEXPLAINED: "not explained",
-    CAUSE: "departs",
-    SKIPPED: "not judged, or in part",
-    DECLARED: "stated below",
+    UNEXPLAINED: "unexplained",
+    CAUSE: "changed",
+    SKIPPED: "skipped, or in part",
+    DECLARED: "declared below",
     HARMLESS: "equal",
 }
 
@@ -19,7 +19,7 @@ def lines_of(findings, basis):
     for stage in STAGES:
         kinds = {finding.kind for finding in findings if finding.stage == stage}
         word = next((word for kind, word in KINDS.items() if kind in kinds), "equal")
-        pairs = f" ({basis.pairs} pairs seen)" if stage == "labels" else ""
+        pairs = f" ({basis.pairs} pairs identified)" if stage == "labels" else ""
         yield f"{stage:10} {word}{pairs}"
     for finding in findings:
         yield line_of(finding, basis.steps)
@@ -40,26 +40,30 @@ def is_nothing_judged(findings):
 
 
 def verdict(findings, basis):
-    """What the findings come to, in one sentence."""
+    """What the findings come to, in one sentence or two."""
     kinds = Counter(finding.kind for finding in findings)
     steps = "step" if basis.steps == 1 else f"{basis.steps} steps"
-    near = ""
-    if basis.relative_error is not None:
-        near = f", to {basis.relative_error:.0e} (rounding: up to {basis.tolerance:.0e})"
     changes = "this change" if kinds[CAUSE] == 1 else f"these {kinds[CAUSE]} changes"
-    part = ""
+    them = "it" if kinds[CAUSE] == 1 else "them"
+    where = ""
     if basis.size not in (None, basis.reference_size):
-        part = f", at {basis.size} pixels (the recipe has {basis.reference_size})"
-    part += ", in all that was judged" * bool(kinds[SKIPPED])
+        where = f" at {basis.size} pixels (reference: {basis.reference_size})"
+    where += " in what was judged" * bool(kinds[SKIPPED])
+    proof = ""
+    if basis.relative_error is not None:
+        error, tolerance = (
+            number(float(f"{value:.0e}")) for value in (basis.relative_error, basis.tolerance)
+        )
+        proof = f"; relative error up to {error} (tolerance {tolerance})"
     if kinds[UNEXPLAINED]:
         stages = dict.fromkeys(f.stage for f in findings if f.kind == UNEXPLAINED)
-        text = f"Not explained: {' and '.join(stages)}"
+        text = f"Unexplained: {' and '.join(stages)}."
         if is_nothing_judged(findings):
-            return f"{text}. Nothing else was judged."
-        text += f". Elsewhere your trainer is the reference{part}"
-        return text + (f", with {changes}." if kinds[CAUSE] else ".")
+            return f"{text} Nothing else was judged."
+        with_changes = f" with {changes}" if kinds[CAUSE] else ""
+        return f"{text} Elsewhere your trainer is the reference{where}{with_changes}."
     if kinds[CAUSE]:
-        text = f"Your trainer is the reference with {changes}{part}; with that it reproduces your "
-        return text + f"first {steps}, each stage from your own values before it{near}."
-    text = f"EQUAL in {basis.steps} step{'s' * (basis.steps > 1)}{part}{near}"
-    return text + ", but for what is stated" * bool(kinds[DECLARED])
+        text = f"Your trainer is the reference with {changes}{where}. With {them} the reference"
+        return f"{text} reproduces your first {steps}, each stage from your own values{proof}."
+    text = f"EQUAL in {basis.steps} step{'s' * (basis.steps > 1)}{where}{proof}"
+    return text + "; see what is declared" * bool(kinds[DECLARED])

@@ -157,7 +157,7 @@ def shortest(replays, shown, changes):
 
 def contradiction(stage):
     """The row of what reproduces one step and not the next."""
-    text = "what fits one step does not fit the next: {estimates}"
+    text = "what reproduces one step does not reproduce the next: {estimates}"
     return Row(f"{stage}.contradiction", UNEXPLAINED, text)
 
 

@@ -50,13 +50,13 @@ def describe(numbers, parameters, free=()):
     flat = {n for n in every if parameters[n].is_flat}
     norms = {n for n in every if parameters[n].op == "batch_norm"}
     kinds = {
-        "all weights": every,
+        "all parameters": every,
         "the head": {n for n in every if parameters[n].role == "head"},
         "the backbone": {n for n in every if parameters[n].role == "backbone"},
-        "BatchNorm's weights and biases": norms,
-        "all biases and BatchNorm's weights": flat,
+        "BatchNorm parameters": norms,
+        "all biases and BatchNorm parameters": flat,
         "all biases": {n for n in every if is_bias(parameters[n])},
-        "all weights but biases and BatchNorm's": every - flat,
+        "all weights except biases and BatchNorm": every - flat,
     }
     name = next((name for name, members in kinds.items() if members == chosen), None)
     if name:
@@ -64,7 +64,7 @@ def describe(numbers, parameters, free=()):
     layers = {layer_of(parameters[n]) for n in numbers}
     if chosen == {n for n in every if layer_of(parameters[n]) in layers} and len(layers) < 6:
         return " and ".join(sorted(layers))
-    for kind in ("all biases", "all weights but biases and BatchNorm's"):
+    for kind in ("all biases", "all weights except biases and BatchNorm"):
         for part in ("backbone", "head"):
             if chosen == kinds[kind] & kinds[f"the {part}"]:
                 return f"{kind} of the {part}"

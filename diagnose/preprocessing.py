@@ -152,7 +152,8 @@ def changes_of(preparation):
 def values_of(row, preparation):
     """The values of a choice; estimated ones in mean and std, as people write them."""
     if row.act or row.value:
-        return {row.value: row.choice} if row.value else {}
+        own = {row.value: row.choice, "reference": reference()[row.part]}
+        return own if row.value else {}
     if row.part == "padding":
         return {"color": tuple(map(estimated, preparation["border"]))}
     if row.part != "normalization":

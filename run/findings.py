@@ -18,6 +18,7 @@ UNEXPLAINED = "UNEXPLAINED"  # a difference that nothing reproduces
 SKIPPED = "SKIPPED"  # what was not judged
 EQUAL = "EQUAL"  # a figure or a fact in which nothing is wrong
 DIGITS = 4  # of a number in a text
+SMALL = 1e-3  # numbers below are written as 5e-4
 
 PART = re.compile(r"\[([^][]*\{[^][]*)\]")  # of a template: left out where a value in it is None
 NAME = re.compile(r"\{(\w+)")
@@ -111,7 +112,11 @@ class Shown:
 
 def number(value):
     """A number as text, with the digits that matter."""
-    return f"{float(value):.{DIGITS}g}"
+    value = float(value)
+    if 0 < abs(value) < SMALL:
+        mantissa, _, exponent = f"{value:.{DIGITS - 1}e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return f"{value:.{DIGITS}g}"
 
 
 def show(value, between=" "):
@@ -154,7 +159,9 @@ def text_of(finding):
 
 def line_of(finding, steps):
     """A finding as a line; steps: how many were judged."""
-    error = f"  [to {finding.relative_error:.0e}]" * (finding.relative_error > 0)
+    error = f"  [relative error {number(float(f'{finding.relative_error:.0e}'))}]" * (
+        finding.relative_error > 0
+    )
     at = finding.steps
     where = f"  (in step{'s' * (len(at) > 1)} {', '.join(map(str, at))})"
     where *= 0 < len(at) < steps and finding.stage != "start"

@@ -530,8 +530,7 @@ def test_a_clipped_norm_and_a_factor_are_told_apart_by_two_steps():
     ways = [list(map(told, way)) for way in both.values["ways"]]
     assert both.id == "gradients.one_of" and ways == [[clip], [scale]]
     assert text_of(both) == (
-        "one of: the gradients' norm is clipped (or set) to 2.5; "
-        "the gradients are multiplied by 0.5"
+        "one of: the gradient norm is clipped (or set) to 2.5; the gradients are multiplied by 0.5"
     )
     for steps, right in (((5.0, 0.5), (10.0, 0.25)), clip), (((5.0, 0.5), (10.0, 0.5)), scale):
         (one,) = judged(*steps)
@@ -541,7 +540,7 @@ def test_a_clipped_norm_and_a_factor_are_told_apart_by_two_steps():
     assert (told(one), one.steps) == (clip, (1,))
     (none,) = judged((5.0, 0.5), (10.0, 0.4))
     assert (none.id, none.kind) == ("gradients.contradiction", UNEXPLAINED)
-    assert text_of(none).endswith("to 2.5; the gradients' norm is clipped (or set) to 4")
+    assert text_of(none).endswith("to 2.5; the gradient norm is clipped (or set) to 4")
 
 
 def test_a_value_that_is_clipped_between_the_kept_places_is_seen():
@@ -563,9 +562,9 @@ def test_counts_that_differ_from_step_to_step_are_told_as_a_series():
     (found,) = merge_steps([(n, f) for n, lost in enumerate(counts) for f in step(lost)])
     assert found.id == "inputs.normalized_twice" and found.steps == (1, 2, 3, 4)
     assert found.series == {"count": (2, 6, None, 5)}
-    assert text_of(found) == "normalised twice (2, 6, all, 5 of 8 photos)"
+    assert text_of(found) == "inputs are normalized twice (2, 6, all, 5 of 8 photos)"
     (found,) = merge_steps([(0, f) for f in step(8)])
-    assert text_of(found) == "normalised twice"
+    assert text_of(found) == "inputs are normalized twice"
 
 
 def test_a_padding_of_each_photo_is_one_change(demo):
@@ -617,7 +616,10 @@ def test_a_loss_must_give_every_batch():
 def test_a_loss_that_departs_late_is_told_by_the_step_in_which_it_does():
     plain = batch_of([0, 1, 1, 0, 1], [1, 1])
     (found,), _ = loss.judge_loss([plain, batch_of([0, 1, 1, 0], [1, 1.5])], loss.INVERTED)
-    assert text_of(found) == "what fits one step does not fit the next: class weights 1 to 1.5"
+    assert text_of(found) == (
+        "what reproduces one step does not reproduce the next: class weights are 1 and 1.5 "
+        "(reference: none)"
+    )
 
 
 def test_updates_of_different_numbers_of_batches_are_counted():
@@ -659,8 +661,8 @@ def test_every_misreading_of_the_lists_is_named_as_diagnose_labels_names_it(numb
         assert words in found.values["rules"].split(" or ") and found.values["wrong"] == wrong
     else:
         assert words in (
-            "label 0 where rank_1 is 1", "label 1 where rank_1 is 1",
-            "ranks are read as winner ids: label 0 where rank_1 is photo_1's number",
+            "label = 0 if rank_1 == 1", "label = 1 if rank_1 == 1",
+            "ranks are read as photo numbers: label = 0 if rank_1 == photo_1",
         ) or wrong < 4, (words, found)  # fmt: skip
     one = [own[0]._replace(label=1 - own[0].label), *own[1:]]
     assert labels.judge_labels(one, False, False)[0].id == "labels.not_official"
@@ -675,7 +677,7 @@ def test_an_answer_of_which_nothing_was_judged_says_so():
     basis = compare.Basis(1, 0, None, None, None, 224)
     found = [Row(f"{stage}.skipped", SKIPPED, "").found() for stage in STAGES]
     found += [features.NOT_TWO_SIDES.found()]
-    assert answer.verdict(found, basis) == "Not explained: features. Nothing else was judged."
+    assert answer.verdict(found, basis) == "Unexplained: features. Nothing else was judged."
     assert answer.exit_code(found) == 2 and answer.exit_code(found[1:]) == 1
     assert "Elsewhere" in answer.verdict(found[1:], basis)
 
@@ -743,8 +745,8 @@ def test_the_answer_on_the_command_line(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert ended.value.code == 1
     assert printed.count("\n  CAUSE ") == 6
-    size = "at 64 pixels (the recipe has 224)"
-    text = f"is the reference with these 6 changes, {size}, in all that was judged; with"
+    size = "at 64 pixels (reference: 224)"
+    text = f"is the reference with these 6 changes {size} in what was judged. With them"
     assert printed.startswith(f"VERDICT Your trainer {text}")
     with pytest.raises(SystemExit) as ended:
         compare.main([str(trace), "--data", str(zoo.dataset()[1]), "--json"])
@@ -755,7 +757,7 @@ def test_the_answer_on_the_command_line(tmp_path, capsys, monkeypatch):
     size = zoo.drawn("batch_size", 0)
     assert batch == {
         "id": "pairs.batch_size", "stage": "pairs", "kind": "CAUSE",
-        "text": f"batches of {size} pairs, not 8", "values": {"batch_size": size, "reference": 8},
+        "text": f"the batch size is {size} (reference: 8)", "values": {"batch_size": size, "reference": 8},
         "series": {}, "steps": [1, 2, 3], "relative_error": 0.0, "tolerance": 0.0, "size": 0,
     }  # fmt: skip
 

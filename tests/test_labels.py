@@ -85,15 +85,16 @@ def planted(pairs, split_of):
             table_of(pairs, label=noisy), f"{one}labels are inverted; besides, {wrong}"),
         "validation inverted": (
             table_of(pairs, label=label ^ split_of), f"{one}labels are inverted in the validation"),
-        "half turned": (table_of(pairs, **turned), f"{one}photos are turned and the label is kept"),
+        "half turned": (
+            table_of(pairs, **turned), f"{one}photo_1 and photo_2 are swapped, the label is not"),
         "series shifted": (
             table_of(pairs, series=pairs["series"] + 1), f"{one}series numbers are shifted by +1"),
         "rows shifted": (
             table_of(pairs, label=np.roll(label, 1)), f"{one}labels are shifted by +1 rows"),
         "winner ids": (
-            table_of(pairs, label=1 * (rank != a)), "label 0 where rank_1 is photo_1's number"),
+            table_of(pairs, label=1 * (rank != a)), "label = 0 if rank_1 == photo_1"),
         "rank_1 == photo_2": (
-            table_of(pairs, label=1 * (rank == b)), "label 1 where rank_1 is photo_2's number"),
+            table_of(pairs, label=1 * (rank == b)), "label = 1 if rank_1 == photo_2"),
         "threshold": (
             table_of(pairs, label=1 * (pairs["preference"] <= 0.6)),
             f"{one}label 0 where the preference is above 0.6"),
@@ -173,7 +174,7 @@ def test_chains_of_two_are_named_or_tied_with_the_truth(lists):
 def plant_rule(rows, pairs, split_of, rng):
     rank, photo, value = rng.choice(["rank_1", "rank_2"]), rng.choice(["photo_1", "photo_2"]), 1
     rows["label"] = np.where(pairs[rank] == pairs[photo], value, 1 - value)
-    return f"ranks are read as winner ids: label {value} where {rank} is {photo}'s number"
+    return f"ranks are read as photo numbers: label = {value} if {rank} == {photo}"
 
 
 def plant_inversion(rows, pairs, split_of, rng):
@@ -319,7 +320,7 @@ def test_other_forms_of_a_file(judge, made_up, tmp_path):
     says("equal", 0, names, "--columns", "photo_1=left", "photo_2=right", "winner=best",
          header="left\tright\tbest")  # fmt: skip
     winner = [(*row[:3], row[4]) for row in rows]
-    says("label 0 where rank_1 is photo_1's number", 1, winner,
+    says("label = 0 if rank_1 == photo_1", 1, winner,
          header="series\tphoto_1\tphoto_2\twinner")  # fmt: skip
     voted = [(*p, *votes[p]) for p in pairs]
     _, verdict, printed = audit_rows(

@@ -69,7 +69,7 @@ def test_each_inversion_gets_its_verdict(val, tmp_path, judge):
         ("healthy", 0, None, 0.6, {}),
         ("the file's labels: labels are inverted", 1, ".30", 0.3, {"labels": 1 - label}),
         ("the file's labels: labels are inverted", 1, None, 0.3, {"labels": 1 - label}),
-        ("the file's labels: ranks are read as winner", 1, None, 0.6, {"labels": misread}),
+        ("the file's labels: ranks are read as photo numbers", 1, None, 0.6, {"labels": misread}),
         (f"{(flipped != label).sum()} of 483", 1, None, 0.7, {"labels": flipped}),
         ("metric inverted: the reported .30 is 1 - accuracy", 1, ".30", 0.7, {}),
         (f"{right}; {mine}", 1, ".70", 0.3, {}),

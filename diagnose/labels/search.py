@@ -117,11 +117,11 @@ def rules(official):
     for rank, photo in itertools.product(NAMES[:2], NAMES[2:]):
         same = official[rank] == official[photo]
         for value in (0, 1):
-            rule = f"ranks are read as winner ids: label {value} where {rank} is {photo}'s number"
+            rule = f"ranks are read as photo numbers: label = {value} if {rank} == {photo}"
             yield (Rule(rule),), 5, np.where(same, value, 1 - value)
     for rank, value in itertools.product(NAMES[:2], (0, 1)):
         best = official[rank] == 1
-        yield (Rule(f"label {value} where {rank} is 1"),), 5, np.where(best, value, 1 - value)
+        yield (Rule(f"label = {value} if {rank} == 1"),), 5, np.where(best, value, 1 - value)
     for value in (0, 1):
         ties = np.where(preference == 0.5, value, truth)
         yield (Rule(f"ties of .5 have label {value}"),), 4, ties
@@ -262,7 +262,9 @@ def try_labels(search, numbered, turned, official, split_of, judged):
     limits = list(scopes(official[places], photos, turned, split_of[places]))
     ways = [((), 0, turned)]
     if turned.any():
-        ways.append(((Rule("photos are turned and the label is kept"),), 2, np.zeros_like(turned)))
+        ways.append(
+            ((Rule("photo_1 and photo_2 are swapped, the label is not"),), 2, np.zeros_like(turned))
+        )
     pairs = official[places]
     solved = list(solved_thresholds(search.label, pairs, judged, ways, limits))
     for rule, cost, made, limited in [*ruled(pairs, limits), *solved]:

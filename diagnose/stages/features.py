@@ -51,120 +51,123 @@ def dropout_rates(replays, changes):
 
 MAX_POOL = change(
     "max_pool",
-    "features are pooled by their maximum, not their mean",
+    "features are max-pooled (reference: average-pooled)",
     lambda recipe, values: replace(recipe, max_pool=True),
 )
 DROPOUT = change(
     "dropout",
-    "dropout {rate} behind the features of each photo",
+    "dropout {rate} is applied to the features of each photo",
     lambda recipe, values: replace(recipe, dropout=values["rate"]),
     values=dropout_rates,
 )
 # Tried alone and two at a time.
 PASSES = (
-    after("normalized", "features are normalised to length 1", F.normalize),
-    after("sigmoid", "a sigmoid stands behind the features", torch.sigmoid),
-    after("tanh", "a tanh stands behind the features", torch.tanh),
-    after("relu", "a ReLU stands behind the features", torch.relu),
+    after("normalized", "features are normalized to length 1", F.normalize),
+    after("sigmoid", "a sigmoid is applied to the features", torch.sigmoid),
+    after("tanh", "a tanh is applied to the features", torch.tanh),
+    after("relu", "a ReLU is applied to the features", torch.relu),
     after(
         "layer_norm",
-        "features are standardised by a layer norm",
+        "a layer norm is applied to the features",
         lambda f: F.layer_norm(f, f.shape[1:]),
     ),
 )
 # Shown by the record of each batch.
 ONE_PASS = change(
     "one_pass",
-    "both photos go through the backbone in one pass, so BatchNorm mixes them",
+    "both photos go through the backbone in one forward pass, so BatchNorm mixes "
+    "them (reference: one each)",
     lambda recipe, values: replace(recipe, own_passes=True),
 )
 OWN_PASSES = change(
     "own_passes",
-    "the photos go through the backbone in {passes} passes, so BatchNorm sees other batches",
+    "the photos go through the backbone in {passes} forward passes, so BatchNorm "
+    "sees other batches (reference: 2)",
     lambda recipe, values: replace(recipe, own_passes=True),
     varies=("passes",),
 )
 EVALUATION = change(
     "batchnorm_eval",
-    "BatchNorm is in evaluation mode while training",
+    "BatchNorm is in evaluation mode during training",
     lambda recipe, values: replace(recipe, eval_mode=(EVERY,)),
 )
 STILL = change(
     "batchnorm_partly_eval",
-    "BatchNorm of {layers} is in evaluation mode while training",
+    "BatchNorm of {layers} is in evaluation mode during training",
     lambda recipe, values: replace(recipe, eval_mode=values["modules"]),
 )
 EPS = change(
     "batchnorm_eps",
-    "BatchNorm's eps is {eps}, not {reference}",
+    "BatchNorm eps is {eps} (reference: {reference})",
     lambda recipe, values: replace(recipe, eps=values["eps"]),
 )
 LINEAR = change(
     "linear",
-    "a linear layer, {inputs} to {outputs}, stands behind the features of each photo",
+    "a linear layer, {inputs} to {outputs}, is applied to the features of each photo",
     lambda recipe, values: replace(recipe, linear=True),
 )
 SCORE = change(
     "score",
-    "a linear layer, {inputs} to {outputs}, stands behind the features of each photo: "
-    "photos are scored one by one",
+    "a linear layer, {inputs} to {outputs}, is applied to the features of each "
+    "photo: photos are scored one by one",
     lambda recipe, values: replace(recipe, linear=True),
 )
 ONE_OF = one_of("features")
 NOT_REPRODUCED = Row(
     "features.not_reproduced",
     UNEXPLAINED,
-    "no change of the backbone's passes reproduces the features",
+    "no known change of the forward passes reproduces the features",
     varies=("tried", "nearest"),
 )
 AUTOCAST = Row(
     "features.autocast",
     SKIPPED,
-    "the passes ran under autocast, which is not replayed; record without --as-is",
+    "the forward passes run under autocast, which is not replayed; record without --as-is",
 )
 NOT_TWO_SIDES = Row(
-    "features.not_two_sides", UNEXPLAINED, "the passes of this trainer are not two equal sides"
+    "features.not_two_sides", UNEXPLAINED, "the forward passes are not two sides of equal shape"
 )
 IN_PARTS = Row(
     "features.in_parts",
     UNEXPLAINED,
-    "what goes through the head in parts meets in one loss, which is not replayed",
+    "parts of a batch go through the head by themselves and meet in one loss, "
+    "which is not replayed",
 )
-GIVEN = Row("features.given", SKIPPED, "features were given: no photo met a weight")
+GIVEN = Row("features.given", SKIPPED, "features were given: no photo was seen")
 # Facts.
 MOMENTUM = Row(
     "features.batchnorm_momentum",
     CAUSE,
-    "BatchNorm's momentum[ of {layers}] is {momentum}, not {reference}, "
-    "which evaluation alone feels",
+    "BatchNorm momentum[ of {layers}] is {momentum} (reference: {reference}); "
+    "affects evaluation only",
 )
 STATISTICS_MOVE = Row(
     "features.statistics_change",
     CAUSE,
-    "BatchNorm's running statistics change between the recorded passes (a reset, or another "
-    "forward in training mode), which evaluation alone feels",
+    "BatchNorm's running statistics change between the recorded forward passes "
+    "(they are reset, or another forward pass runs in training mode); affects evaluation only",
 )
 NO_STATISTICS = Row(
     "features.no_statistics",
     CAUSE,
-    "BatchNorm keeps no running statistics: evaluation takes those of its own batches",
+    "BatchNorm keeps no running statistics: evaluation uses those of its own batches",
 )
 OTHER_LAYERS = Row(
-    "features.other_layers", UNEXPLAINED, "the two photos do not go through the same layers"
+    "features.other_layers", UNEXPLAINED, "photo_1 and photo_2 go through different layers"
 )
 TWO_BACKBONES = Row(
     "features.two_backbones",
     CAUSE,
-    "the two photos go through two backbones with weights of their own",
+    "photo_1 and photo_2 have separate backbones",
 )
 OWN_BATCHNORM = Row(
-    "features.own_batchnorm", CAUSE, "each of the two photos has a BatchNorm of its own"
+    "features.own_batchnorm", CAUSE, "photo_1 and photo_2 have separate BatchNorm layers"
 )
 OWN_WEIGHTS = Row(
-    "features.own_weights", CAUSE, "each of the two photos has weights of its own in {layers}"
+    "features.own_weights", CAUSE, "photo_1 and photo_2 have separate parameters in {layers}"
 )
 ENDS_BEFORE = Row("features.truncated", CAUSE, "the backbone ends before {layers}")
-NOT_MET = Row("features.weights_not_met", UNEXPLAINED, "weights of {layers} are not met")
+NOT_MET = Row("features.weights_not_met", UNEXPLAINED, "parameters of {layers} are not used")
 
 
 def without_passes(stage):
@@ -282,14 +285,10 @@ def linear_layer(weights, match, values):
     return numbers, {"inputs": inputs, "outputs": outputs}
 
 
-def drops(view):
-    """Whether a dropout was called in the passes of a batch."""
-    return any("dropout" in op for record in view.batch.passes for op in record.ops)
-
-
-def pools(view):
-    """Whether a maximum was taken in the passes of a batch."""
-    return any("max" in op for record in view.batch.passes for op in record.ops)
+def calls(views, name):
+    """Whether an op with this in its name was called in the forward passes of some batches."""
+    passes = (record for view in views for record in view.batch.passes)
+    return any(name in op for record in passes for op in record.ops)
 
 
 # Replayed
@@ -327,7 +326,7 @@ def judge_passes(trace, views, reference, weights):
     views: see diagnose.compare.View, those whose photos were recorded; weights: see Replay.
     """
     replays = [replay_of(trace, view, reference, weights) for view in views]
-    free = [*PASSES, *[MAX_POOL] * any(map(pools, views)), *[DROPOUT] * any(map(drops, views))]
+    free = [*PASSES, *[MAX_POOL] * calls(views, "max"), *[DROPOUT] * calls(views, "dropout")]
     owns = explain_each(replays, combinations_of(free))
     findings, passes = [], []
     for view, replay, own in zip(views, replays, owns, strict=True):

@@ -24,74 +24,74 @@ from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, Row
 SAME_PHOTOS = Row(
     "gradients.same_photos_again",
     UNEXPLAINED,
-    "an update takes several passes or merges of the same photos; not replayed",
+    "a step uses several forward passes or merges of the same photos, which is not replayed",
 )
 STRANGE_START = Row(
     "gradients.of_another_origin",
     UNEXPLAINED,
-    "gradients are there before the first backward, which the update before did not leave",
+    "gradients exist before the first backward that the step before did not leave",
 )
 NOT_ZEROED = Row(
     "gradients.not_zeroed",
     CAUSE,
-    "gradients[ of {parameters}] are not zeroed between updates",
+    "gradients[ of {parameters}] are not zeroed between steps",
 )
 BETWEEN_BATCHES = Row(
     "gradients.change_between_batches",
     UNEXPLAINED,
-    "gradients change, or are zeroed, between the batches of an update",
+    "gradients change, or are zeroed, between the batches of a step",
 )
 ADD_UP = Row(
     "gradients.add_up",
     DECLARED,
-    "gradients of {parameters}, which no optimizer steps, add up",
+    "gradients of {parameters} accumulate, since they are in no optimizer",
 )
 NOT_OF_LOGITS = Row(
     "gradients.features_not_reproduced",
     UNEXPLAINED,
-    "the features' gradients are not those of the logits",
+    "the gradients at the features are not reproduced from those at the logits",
 )
 BACKWARD_AGAIN = Row(
     "gradients.backward_again",
     CAUSE,
-    "backward runs {times} times on one loss, the gradients add up",
+    "backward runs {times} times on one loss, so the gradients add up",
 )
 BACKWARD_OTHER = Row(
     "gradients.backward_differs",
     UNEXPLAINED,
-    "one backward of a loss gives another gradient than the next",
+    "backward gives different gradients for one loss",
 )
 ONE_DETACHED = Row(
     "gradients.one_side_detached",
     CAUSE,
-    "features_{side} is detached: no gradient goes through that photo",
+    "features_{side} is detached: no gradient flows through photo_{side}",
 )
 DETACHED = Row(
     "gradients.features_detached",
     CAUSE,
-    "the features carry no gradient (no_grad or detach): the backbone gets none",
+    "the features are detached: the backbone receives no gradient",
 )
 BACKBONE_SKIPPED = Row(
     "gradients.backbone_skipped",
     SKIPPED,
-    "those of the backbone are not judged, since its features are not reproduced",
+    "the backbone's gradients were not judged, since its features are not reproduced",
 )
 HEAD = Row(
     "gradients.head_not_reproduced",
     UNEXPLAINED,
-    "the head's gradients are not those of its logits",
+    "the head's gradients are not reproduced from those at its logits",
     varies=("count", "total"),
 )
 BACKBONE = Row(
     "gradients.backbone_not_reproduced",
     UNEXPLAINED,
-    "the backbone's gradients are not those of its features",
+    "the backbone's gradients are not reproduced from those at its features",
     varies=("count", "total"),
 )
 NOT_REACHED = Row(
     "gradients.not_reached",
     CAUSE,
-    "no gradient reaches {layers}, which no one froze (detached, or under no_grad)",
+    "{layers}: no gradient, though not frozen (detached, or under no_grad)",
 )
 
 

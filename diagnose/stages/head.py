@@ -40,13 +40,13 @@ def formula(features_1, features_2):
 DIFFERENCE = merge("difference", "", formula)  # the reference
 REVERSED = merge(
     "reversed_difference",
-    "features_2 - features_1 in the place of features_1 - features_2",
+    "the difference is features_2 - features_1 (reference: features_1 - features_2)",
     lambda a, b: formula(b, a),
     HARMLESS,
 )
 CONCATENATED = merge(
     "concatenated",
-    "the features are concatenated, not subtracted",
+    "the features are concatenated (reference: features_1 - features_2)",
     lambda a, b: torch.cat([a, b], 1),
 )
 MERGES = (
@@ -54,31 +54,42 @@ MERGES = (
     REVERSED,
     merge(
         "absolute_difference",
-        "the absolute difference of the features, which cannot tell the sides apart",
+        "the head receives the absolute difference of the features, which cannot tell "
+        "photo_1 from photo_2",
         lambda a, b: (a - b).abs(),
     ),
     CONCATENATED,
     merge(
         "concatenated_2_first",
-        "the features are concatenated, photo_2 first",
+        "the features are concatenated, features_2 first (reference: features_1 - features_2)",
         lambda a, b: torch.cat([b, a], 1),
     ),
-    merge("product", "the product of the features, not their difference", lambda a, b: a * b),
     merge(
-        "squared_difference", "the squared difference of the features", lambda a, b: (a - b) ** 2
+        "product",
+        "the head receives the product of the features (reference: features_1 - features_2)",
+        lambda a, b: a * b,
     ),
-    merge("sum", "the sum of the features, not their difference", lambda a, b: a + b),
+    merge(
+        "squared_difference",
+        "the head receives the squared difference of the features",
+        lambda a, b: (a - b) ** 2,
+    ),
+    merge(
+        "sum",
+        "the head receives the sum of the features (reference: features_1 - features_2)",
+        lambda a, b: a + b,
+    ),
 )
 
 # What joins two scores, where no layer stands behind it.
 SCORE_DIFFERENCE = Row(
-    "head.score_difference", CAUSE, "the difference of the scores is the one logit"
+    "head.score_difference", CAUSE, "the difference of the two scores is the single logit"
 )
 TWO_SCORES = Row("head.two_scores", CAUSE, "the two scores are the two logits")
 LOGIT_DIFFERENCE = Row(
     "head.logit_difference",
     CAUSE,
-    "the difference is taken of each photo's logits, not of its features",
+    "the difference is taken of each photo's logits (reference: of its features)",
 )
 SCORES = {  # by the merge and how many there are
     (DIFFERENCE, 1): SCORE_DIFFERENCE,
@@ -101,29 +112,41 @@ ACTIVATIONS = {
     "absolute value": torch.abs,
 }
 
-NO_BIAS = Row("head.no_bias", CAUSE, "the last layer has no bias")
-ONE_LOGIT = Row("head.one_logit", CAUSE, "the head ends in one logit, not two")
-DROPOUT = Row("head.dropout", CAUSE, "dropout {rate} in the head")
-DROPOUT_FEATURES = Row("head.dropout_features", CAUSE, "dropout {rate} before the only layer")
-HIDDEN = Row("head.hidden", CAUSE, "the head has hidden layers: {widths} ({functions})")
+NO_BIAS = Row("head.no_bias", CAUSE, "the last layer of the head has no bias")
+ONE_LOGIT = Row("head.one_logit", CAUSE, "the head has a single logit (reference: two)")
+DROPOUT = Row("head.dropout", CAUSE, "the head has dropout {rate} (reference: none)")
+DROPOUT_FEATURES = Row(
+    "head.dropout_features",
+    CAUSE,
+    "dropout {rate} is applied before the only layer of the head (reference: none)",
+)
+HIDDEN = Row(
+    "head.hidden",
+    CAUSE,
+    "the head has hidden layers of {widths} units with {functions} (reference: none)",
+)
 ACTIVATION = Change(
     "head.activation",
     CAUSE,
-    "{function} stands between the merge and the head",
+    "{function} is applied between the merge and the head",
     values=lambda replays, changes: [{"function": name} for name in ACTIVATIONS],
 )
-TWO_MERGES = Row("head.two_merges", UNEXPLAINED, "two merges of the same photos meet; not replayed")
+TWO_MERGES = Row(
+    "head.two_merges",
+    UNEXPLAINED,
+    "two merges of the same photos are combined, which is not replayed",
+)
 NO_LAYER = Row("head.no_layer", UNEXPLAINED, "no layer was seen between the merge and the loss")
 OTHER_MERGE = Row(
     "head.other_merge",
     UNEXPLAINED,
-    "none of {tried} merges of the features reproduces what {op} gave",
+    "none of {tried} merges of the features reproduces the output of {op}",
 )
 BEFORE = Row(
-    "head.before_layer", UNEXPLAINED, "what stands before {op} in the head is not reproduced"
+    "head.before_layer", UNEXPLAINED, "what is applied before {op} in the head is not reproduced"
 )
 DROPOUT_LOST = Row("head.dropout_not_reproduced", UNEXPLAINED, "a dropout is not reproduced")
-OTHER_OP = Row("head.other_op", UNEXPLAINED, "{op} stands in the head")
+OTHER_OP = Row("head.other_op", UNEXPLAINED, "{op} is applied in the head, which is not replayed")
 LINEAR_LOST = Row("head.linear_not_reproduced", UNEXPLAINED, "a linear layer is not reproduced")
 
 

@@ -83,26 +83,26 @@ GEOMETRIES = (
     geometry(
         "pad",
         "padded",
-        "photos are fitted by their longer side, rounded, and padded around",
+        "photos are resized by the longer side, with rounded sides, and padded around",
         pad(round),
     ),
     geometry(
         "floor",
         "side_cut_off",
-        "the shorter side is cut off to a whole number, not rounded",
+        "the shorter side is truncated to an integer (reference: rounded)",
         pad(int),
     ),
     geometry(
         "corner",
         "corner",
-        "the photo lies in the upper left corner, the padding right of and below it",
+        "photos are placed in the upper left corner and padded at the right and bottom",
         lambda width, height, size: (by_longer(round)(width, height, size), (0, 0)),
     ),
-    geometry("crop", "crop", "the shorter side is fitted and the centre cropped", crop),
+    geometry("crop", "crop", "photos are resized by the shorter side and center-cropped", crop),
     geometry(
         "squash",
         "squash",
-        "both sides are stretched to the square, the aspect ratio is lost",
+        "photos are stretched to a square (reference: the aspect ratio is kept)",
         lambda width, height, size: ((size, size), (0, 0)),
     ),
 )
@@ -136,7 +136,7 @@ FILTERS = (
         filter_(
             kind.name.lower(),
             "filter",
-            "the resampling filter is {filter}",
+            "the resampling filter is {filter} (reference: {reference})",
             by_pillow(kind),
             "filter",
         )
@@ -145,14 +145,14 @@ FILTERS = (
     filter_(
         "no antialias",
         "no_antialias",
-        "resized as a tensor, bilinear without antialiasing",
+        "photos are resized as tensors, bilinear without antialiasing",
         as_tensor(False),
         "filter",
     ),
     filter_(
         "antialias",
         "tensor_resize",
-        "resized as a tensor, bilinear with antialiasing",
+        "photos are resized as tensors, bilinear with antialiasing",
         as_tensor(True),
         "filter",
     ),
@@ -168,14 +168,14 @@ def flip(*dims):
 
 
 TURNS = (
-    turn("none", "stored", "photos lie as they are stored", flip()),
+    turn("none", "stored", "photos are used as they are stored", flip()),
     turn("hflip", "hflip", "photos are mirrored left to right", flip(-1)),
-    turn("vflip", "vflip", "photos are upside down (mirrored)", flip(-2)),
-    turn("rot180", "rot180", "photos are turned by 180 degrees", flip(-2, -1)),
+    turn("vflip", "vflip", "photos are flipped upside down", flip(-2)),
+    turn("rot180", "rot180", "photos are rotated by 180 degrees", flip(-2, -1)),
     turn(
         "exif",
         "exif",
-        "the EXIF rotation is applied; the reference leaves photos as they are stored",
+        "the EXIF orientation is applied (reference: ignored)",
     ),
 )
 
@@ -193,89 +193,91 @@ ORDERS = (
         channels(
             "".join(order),
             "channels",
-            "the channels are {channels}, not RGB",
+            "channels are in the order {channels} (reference: RGB)",
             reorder(order),
             "channels",
         )
         for order in permutations("RGB")
     ),
-    channels("gray", "gray", "photos are turned to gray", lambda pixels: pixels, "channels"),
+    channels(
+        "gray", "gray", "photos are converted to grayscale", lambda pixels: pixels, "channels"
+    ),
 )
 
 # Normalization: act(scale [3], shift [3] of the page) -> those of values in 0..1.
 NORMALIZED = normalization(
-    "solved", "normalized", "normalised with mean {mean} and deviation {std}"
+    "solved", "normalized", "inputs are normalized with mean {mean} and std {std}"
 )
 NORMALIZATIONS = (
     normalization(
         "page",
         "normalized_imagenet",
-        "normalised with the ImageNet mean and deviation",
+        "inputs are normalized with the ImageNet mean and std",
         lambda scale, shift: (scale, shift),
     ),
     normalization(
         "none",
         "not_normalized",
-        "values from 0 to 1, not normalised",
+        "inputs are in 0..1 and not normalized",
         lambda scale, shift: (torch.ones_like(scale), torch.zeros_like(shift)),
     ),
     normalization(
         "half",
         "normalized_half",
-        "normalised with mean .5 and deviation .5",
+        "inputs are normalized with mean 0.5 and std 0.5 (reference: ImageNet)",
         lambda scale, shift: (torch.full_like(scale, 2), torch.full_like(shift, -1)),
     ),
     normalization(
         "255",
         "range_255",
-        "values from 0 to 255, not normalised",
+        "inputs are in 0..255 and not normalized",
         lambda scale, shift: (torch.full_like(scale, 255), torch.zeros_like(shift)),
     ),
     normalization(
         "twice",
         "normalized_twice",
-        "normalised twice",
+        "inputs are normalized twice",
         lambda scale, shift: (scale**2, scale * shift + shift),
     ),
     normalization(
         "centered",
         "centered",
-        "the mean is subtracted, not divided by the deviation",
+        "the mean is subtracted from inputs, which are not divided by the std",
         lambda scale, shift: (torch.ones_like(scale), shift / scale),
     ),
     normalization(
         "minus one",
         "minus_one",
-        "divided by 255, then 1 subtracted",
+        "inputs are divided by 255 and 1 is subtracted",
         lambda scale, shift: (torch.ones_like(scale), torch.full_like(shift, -1)),
     ),
     NORMALIZED,
 )
 
 # Padding: act() -> its color, red, green and blue in 0..1.
-PADDED = padding("solved", "padding", "the padding is {color} behind normalisation")
+PADDED = padding("solved", "padding", "the padding is {color} after normalization")
 PADDINGS = (
     padding(
         "mean",
         "padding_mean",
-        "the padding is the ImageNet mean colour",
+        "the padding is the ImageNet mean color",
         lambda: data.parse_color("imagenet"),
     ),
     padding(
-        "black", "padding_black", "the padding is black before the normalisation", lambda: (0, 0, 0)
+        "black", "padding_black", "the padding is black before normalization", lambda: (0, 0, 0)
     ),
-    padding("gray", "padding_gray", "the padding is gray, 128 of 255", lambda: (128 / 255,) * 3),
+    padding("gray", "padding_gray", "the padding is gray (128 of 255)", lambda: (128 / 255,) * 3),
     padding("white", "padding_white", "the padding is white", lambda: (1, 1, 1)),
     padding(
         "train",
         "padding_train",
-        "the padding has the mean colour of the training photos",
+        "the padding is the mean color of the training photos",
         lambda: data.parse_color("train"),
     ),
     padding(
         "rounded",
         "padding_rounded",
-        "the padding is the mean colour rounded to 124, 116, 104 of 255",
+        "the padding is the ImageNet mean color rounded to 124, 116, 104 of 255",
         lambda: (124 / 255, 116 / 255, 104 / 255),
     ),
     PADDED,
@@ -283,12 +285,12 @@ PADDINGS = (
 
 # Casts: act(input) -> the same, as rounded.
 CASTS = (
-    cast("none", "not_cast", "the input is not rounded", lambda x: x),
+    cast("none", "not_cast", "inputs are not rounded", lambda x: x),
     *(
         cast(
             str(dtype)[6:],
             "cast",
-            "the input was rounded to {dtype}",
+            "inputs are rounded to {dtype}",
             lambda x, dtype=dtype: x.to(dtype).double(),
             "dtype",
         )
@@ -300,22 +302,20 @@ TABLES = (GEOMETRIES, FILTERS, TURNS, ORDERS, NORMALIZATIONS, PADDINGS, CASTS)
 WAYS = {rows[0].part: {row.choice: row for row in rows} for rows in TABLES}
 # Where a value is estimated, and each photo has its own.
 EACH = {
-    PADDED: way(
-        "padding", "each", "padding_of_each", "the padding has another colour in each photo"
-    ),
+    PADDED: way("padding", "each", "padding_of_each", "each photo has a padding color of its own"),
     NORMALIZED: normalization(
         "each",
         "normalized_each",
-        "each photo has its own scale and shift (normalised by itself, or jitter)",
+        "each photo has a scale and shift of its own (normalized by itself, or color jitter)",
     ),
 }
 NOT_REPRODUCED = Row(
     "inputs.not_reproduced",
     UNEXPLAINED,
-    "inputs that no preparation of a photo reproduces ({count} of {total})",
+    "{count} of {total} inputs match no known preprocessing",
     varies=COUNT,
 )
-NO_PHOTO = Row("inputs.no_photo", SKIPPED, "features were given: no photo met a weight")
+NO_PHOTO = Row("inputs.no_photo", SKIPPED, "features were given: no photo was seen")
 
 
 def judge_inputs(sides, official):

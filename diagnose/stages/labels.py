@@ -9,43 +9,43 @@ from run.findings import CAUSE, DECLARED, HARMLESS, SKIPPED, UNEXPLAINED, Row
 
 FEW = 16  # pairs whose labels are alike by chance once in 30,000 times
 ENOUGH = 8  # pairs whose labels are all inverted by no chance
-NOT_SEEN = Row("labels.not_seen", SKIPPED, "no labels were seen")
-NOT_KNOWN = Row("labels.unknown", SKIPPED, "which photos these are is not known")
+NOT_SEEN = Row("labels.not_seen", SKIPPED, "no labels were recorded")
+NOT_KNOWN = Row("labels.unknown", SKIPPED, "the photos could not be identified")
 ONE_LOGIT = Row(
     "labels.of_one_logit",
     DECLARED,
-    "labels are 1 where photo_1 is preferred ({pairs} pairs), as one logit may have it",
+    "labels are 1 where photo_1 is preferred ({pairs} pairs), which a single logit may use",
 )
 TAKEN_SO = Row(
     "labels.inverted_twice",
     HARMLESS,
-    "labels are 1 where photo_1 is preferred ({pairs} pairs), and the loss takes them so",
+    "labels are 1 where photo_1 is preferred ({pairs} pairs), and the loss expects that",
 )
 ALL_SWAPPED = Row(
     "labels.photos_swapped",
     CAUSE,
-    "the photos of each pair are exchanged, the label is not ({pairs} pairs)",
+    "photo_1 and photo_2 are swapped in every pair, but the label is not ({pairs} pairs)",
 )
 INVERTED = Row("labels.inverted", CAUSE, "labels are inverted before the loss ({pairs} pairs)")
 RANKS = Row(
     "labels.ranks_as_photo_numbers",
     CAUSE,
-    "ranks are read as winner ids: label 0 where rank_1 is photo_1's number "
-    "({wrong} of {pairs} wrong)",
+    "ranks are read as photo numbers: label = 0 if rank_1 == photo_1 ({wrong} of "
+    "{pairs} labels are wrong)",
 )
-MISREAD = Row("labels.misread", CAUSE, "{rules} ({wrong} of {pairs} wrong)")
+MISREAD = Row("labels.misread", CAUSE, "{rules} ({wrong} of {pairs} labels are wrong)")
 SOME_SWAPPED = Row(
     "labels.some_photos_swapped",
     CAUSE,
-    "the photos of {swapped} of {pairs} pairs are exchanged, their labels are not",
+    "photo_1 and photo_2 are swapped in {swapped} of {pairs} pairs, but their labels are not",
 )
 OTHERS = Row(
     "labels.not_official",
     UNEXPLAINED,
-    "{wrong} of {pairs} labels are not the official ones; see diagnose labels",
+    "{wrong} of {pairs} labels differ from the official ones; see diagnose labels",
 )
 SECOND_FIRST = Row(
-    "labels.second_photo_first", HARMLESS, "photo_2 comes first, and the labels follow"
+    "labels.second_photo_first", HARMLESS, "photo_2 comes first, and the labels match that order"
 )
 WINNER_FIRST = Row(
     "labels.preferred_first",
@@ -55,12 +55,12 @@ WINNER_FIRST = Row(
 LOSER_FIRST = Row(
     "labels.preferred_last",
     CAUSE,
-    "the other photo always comes first, so every label is 1 ({pairs} pairs)",
+    "the preferred photo always comes second, so every label is 1 ({pairs} pairs)",
 )
 SOME_FIRST = Row(
     "labels.some_second_photo_first",
     CAUSE,
-    "photo_2 comes first in {swapped} of {pairs} pairs, and the labels follow",
+    "photo_2 comes first in {swapped} of {pairs} pairs, and the labels match that order",
 )
 
 

@@ -79,76 +79,81 @@ def margins(batches, changes):
 LOSSES = (
     loss(
         "softmax_twice",
-        "softmax stands before the cross-entropy, which has its own",
+        "softmax is applied before the cross-entropy, which applies it again",
         lambda z, y, v: cross_entropy(z.softmax(1), y),
     ),
     loss(
         "nll_of_probabilities",
-        "NLLLoss takes probabilities where it needs their logarithms",
+        "NLLLoss receives probabilities (reference: log-probabilities)",
         lambda z, y, v: -z.softmax(1).gather(1, y[:, None])[:, 0],
     ),
     loss(
         "bce_of_both",
-        "binary cross-entropy of each logit by itself",
+        "binary cross-entropy is computed for each logit by itself",
         lambda z, y, v: F.binary_cross_entropy_with_logits(z, one_hot(z, y), reduction="none").mean(
             1
         ),
     ),
     loss(
         "mse_of_probabilities",
-        "mean squared error of the probabilities",
+        "the loss is the mean squared error of the probabilities",
         lambda z, y, v: ((z.softmax(1) - one_hot(z, y)) ** 2).mean(1),
     ),
     loss(
         "mse_of_logits",
-        "mean squared error of the logits",
+        "the loss is the mean squared error of the logits",
         lambda z, y, v: ((z - one_hot(z, y)) ** 2).mean(1),
     ),
     loss(
         "softmax_over_batch",
-        "the softmax runs over the batch (dim 0), not over the two logits",
+        "softmax runs over the batch, dim=0 (reference: over the two logits, dim=1)",
         lambda z, y, v: F.nll_loss(F.log_softmax(z, 0), y, reduction="none"),
     ),
     loss(
         "all_labels",
-        "each pair is held against the labels of all pairs: log_probabilities[:, label]",
+        "each pair is compared with the labels of all pairs: log_probabilities[:, label]",
         lambda z, y, v: -F.log_softmax(z, 1)[:, y].mean(1),
     ),
     loss(
         "soft_labels",
-        "the labels are the people's shares, not 0 and 1",
+        "labels are the shares of people who prefer photo_2 (reference: 0 or 1)",
         lambda z, y, v: -(F.log_softmax(z, 1) * torch.stack([1 - v, v], 1)).sum(1),
         shares=True,
     ),
     loss(
         "by_agreement",
-        "each pair counts by the people's agreement",
+        "each pair is weighted by the agreement of its raters",
         by_agreement,
         shares=True,
     ),
     loss(
         "by_agreement_over_sum",
-        "each pair counts by the people's agreement, over their sum",
+        "each pair is weighted by the agreement of its raters, over the sum of the weights",
         over_sum(by_agreement),
         shares=True,
     ),
     loss(
         "label_smoothing",
-        "label smoothing of {value}",
+        "label smoothing is {value} (reference: none)",
         lambda z, y, v: (1 - v) * cross_entropy(z, y) - v * F.log_softmax(z, 1).mean(1),
         between=(0.0, 0.99),
     ),
-    loss("focal", "focal loss with gamma {value}", focal, between=(0.01, 8.0)),
-    loss("class_weights", "class weights 1 to {value}", weighted, between=(0.02, 50.0)),
+    loss("focal", "the loss is a focal loss with gamma {value}", focal, between=(0.01, 8.0)),
+    loss(
+        "class_weights",
+        "class weights are 1 and {value} (reference: none)",
+        weighted,
+        between=(0.02, 50.0),
+    ),
     loss(
         "class_weights_over_pairs",
-        "class weights 1 to {value}, not over their sum",
+        "class weights are 1 and {value}, not divided by their sum (reference: none)",
         lambda z, y, v: cross_entropy(z, y) * torch.where(y == 1, v, torch.ones_like(v)),
         between=(0.02, 50.0),
     ),
     loss(
         "margin",
-        "a hinge or margin ranking loss with margin {value}",
+        "the loss is a hinge or margin ranking loss with margin {value}",
         lambda z, y, v: torch.relu(v - ahead(z, y)),
         values=margins,
     ),
@@ -162,58 +167,53 @@ LOSSES = (
 INVERTED = Loss(
     "loss.labels_inverted",
     CAUSE,
-    "labels are inverted in the loss",
+    "the loss is computed on 1 - label",
     act=lambda recipe, values: recipe._replace(inverted=True),
 )
-LOGITS_SWAPPED = Row("loss.logits_swapped", CAUSE, "the two logits are exchanged behind the head")
+LOGITS_SWAPPED = Row("loss.logits_swapped", CAUSE, "the two logits are swapped after the head")
 EITHER = Row(
     "loss.inverted_or_swapped",
     CAUSE,
-    "labels are inverted in the loss, or the two logits are exchanged behind the head",
+    "the loss is computed on 1 - label, or the two logits are swapped after the head",
 )
 FIRST_LOGIT = Row(
     "loss.logit_of_photo_1",
     DECLARED,
-    "the one logit speaks for photo_1; so must what reads it",
+    "the single logit scores photo_1; inference must use the same sign",
 )
 ONE_OF = one_of("loss")
 NONE_OF = Row(
     "loss.not_reproduced",
     UNEXPLAINED,
-    "none of {tried} losses gives the loss and its gradient at the logits",
+    "none of {tried} losses reproduces the loss and its gradient at the logits",
 )
 ADDED = Row(
-    "loss.added",
-    UNEXPLAINED,
-    "{added} is added to the loss, which does not go through these logits",
+    "loss.added", UNEXPLAINED, "{added} is added to the loss and does not depend on these logits"
 )
 CONTRADICTION = contradiction("loss")
 NO_LOGITS = Row(
     "loss.other_logits",
     UNEXPLAINED,
-    "the head does not end in two logits, nor in one; the loss is not judged",
+    "the head has neither one nor two logits, so the loss was not judged",
 )
-NO_LABELS = Row("loss.no_labels", UNEXPLAINED, "no labels were seen; the loss is not judged")
+NO_LABELS = Row("loss.no_labels", UNEXPLAINED, "no labels were seen, so the loss was not judged")
 COARSE = Row(
-    "loss.coarse",
-    SKIPPED,
-    "the logits are in {dtype}, too coarse; record without --as-is",
+    "loss.coarse", SKIPPED, "the logits are {dtype}, too coarse to judge; record without --as-is"
 )
 DIVIDED = Row(
-    "loss.divided_by_batches",
-    HARMLESS,
-    "the loss is divided by the {batches} batches of an update",
+    "loss.divided_by_batches", HARMLESS, "the loss is divided by the {batches} batches of a step"
 )
 SUM = Row(
     "loss.sum",
     CAUSE,
-    "the sum over the pairs, not the mean[ (or the mean times the batch size, {batch_size})]",
+    "the loss is the sum over the pairs[, or the mean times the batch size, "
+    "{batch_size}] (reference: the mean)",
 )
 FACTOR = Row("loss.factor", CAUSE, "the loss is multiplied by {factor}")
 FACTORS = Row(
     "loss.factors",
     UNEXPLAINED,
-    "the loss is multiplied by another factor in each batch: {factors}",
+    "the loss is multiplied by a different factor in each batch: {factors}",
 )
 
 
@@ -262,12 +262,7 @@ def inversion_of(batch):
     return LOGITS_SWAPPED if can_swap(batch) else EITHER
 
 
-LEVELS = (
-    [()],
-    [(INVERTED,)],
-    [(row,) for row in LOSSES],
-    [(INVERTED, row) for row in LOSSES],
-)
+LEVELS = ([()], [(INVERTED,)], [(row,) for row in LOSSES], [(INVERTED, row) for row in LOSSES])
 
 
 class Fit(NamedTuple):

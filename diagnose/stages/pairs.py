@@ -4,33 +4,44 @@ import itertools
 
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
 
-BATCH_SIZE = Row("pairs.batch_size", CAUSE, "batches of {batch_size} pairs, not {reference}")
-ACCUMULATED = Row("pairs.accumulated", CAUSE, "an update every {batches} batches, not after each")
+BATCH_SIZE = Row(
+    "pairs.batch_size", CAUSE, "the batch size is {batch_size} (reference: {reference})"
+)
+ACCUMULATED = Row(
+    "pairs.accumulated",
+    CAUSE,
+    "the optimizer steps after every {batches} batches (reference: after each)",
+)
 UNEVEN = Row(
     "pairs.accumulated_unevenly",
     CAUSE,
-    "updates come after {batches} batches, not after each",
+    "the optimizer steps after {batches} batches (reference: after each)",
 )
-UNSHUFFLED = Row("pairs.unshuffled", CAUSE, "pairs come in the order of the list, unshuffled")
-TWICE = Row("pairs.twice_in_batch", CAUSE, "{twice} of {pairs} pairs come twice in their batch")
+UNSHUFFLED = Row(
+    "pairs.unshuffled", CAUSE, "pairs are in the order of the list (reference: shuffled)"
+)
+TWICE = Row("pairs.twice_in_batch", CAUSE, "{twice} of {pairs} pairs appear twice in their batch")
 AGAIN = Row(
     "pairs.part_of_the_list",
     CAUSE,
-    "pairs come again after {pairs} of {listed}: a part of the list, or drawn with replacement",
+    "pairs repeat after {pairs} of {listed}: a part of the list is used, or pairs "
+    "are drawn with replacement",
 )
 VALIDATION = Row(
-    "pairs.validation", CAUSE, "{validation} of {pairs} pairs belong to the validation list"
+    "pairs.validation", CAUSE, "{validation} of {pairs} training pairs are in val_pairlist.txt"
 )
-NOT_OFFICIAL = Row("pairs.not_official", UNEXPLAINED, "{strange} of {pairs} pairs are not official")
+NOT_OFFICIAL = Row(
+    "pairs.not_official", UNEXPLAINED, "{strange} of {pairs} pairs are not in the official lists"
+)
 NO_ORDER = Row(
     "pairs.unknown",
     SKIPPED,
-    "which pairs these are is not known, so their order is not judged",
+    "the pairs could not be identified, so their order was not judged",
 )
 NOTHING = Row(
     "pairs.not_seen",
     SKIPPED,
-    "which pairs these are is not known, so their order is not judged, nor the batch size",
+    "the pairs could not be identified, so their order and the batch size were not judged",
 )
 ENOUGH = 8  # pairs, more than which come in the order of the list by no chance
 

@@ -104,9 +104,9 @@ ONE_OF = Row(
 NONE_OF = Row(
     "printed.none_of",
     SKIPPED,
-    "the printed {figure} is none of {tried} arithmetics ({figures} figures)",
+    "the printed {figure} matches none of {tried} ways to compute it ({figures} figures)",
 )
-NO_FACTS = Row("printed.no_losses", SKIPPED, "the losses are not judged, so their figures are not")
+NO_FACTS = Row("printed.no_losses", SKIPPED, "the loss was not judged, so printed losses were not")
 NO_LINES = Row(
     "printed.no_figures",
     SKIPPED,
@@ -115,7 +115,7 @@ NO_LINES = Row(
 VALIDATION_LINES = Row(
     "printed.validation",
     SKIPPED,
-    "figures of the validation are not judged; see diagnose predictions",
+    "printed figures of the validation were not judged; see diagnose predictions",
 )
 
 

@@ -12,34 +12,34 @@ from run.findings import CAUSE, DECLARED, Row
 # What a schedule is told by, of its values.
 TELLING = ("step_size", "gamma", "T_max", "eta_min", "milestones", "total_steps", "max_lr")
 TELLING += ("factor", "start_factor", "total_iters", "warmup", "power")
-CHANGE = "the learning rates change from step to step: {lr}"
+CHANGE = "learning rates change from step to step: {lr}"
 MOVING = Row("update.learning_rates_change", CAUSE, CHANGE)
 SCHEDULED = Row(
     "update.learning_rates_scheduled",
     CAUSE,
-    CHANGE + " ({schedules} is stepped after updates {updates})",
+    CHANGE + " ({schedules} is stepped after steps {updates})",
 )
 EACH = Row(
     "update.learning_rates_scheduled_each",
     CAUSE,
-    CHANGE + " ({schedules} is stepped after each update)",
+    CHANGE + " ({schedules} is stepped after every step)",
 )
 BEFORE = Row(
     "update.learning_rates_scheduled_before",
     CAUSE,
-    CHANGE + " ({schedules} is stepped before each update, its first rate is left out)",
+    CHANGE + " ({schedules} is stepped before every step, so its first learning rate is skipped)",
 )
 MOVES = (MOVING, SCHEDULED, EACH, BEFORE)
 WITHIN_EPOCH = Row(
     "update.schedule_within_epoch",
     DECLARED,
-    "{schedule} is stepped after updates {updates}, within the epoch",
+    "{schedule} is stepped after steps {updates}, within an epoch",
     is_wrong=True,
 )
 END_UNKNOWN = Row(
     "update.schedule_stepped",
     DECLARED,
-    "{schedule} is stepped after updates {updates}; whether epochs end there is not known",
+    "{schedule} is stepped after steps {updates}; whether an epoch ends there is not known",
     is_wrong=True,
 )
 SCHEDULE = Row("update.schedule", DECLARED, "the schedule is {schedule}({values:=})", is_wrong=True)

@@ -17,26 +17,33 @@ from run.findings import CAUSE, DECLARED, SKIPPED, Row
 UNTRAINED = Row(
     "start.untrained",
     DECLARED,
-    "the backbone starts untrained ({seen}), not from ImageNet",
+    "the backbone is untrained: {seen} (reference: ImageNet weights)",
 )
 STATISTICS_RESET = Row(
     "start.statistics_reset",
     DECLARED,
-    "BatchNorm's running statistics begin anew (means 0, variances 1), its weights do not",
+    "BatchNorm's running statistics are reset (means 0, variances 1), its parameters are not",
 )
 FEATURES_GIVEN = Row(
     "start.features_given",
     SKIPPED,
-    "whether the features come from a trained backbone is not seen",
+    "features were given: whether their backbone was trained was not seen",
 )
 BIASES = Row(
-    "start.head_bias", CAUSE, "the head's biases[ of the layer of {layer}] do not start at 0"
+    "start.head_bias",
+    CAUSE,
+    "the biases of the head[ in its layer of {layer} units] are not initialized with 0",
 )
-ZERO = Row("start.head_zero", CAUSE, "the weights[ of the layer of {layer}] of the head are 0")
+ZERO = Row(
+    "start.head_zero",
+    CAUSE,
+    "the weights of the head[ in its layer of {layer} units] are initialized with 0",
+)
 STD = Row(
     "start.head_std",
     CAUSE,
-    "the head[ of the layer of {layer}] starts with another spread: std {std}, not {reference}",
+    "the weights of the head[ in its layer of {layer} units] have std {std} "
+    "(reference: {reference})",
 )
 
 
@@ -51,16 +58,17 @@ class Start(Row):
 
 def start(name, distribution, std, is_uniform=False):
     """A Start of this stage."""
-    text = "the head[ of the layer of {layer}] starts {distribution}, std {std}, not {reference}"
+    text = "the weights of the head[ in its layer of {layer} units] are {distribution}, std {std} "
+    text += "(reference: std {reference})"
     return Start(f"start.{name}", CAUSE, text, (), None, std, is_uniform, distribution)
 
 
 STARTS = (
-    start("head_fan_in", "as Kaiming normal with fan_in", lambda out, inputs: sqrt(2 / inputs)),
-    start("head_fan_out", "as Kaiming normal with fan_out", lambda out, inputs: sqrt(2 / out)),
+    start("head_fan_in", "Kaiming normal (fan_in)", lambda out, inputs: sqrt(2 / inputs)),
+    start("head_fan_out", "Kaiming normal (fan_out)", lambda out, inputs: sqrt(2 / out)),
     start(
         "head_uniform",
-        "as PyTorch's default, uniform",
+        "uniform, as PyTorch's default",
         lambda out, inputs: sqrt(1 / (3 * inputs)),
         is_uniform=True,
     ),

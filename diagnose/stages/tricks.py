@@ -215,45 +215,45 @@ def zeros(step, made, values):
 # Shown by the record of each step.
 REMOVED = trick(
     "removed",
-    "gradients are removed (None) between backward and the update, so nothing moves",
+    "gradients are set to None between backward and the optimizer step, so no parameter moves",
     zeros,
 )
 STALE = trick(
     "of_the_batch_before",
-    "each update takes the gradients of the batch before",
+    "each step uses the gradients of the batch before",
     lambda step, made, values: step.before or zeros(step, made, values),
 )
 ZEROED = trick(
     "zeroed",
-    "gradients are zeroed between backward and the update, so only the weight decay acts",
+    "gradients are zeroed between backward and the optimizer step, so only weight decay acts",
     zeros,
 )
 SCALED_BACK = trick(
     "scaled_back",
-    "the loss is scaled by {factor} and the gradients are scaled back",
+    "the loss is scaled by {factor} and the gradients are unscaled",
     divide,
     loss_factors,
     HARMLESS,
 )
 # Tried alone and two at a time.
 TRICKS = (
-    trick("norm_clipped", "the gradients' norm is clipped (or set) to {norm}", clip_norm, norms),
+    trick("norm_clipped", "the gradient norm is clipped (or set) to {norm}", clip_norm, norms),
     trick("factor", "the gradients are multiplied by {factor}", multiply, factors),
     trick(
         "values_clipped",
-        "each gradient is clipped to +-{bound}",
+        "gradient values are clipped to +-{bound}",
         lambda step, made, values: made.each(lambda g: g.clamp(-values["bound"], values["bound"])),
         bounds,
     ),
     trick(
         "factor_of_each",
-        "gradients are multiplied by another factor in each part: {factors}",
+        "gradients are multiplied by a factor of their own in each part: {factors}",
         multiply_parts,
         part_factors,
     ),
     trick(
         "norm_clipped_of_each",
-        "the gradients' norm is clipped in each part by itself: {norms}",
+        "the gradient norm is clipped in each part by itself: {norms}",
         clip_parts,
         part_norms,
     ),
@@ -265,7 +265,9 @@ LEVELS = (
     [(SCALED_BACK,)],  # which a factor is as well
     *itertools.islice(combinations_of((SCALED_BACK, *TRICKS)), 1, None),
 )
-CHANGED = Row("gradients.changed", UNEXPLAINED, "gradients change between backward and the update")
+CHANGED = Row(
+    "gradients.changed", UNEXPLAINED, "gradients change between backward and the optimizer step"
+)
 
 
 def judge_tricks(steps):

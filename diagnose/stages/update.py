@@ -30,96 +30,109 @@ TIMES = Row("update.steps_again", CAUSE, "the optimizer steps {times} times for 
 COMPUTED = Row(
     "update.computed_skipped",
     SKIPPED,
-    "of weights that are computed anew at each step (a parametrization), what moves them",
+    "parameters that are computed at every step (a parametrization) were not judged",
 )
 OTHER_CLASS = Row(
     "update.other_optimizer",
     UNEXPLAINED,
-    "the update is made by {optimizer}, which is not one of torch.optim",
+    "the optimizer is {optimizer}, which is not in torch.optim",
 )
 NOT_REPRODUCED = Row(
     "update.not_reproduced",
     UNEXPLAINED,
-    "what {optimizers} gives with its own values is not the update",
+    "{optimizers} with its own values does not reproduce the step",
     varies=("count", "total"),
 )
 MOMENTUM_RESET = Row(
     "update.momentum_reset",
     CAUSE,
-    "the momentum begins anew at each update (an optimizer made anew or emptied)",
+    "momentum buffers are reset at every step",
 )
-FROZEN = Row("update.frozen", CAUSE, "{parameters}: frozen (requires_grad False)")
+FROZEN = Row("update.frozen", CAUSE, "{parameters}: frozen (requires_grad=False)")
 FROZEN_STEPPED = Row(
     "update.frozen_but_stepped",
     CAUSE,
-    "{parameters}: frozen, and yet stepped, as its gradient is left",
+    "{parameters}: frozen, but still moved by the gradient that is left",
 )
 IN_OTHER_STEPS = Row(
     "update.in_other_steps",
     CAUSE,
-    "{parameters}: stepped by no optimizer here, but by one in other steps",
+    "{parameters}: in no optimizer in these steps, but in one in others",
 )
 IN_NO_OPTIMIZER = Row(
     "update.in_no_optimizer",
     CAUSE,
-    "{parameters}: stepped by no optimizer"
-    "[; one holds weights that no recorded pass meets (tensors: {others})]",
+    "{parameters}: in no optimizer[; one holds {others} tensors that no recorded "
+    "forward pass uses]",
 )
 OPTIMIZER = Row(
     "update.optimizer",
     CAUSE,
-    "{optimizers} (rate {rates}[, weight decay {weight_decay}]) in the place of SGD with momentum",
+    "the optimizer is {optimizers} with learning rate {rates}[ and weight decay "
+    "{weight_decay}] (reference: SGD with momentum)",
 )
 RULE = {  # of SGD, beside the learning rate
     "momentum": Row(
-        "update.momentum", CAUSE, "momentum {momentum}, not {reference}[ on {parameters}]"
+        "update.momentum",
+        CAUSE,
+        "momentum[ of {parameters}] is {momentum} (reference: {reference})",
     ),
     "weight_decay": Row(
         "update.weight_decay",
         CAUSE,
-        "weight decay {weight_decay}, not {reference}[ on {parameters}]",
+        "weight decay[ of {parameters}] is {weight_decay} (reference: {reference})",
     ),
     "dampening": Row(
-        "update.dampening", CAUSE, "dampening {dampening}, not {reference}[ on {parameters}]"
+        "update.dampening",
+        CAUSE,
+        "dampening[ of {parameters}] is {dampening} (reference: {reference})",
     ),
-    "nesterov": Row("update.nesterov", CAUSE, "Nesterov momentum[ on {parameters}]"),
+    "nesterov": Row(
+        "update.nesterov", CAUSE, "Nesterov momentum is used[ on {parameters}] (reference: not)"
+    ),
     "maximize": Row(
         "update.maximize",
         CAUSE,
-        "maximize=True: what backward is called on grows[ on {parameters}]",
+        "the loss is maximized (maximize=True)[ on {parameters}]",
     ),
 }
-ONE_RATE = Row("update.one_learning_rate", CAUSE, "one learning rate for all: {lr}")
-SWAPPED_RATES = Row("update.learning_rates_swapped", CAUSE, "the two learning rates are exchanged")
+ONE_RATE = Row(
+    "update.one_learning_rate",
+    CAUSE,
+    "one learning rate for all parameters: {lr} (reference: backbone {backbone}, head {head})",
+)
+SWAPPED_RATES = Row(
+    "update.learning_rates_swapped", CAUSE, "the learning rates of backbone and head are swapped"
+)
 RATES = Row(
     "update.learning_rates",
     CAUSE,
-    "other learning rates: {lr} (the reference: backbone {backbone}, head {head})",
+    "learning rates are {lr} (reference: backbone {backbone}, head {head})",
 )
 STATE_LOADED = Row(
     "update.state_loaded",
     DECLARED,
-    "the optimizer begins with a state, as one that was loaded does",
+    "the optimizer starts with a state, as one that was loaded does",
 )
 STATE_CHANGED = Row(
     "update.state_changed",
     UNEXPLAINED,
-    "the optimizer's {entry} is not what the update before left",
+    "the optimizer's {entry} is not what the step before left",
 )
 CHANGED_BEFORE = Row(
     "update.changed_before",
     UNEXPLAINED,
-    "weights change between the passes and the update",
+    "parameters change between the forward passes and the optimizer step",
 )
 MULTIPLIED = afterwards(
     "multiplied",
-    "weights are multiplied by {factor} behind the update",
+    "parameters are multiplied by {factor} after the optimizer step",
     lambda step, values: values["factor"] * step.after,
     lambda steps, changes: [{"factor": factor_between([steps[0].after], [steps[0].later])}],
 )
 AVERAGED = afterwards(
     "moving_average",
-    "weights are replaced by their moving average, decay {decay}",
+    "parameters are replaced by their exponential moving average, decay {decay}",
     lambda step, values: values["decay"] * step.before + (1 - values["decay"]) * step.after,
     lambda steps, changes: decays(steps),
 )
@@ -127,7 +140,7 @@ ONE_OF = one_of("update")
 CHANGED_AFTER = Row(
     "update.changed_after",
     UNEXPLAINED,
-    "weights change between the update and the next step",
+    "parameters change between the optimizer step and the next batch",
 )
 
 
