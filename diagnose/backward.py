@@ -35,7 +35,7 @@ class Gradients(NamedTuple):
         )
 
     def each(self, function):
-        """The same with a function, which grows, of each element; their norms are not known."""
+        """The same with a non-decreasing function of each element; the norms are nan."""
         tops = {n: torch.tensor(top, dtype=torch.float64) for n, top in self.largest.items()}
         return Gradients(
             {n: function(values) for n, values in self.values.items()},

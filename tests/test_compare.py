@@ -757,7 +757,8 @@ def test_the_answer_on_the_command_line(tmp_path, capsys, monkeypatch):
     size = zoo.drawn("batch_size", 0)
     assert batch == {
         "id": "pairs.batch_size", "stage": "pairs", "kind": "CAUSE",
-        "text": f"the batch size is {size} (reference: 8)", "values": {"batch_size": size, "reference": 8},
+        "text": f"the batch size is {size} (reference: 8)",
+        "values": {"batch_size": size, "reference": 8},
         "series": {}, "steps": [1, 2, 3], "relative_error": 0.0, "tolerance": 0.0, "size": 0,
     }  # fmt: skip
 

@@ -11,10 +11,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from diagnose.explain import Change, explain_each
-from diagnose.numerics import FORMULA, estimated, formula_tolerance, is_float32, relative_error
+from diagnose.numerics import (
+    FORMULA,
+    estimated,
+    factor_between,
+    formula_tolerance,
+    is_float32,
+    relative_error,
+)
 from diagnose.reference import column
 from model import SiameseRanker
-from run.findings import CAUSE, HARMLESS, UNEXPLAINED, Row
+from run.findings import CAUSE, HARMLESS, UNEXPLAINED, Finding, Row
 
 # A linear layer written out.
 PRODUCTS, SUMS = ("matmul", "__matmul__", "mm", "einsum"), ("add", "__add__", "__radd__")
@@ -22,7 +29,10 @@ PRODUCTS, SUMS = ("matmul", "__matmul__", "mm", "einsum"), ("add", "__add__", "_
 
 @dataclass(frozen=True)
 class Merge(Change):
-    """How the features of two photos are merged: apply(features_1, features_2)."""
+    """How the features of two photos are merged: apply(features_1, features_2) [B, F] each.
+
+    It is the first op in which two photos meet; an op behind it, as abs, is one of ACTIVATIONS.
+    """
 
     apply: Callable = None
 
@@ -52,12 +62,6 @@ CONCATENATED = merge(
 MERGES = (
     DIFFERENCE,
     REVERSED,
-    merge(
-        "absolute_difference",
-        "the head receives the absolute difference of the features, which cannot tell "
-        "photo_1 from photo_2",
-        lambda a, b: (a - b).abs(),
-    ),
     CONCATENATED,
     merge(
         "concatenated_2_first",
@@ -68,11 +72,6 @@ MERGES = (
         "product",
         "the head receives the product of the features (reference: features_1 - features_2)",
         lambda a, b: a * b,
-    ),
-    merge(
-        "squared_difference",
-        "the head receives the squared difference of the features",
-        lambda a, b: (a - b) ** 2,
     ),
     merge(
         "sum",
@@ -110,6 +109,7 @@ ACTIVATIONS = {
     "SiLU": F.silu,
     "normalisation": F.normalize,
     "absolute value": torch.abs,
+    "square": torch.square,
 }
 
 NO_BIAS = Row("head.no_bias", CAUSE, "the last layer of the head has no bias")
@@ -130,6 +130,14 @@ ACTIVATION = Change(
     CAUSE,
     "{function} is applied between the merge and the head",
     values=lambda replays, changes: [{"function": name} for name in ACTIVATIONS],
+)
+SCALED = Change(
+    "head.scaled",
+    CAUSE,
+    "what enters a layer of the head is multiplied by {factor} (reference: 1)",
+    values=lambda replays, changes: [
+        {"factor": factor_between([replays[0].given[0]], [replays[0].seen])}
+    ],
 )
 TWO_MERGES = Row(
     "head.two_merges",
@@ -154,7 +162,7 @@ class Layer(NamedTuple):
     """One op of a head, and what stands before it."""
 
     apply: Callable  # both, [B, in] to [B, out]
-    activation: str | None = None
+    before: Finding | None = None  # an activation, or a factor
     rate: float | None = None  # of a dropout
     width: int | None = None  # of a linear layer
     has_bias: bool = False
@@ -190,7 +198,10 @@ def merge_of(changes):
 
 def activation_of(changes):
     """The function of a tensor that some findings stand for."""
-    return ACTIVATIONS[changes[0].values["function"]] if changes else lambda x: x
+    if not changes:
+        return lambda x: x
+    values = changes[0].values
+    return ACTIVATIONS.get(values.get("function")) or (lambda x: values["factor"] * x)
 
 
 def judge_heads(views, weights, roundings):
@@ -226,7 +237,7 @@ def judge_alike(views, weights, roundings):
             Replay((x,), entry.input, activation_of, FORMULA[is_float32(rounding)])
             for x, entry, rounding in zip(current, entries, roundings, strict=True)
         ]
-        before = explain_each(replays, [[()], [(ACTIVATION,)]])
+        before = explain_each(replays, [[()], [(ACTIVATION,)], [(SCALED,)]])
         for place, (entry, found) in enumerate(zip(entries, before, strict=True)):
             if merges[place][1] is None or lost[place]:
                 continue
@@ -277,23 +288,24 @@ def explain_layer(entry, fits, values, rounding):
     """
     if not fits:
         return None, BEFORE.found(op=entry.op)
-    before = activation_of(fits[0])
-    name = fits[0][0].values["function"] if fits[0] else None
+    before = next(iter(fits[0]), None)
+    function = activation_of(fits[0])
     if "dropout" in entry.op:
         rate = dropout_rate(entry, FORMULA[is_float32(rounding)])
         if rate is None:
             return None, DROPOUT_LOST.found()
         mask = (entry.output != 0).to(entry.output.dtype) / (1 - rate) if rate else 1
-        return Layer(lambda x: before(x) * mask, name, estimated(rate) if rate else None), None
-    return explain_linear(entry, values, name, before, formula_tolerance(rounding))
+        rate = estimated(rate) if rate else None
+        return Layer(lambda x: function(x) * mask, before, rate), None
+    return explain_linear(entry, values, before, function, formula_tolerance(rounding))
 
 
-def explain_linear(entry, values, name, before, tolerance):
-    """As explain_layer, of an op with weights; name, before: of the activation before it."""
+def explain_linear(entry, values, before, function, tolerance):
+    """As explain_layer, of an op with weights; before, function: what stands before it."""
     layer = [values[n].to(entry.input.dtype) for n in entry.weights]
     is_sum = entry.op in SUMS
     if is_sum and relative_error(entry.input + layer[0], entry.output) <= tolerance:
-        return Layer(lambda x: before(x) + layer[0], name, has_bias=True), None
+        return Layer(lambda x: function(x) + layer[0], before, has_bias=True), None
     if entry.op in PRODUCTS and layer[0].dim() == 2 and entry.input.dim() == 2:
         across = layer[0].shape[0] == entry.input.shape[1]  # [in, out]
         layer = [layer[0].T if across else layer[0]]
@@ -301,8 +313,8 @@ def explain_linear(entry, values, name, before, tolerance):
         return None, OTHER_OP.found(op=entry.op)
     if relative_error(F.linear(entry.input, *layer), entry.output) > tolerance:
         return None, LINEAR_LOST.found()
-    apply = lambda x: F.linear(before(x), *layer)  # noqa: E731
-    return Layer(apply, name, width=len(layer[0]), has_bias=len(layer) > 1), None
+    apply = lambda x: F.linear(function(x), *layer)  # noqa: E731
+    return Layer(apply, before, width=len(layer[0]), has_bias=len(layer) > 1), None
 
 
 def dropout_rate(entry, tolerance):
@@ -321,7 +333,9 @@ def dropout_rate(entry, tolerance):
 def name_layers(layers):
     """Findings on the layers of a head; the reference has one linear layer and nothing else."""
     found, linears = [], [layer for layer in layers if layer.width]
-    activations = [layer.activation for layer in layers if layer.activation]
+    before = [layer.before for layer in layers if layer.before]
+    found += [finding for finding in before if finding.row is SCALED]
+    activations = [f.values["function"] for f in before if f.row is ACTIVATION]
     added = any(layer.has_bias and not layer.width for layer in layers)
     if linears and not linears[-1].has_bias and not added:
         found.append(NO_BIAS.found())

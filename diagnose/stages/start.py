@@ -80,6 +80,7 @@ STARTS = (
     ),
     start("head_uniform", "Kaiming uniform", lambda out, inputs: sqrt(2 / inputs), is_uniform=True),
 )
+ENOUGH = 60  # weights, by fewer of which no distribution is told from another
 DRAWN = 2**18  # weights of the page's own head, whose std is known to 0.14 percent by that
 
 
@@ -137,7 +138,7 @@ def fits(row, weight, shape):
     std, count, top = row.std(*shape), weight.numel(), float(weight.abs().max())
     bound = std * sqrt(3)
     fills = bound * (1 - 20 / count) <= top <= bound * (1 + 1e-6)
-    return is_std(weight, std) and fills == row.is_uniform
+    return count >= ENOUGH and is_std(weight, std) and fills == row.is_uniform
 
 
 def judge_untrained(batch, values, weights):

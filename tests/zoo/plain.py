@@ -37,7 +37,7 @@ hflip_random vflip grayscale half_input bf16_input
 head_zero head_fan_out head_default head_xavier
 features_normalized features_sigmoid features_tanh features_relu dropout_each
 reversed_difference
-abs_difference concat product dropout_features hidden_layer hidden_dropout hidden_dropouts no_head_bias layer3
+abs_difference squared_difference merge_scaled concat product dropout_features hidden_layer hidden_dropout hidden_dropouts no_head_bias layer3
 max_pool score_each ranknet one_logit one_logit_first detach_second detach_backbone two_backbones logits_scaled logits_swapped
 one_pass half_batches each_photo gathered bn_reset bn_no_statistics own_norms bn_eval bn_momentum bn_eps
 label_invert_loss smoothing focal class_weights pos_weight softmax_then_ce nll_on_probs bce mse margin
@@ -395,6 +395,10 @@ class PairNet(nn.Module):
             compared = (f1 - f2).abs()
         if "product" in P:
             compared = f1 * f2
+        if "squared_difference" in P:
+            compared = (f1 - f2) ** 2
+        if "merge_scaled" in P:
+            compared = (f1 - f2) * P.value("merge_scaled", 0.7)
         if "concat" in P:
             compared = torch.cat([f1, f2], dim=1)
         if "dropout_features" in P:

@@ -42,6 +42,7 @@ VALUES = {
     "hidden_dropout": (0.15, 0.7),
     "hidden_dropouts": (0.15, 0.7),
     "logits_scaled": (2.3, 30.0),
+    "merge_scaled": (0.2, 0.9),
     "smoothing": (0.03, 0.4),
     "focal": (0.7, 3.7),
     "class_weights": (1.2, 5.0),
@@ -141,6 +142,8 @@ EXPECTED = {
     "abs_difference": ("head.activation", {}),
     "concat": ("head.concatenated", {}),
     "product": ("head.product", {}),
+    "squared_difference": ("head.activation", {"function": "square"}),
+    "merge_scaled": ("head.scaled", {"factor": VALUE}),
     "dropout_features": ("head.dropout_features", {"rate": VALUE}),
     "hidden_layer": ("head.hidden", {"widths": (VALUE,), "functions": ("ReLU",)}),
     "hidden_dropout": ("head.dropout", {"rate": VALUE}, "head.hidden", {"functions": ("ReLU",)}),
@@ -371,7 +374,10 @@ def main(argv=None):
         scripts = [argv[argv.index("--script") + 1]]
     draw = int(argv[argv.index("--draw") + 1]) if "--draw" in argv else 0
     known = (*EXPECTED, *HARMLESS, *CLEAN)
-    names = [word for word in argv if word in known or word.startswith("outside")]
+    words = [word for word in argv if word[:2] != "--" and word not in (*SCRIPTS, str(draw))]
+    names = [word for word in words if word in known]
+    if set(words) - {*known, "real"}:
+        sys.exit(f"no such plants: {sorted(set(words) - set(known))}")
     names += REAL.split() if "real" in argv else []
     if names and "--script" not in argv:
         scripts = SCRIPTS[:1]
