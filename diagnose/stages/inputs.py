@@ -193,7 +193,7 @@ ORDERS = (
         channels(
             "".join(order),
             "channels",
-            "channels are in the order {channels} (reference: RGB)",
+            "channels are in the order {channels} (reference: {reference})",
             reorder(order),
             "channels",
         )
