@@ -3,8 +3,22 @@
 from collections import Counter
 
 from diagnose.stages import STAGES
-from run.findings import CAUSE, DECLARED, HARMLESS, SKIPPED, UNEXPLAINED, line_of, number
+from run.findings import (
+    CAUSE,
+    DECLARED,
+    DIFFERENT,
+    HARMLESS,
+    LEARNS,
+    SKIPPED,
+    UNEXPLAINED,
+    WRONG,
+    brief,
+    fill,
+    flag_of,
+    line_of,
+)
 
+FINETUNE = ("update.optimizer", "pairs.accumulated", "update.learning_rates_scheduled_each")
 KINDS = {  # the word of a stage, the gravest first
     UNEXPLAINED: "unexplained",
     CAUSE: "changed",
@@ -15,7 +29,7 @@ KINDS = {  # the word of a stage, the gravest first
 
 
 def lines_of(findings, basis):
-    """A line per stage, and the findings in the order of execution."""
+    """A line per stage, and the findings in their order, each with its place and what mends it."""
     for stage in STAGES:
         kinds = {finding.kind for finding in findings if finding.stage == stage}
         word = next((word for kind, word in KINDS.items() if kind in kinds), "equal")
@@ -23,6 +37,48 @@ def lines_of(findings, basis):
         yield f"{stage:10} {word}{pairs}"
     for finding in findings:
         yield line_of(finding, basis.steps)
+        if finding.kind != SKIPPED:
+            yield from below(finding)
+
+
+def below(finding):
+    """The lines below a finding: where it is in the trainer's own code, and what mends it."""
+    for place in finding.where[:1]:
+        yield f"  --> {place.file}:{place.line}"
+        yield f"      {place.text}"
+    if finding.row.help and finding.kind != HARMLESS:
+        yield f"  help: {fill(finding.row.help, finding.values)}"
+
+
+def in_order(findings):
+    """Findings in the order to mend them in: first what makes a result wrong whatever the rest,
+    then what changes how it learns, then what is only different; within each as they are executed.
+    """
+    kinds = {HARMLESS: DIFFERENT, DECLARED: DECLARED, SKIPPED: SKIPPED}
+    ranks = (WRONG, LEARNS, DIFFERENT, DECLARED, SKIPPED)
+
+    def rank(finding):
+        own = kinds.get(finding.kind, finding.row.matters)
+        return ranks.index(own), STAGES.index(finding.stage)
+
+    return sorted(findings, key=rank)
+
+
+def commands(findings, basis, data):
+    """Lines with the command that trains the reference with the same changes, as far as it has
+    flags for them; data: the folder of the dataset.
+    """
+    told = [f for f in findings if f.kind in (CAUSE, DECLARED, UNEXPLAINED)]
+    flags = dict.fromkeys(filter(None, map(flag_of, told)))
+    size = [f"--size {basis.size}"] * (basis.size not in (None, basis.reference_size))
+    words = [f"python {basis.page}.py --data {data}", *size, *flags]
+    without = dict.fromkeys(f.id for f in told if not flag_of(f) and f.kind != DECLARED)
+    yield "the same on the reference:"
+    yield f"  {' '.join(words)}"
+    if without:
+        yield f"  without a flag: {', '.join(without)}"
+    if without.keys() & set(FINETUNE):
+        yield "  variants/train_finetune.py has AdamW, a warm-up and several batches a step"
 
 
 def exit_code(findings):
@@ -51,9 +107,7 @@ def verdict(findings, basis):
     where += " in what was judged" * bool(kinds[SKIPPED])
     proof = ""
     if basis.relative_error is not None:
-        error, tolerance = (
-            number(float(f"{value:.0e}")) for value in (basis.relative_error, basis.tolerance)
-        )
+        error, tolerance = brief(basis.relative_error), brief(basis.tolerance)
         proof = f"; relative error up to {error} (tolerance {tolerance})"
     if kinds[UNEXPLAINED]:
         stages = dict.fromkeys(f.stage for f in findings if f.kind == UNEXPLAINED)

@@ -14,28 +14,22 @@ from typing import NamedTuple
 import torch
 
 from diagnose import reference
-from diagnose.answer import exit_code, lines_of, verdict
+from diagnose.answer import commands, exit_code, in_order, lines_of, verdict
 from diagnose.criterion import Evidence
 from diagnose.finding import merge_steps
 from diagnose.official import Official, RecordedPair
 from diagnose.parameters import learning
-from diagnose.stages import (
-    STAGES,
-    features,
-    gradients,
-    head,
-    inputs,
-    labels,
-    loss,
-    pairs,
-    printed,
-    start,
-    tricks,
-)
+from diagnose.stages import STAGES, gradients, labels, pairs, printed, start, tricks
+from diagnose.stages import judge_features as features
+from diagnose.stages import judge_head as head
+from diagnose.stages import judge_inputs as inputs
+from diagnose.stages import judge_loss as loss
+from diagnose.stages import judge_update as updates
 from diagnose.stages import schedule as schedules
-from diagnose.stages import update as updates
+from diagnose.stages.features import GIVEN, IN_PARTS, NOT_TWO_SIDES, without_passes
 from diagnose.stepping import declared, history_of
 from diagnose.trace import batches_of, read_trace
+from diagnose.where import with_lines
 from disk.errors import command_line, instrument, name_path, show_progress, stop_on
 from run.findings import HARMLESS, give_answer
 
@@ -49,6 +43,7 @@ class Basis(NamedTuple):
     tolerance: float | None  # what rounding explains of it
     size: int | None  # of the inputs, pixels
     reference_size: int
+    page: str  # of the reference, as train_resnet
 
 
 class View(NamedTuple):
@@ -64,7 +59,7 @@ class View(NamedTuple):
 
 
 def explain(trace, root, page=None):
-    """(findings in the order of execution, each with the steps it holds in; the Basis)."""
+    """(findings in the order to mend them in, each with the steps it holds in; the Basis)."""
     photo = trace.batches[0].passes[0].input
     size = None if photo is None else photo.shape[-1]
     house = reference.choose_reference(page, trace, size or 64)
@@ -84,13 +79,8 @@ def explain(trace, root, page=None):
     identified = sum(pair.official is not None for pair in known)
     errors = [(p.relative_error, p.tolerance) for p in passes if p.recipe is not None]
     worst = map(max, zip(*errors, strict=True)) if errors else (None, None)
-    basis = Basis(steps, identified, *worst, size, house.recipe["size"])
-    return in_order(merge_steps(findings)), basis
-
-
-def in_order(findings):
-    """Findings in the order of execution."""
-    return sorted(findings, key=lambda finding: STAGES.index(finding.stage))
+    basis = Basis(steps, identified, *worst, size, house.recipe["size"], house.page)
+    return with_lines(in_order(merge_steps(findings)), trace), basis
 
 
 def view_batches(trace, house, official):
@@ -116,12 +106,12 @@ def view_batch(trace, step, batch, house, official):
     """(findings on the inputs, the View of a batch or None)."""
     sides, label = reference.sides_of(batch), labels.label_of(batch)
     if sides is None:
-        row = features.IN_PARTS if batch.joined == "others" else features.NOT_TWO_SIDES
+        row = IN_PARTS if batch.joined == "others" else NOT_TWO_SIDES
         skipped = (stage for stage in STAGES if stage not in ("pairs", "features", "printed"))
-        return [row.found(), *(features.without_passes(stage).found() for stage in skipped)], None
+        return [row.found(), *(without_passes(stage).found() for stage in skipped)], None
     recorded, proved = [], []
     if sides.inputs is None:
-        findings = [inputs.NO_PHOTO.found(), features.GIVEN.found()]
+        findings = [inputs.NO_PHOTO.found(), GIVEN.found()]
     else:
         findings, paths = inputs.judge_inputs(sides, official)
         recorded, proved, sides = identify(sides, batch, label, paths, official)
@@ -270,5 +260,6 @@ def main(argv=None):
     unforeseen = () if args.debug else (Exception,)
     with stop_on(__file__, f"{args.trace}: cannot be replayed", *unforeseen), name_path(__file__):
         findings, basis = explain(trace, args.data, args.page)
-    lines, code = lines_of(findings, basis), exit_code(findings)
+    lines = [*lines_of(findings, basis), *commands(findings, basis, args.data)]
+    code = exit_code(findings)
     give_answer(verdict(findings, basis), code, findings, lines, args.json)

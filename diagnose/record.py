@@ -20,6 +20,8 @@ of their features; the weighted ops behind it are the head; where backward begin
 import argparse
 import atexit
 import importlib.util
+import linecache
+import mmap
 import os
 import re
 import runpy
@@ -36,9 +38,11 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _BaseDataLoaderIter
+from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
-VERSION = 1
+VERSION = 2
 PATIENCE = 20  # updates without a pair of photos, more than asked for, before it gives up
 PASS = 2**32  # between the numbers of the first rows of two passes
 NOWHERE = -1  # the number of a row that comes from no photo
@@ -47,6 +51,8 @@ WEIGHTS = {"conv2d": (1, 2), "linear": (1, 2), "batch_norm": (1, 2, 3, 4)}  # pl
 BATCH_NORM = ["input", "running_mean", "running_var", "weight", "bias"]  # its operands in order
 BATCH_NORM += ["training", "momentum", "eps"]
 MERGES = ("sub", "__sub__", "rsub", "subtract", "cat", "concat", "mul", "__mul__")
+INITIALIZING = ("normal_", "uniform_", "zero_", "fill_", "copy_", "trunc_normal_", "mul_", "set_")
+INITIALIZING += ("add_", "lerp_", "clamp_")
 IN_PLACE = ("sub_", "isub__", "subtract_", "mul_", "imul__", "add_", "iadd__")
 JOINS = ("cat", "concat", "concatenate")
 MOVES = "stack chunk split tensor_split unbind __getitem__ narrow select index_select flip roll "
@@ -57,6 +63,20 @@ FLIPS = (*FLIPS.split(), "__invert__")  # what may turn a label around
 LONGEST_NAME = 200  # bytes of the trace's name, beside which a longer one is written first
 NOT_OPS = "__get__ __set__ size dim backward requires_grad_ register_hook detach_ numel item tolist"
 NOT_OPS = (*NOT_OPS.split(), "__repr__", "__len__", "is_floating_point")
+NOWHERE_LINE = -1  # the number of a line that is not known
+LONGEST_LINE = 200  # characters of a line's text that are kept
+# What may be done to one photo before it meets a weight, by the ops of torch and of Pillow.
+PHOTO_OPS = {
+    "resize": "resize thumbnail interpolate",
+    "turn": "transpose flip rot90",
+    "channels": "convert merge split index_select __getitem__",
+    "placement": "crop paste pad __setitem__",
+    "arithmetic": "sub sub_ __sub__ div div_ __truediv__ mul mul_ __mul__ add __add__ __rmul__",
+    "cast": "half bfloat16 to type",
+}
+PHOTO_OPS = {op: kind for kind, ops in PHOTO_OPS.items() for op in ops.split()}
+PILLOW = ("resize", "thumbnail", "transpose", "convert", "split", "crop", "paste")
+SLOT = 512  # bytes for a line's file and number, shared with the workers of a loader
 
 
 def each_tensor(value, change):
@@ -89,13 +109,15 @@ class Tag:
 
 def new_pass(photo, autocast):
     """The record of one pass of photos [B, 3, H, W] (None: features were given)."""
-    return {"input": photo, "norms": [], "weights": [], "ops": [], "autocast": autocast}
+    record = {"input": photo, "norms": [], "weights": [], "ops": [], "autocast": autocast}
+    return record | {"line": NOWHERE_LINE}
 
 
 def new_pair(merge, merged, passes, features, rows):
     """The record of what follows from two photos' features, merged by an op."""
     pair = {"merge": merge, "merged": keep(merged), "passes": passes, "features": features}
     pair |= {"rows": rows, "gradients": {}, "head": [], "ops": [], "labels": [], "backwards": []}
+    pair |= {"lines": {}}
     return pair | {"joined": ""}  # `others` or the `same` photos, where they meet it behind merges
 
 
@@ -139,6 +161,105 @@ def plain(value):
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return str(value)[:80].split(" at 0x")[0]
+
+
+class Lines:
+    """Lines of the trainer's own code, by number.
+
+    root: the folder of the started file, or of the started module's package; nothing else is the
+    trainer's own, but what a notebook's cells hold.
+    """
+
+    def __init__(self, root):
+        self.root, self.start = os.path.realpath(root), os.getcwd()
+        self.own, self.numbers, self.lines = {}, {}, []
+
+    def here(self):
+        """The number of the nearest line of the trainer's own code; NOWHERE_LINE: there is none."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            code = frame.f_code
+            if code not in self.own:
+                self.own[code] = self.is_own(code.co_filename)
+            if self.own[code]:
+                return self.number(code.co_filename, frame.f_lineno)
+            frame = frame.f_back
+        return NOWHERE_LINE
+
+    def is_own(self, file):
+        """Whether a file of code is the trainer's."""
+        if cell_of(file):
+            return True
+        path = os.path.realpath(file)
+        inside = path.startswith(self.root + os.sep) and os.path.isfile(path)
+        parts = path[len(self.root) :].split(os.sep)
+        return inside and not LIBRARIES & set(parts) and path != os.path.realpath(__file__)
+
+    def number(self, file, line):
+        """The number of a line, whose text is kept as it is now."""
+        if (file, line) not in self.numbers:
+            self.numbers[file, line] = len(self.lines)
+            text = linecache.getline(file, line).strip()[:LONGEST_LINE]
+            shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+            name = cell_of(file) or self.relative(os.path.realpath(file))
+            self.lines.append({"file": name, "line": line, "text": shown})
+        return self.numbers[file, line]
+
+    def relative(self, path):
+        """A path from the folder in which the trainer was started, with forward slashes."""
+        if os.path.splitdrive(path)[0] == os.path.splitdrive(self.start)[0]:
+            path = os.path.relpath(path, os.path.realpath(self.start))
+        return path.replace(os.sep, "/")
+
+    def of_function(self, function):
+        """The number of the line on which a function of the trainer's own begins."""
+        code = getattr(function, "__code__", None)
+        if code is None or not self.is_own(code.co_filename):
+            return NOWHERE_LINE
+        return self.number(code.co_filename, code.co_firstlineno)
+
+
+LIBRARIES = {"site-packages", "dist-packages"}
+
+
+def cell_of(file):
+    """The name of a notebook's cell by the name of its code, as `cell 4`; None of a file."""
+    named = re.match(r"<ipython-input-(\d+)-", file)
+    if named:
+        return f"cell {named[1]}"
+    interactive = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    cells = getattr(getattr(interactive, "compile", None), "_filename_map", {})
+    return f"cell {cells[file]}" if file in cells else None
+
+
+class PhotoLines:
+    """The last line at which each kind of PHOTO_OPS was done to a photo, also in the workers of a
+    loader, which share this memory where they are forked.
+    """
+
+    def __init__(self, lines):
+        self.lines, self.kinds = lines, sorted(set(PHOTO_OPS.values()))
+        self.memory = mmap.mmap(-1, SLOT * len(self.kinds))
+
+    def note(self, op):
+        """Notes where an op is done to a photo."""
+        kind, number = PHOTO_OPS.get(op), self.lines.here()
+        if kind is None or number == NOWHERE_LINE:
+            return
+        file, line = next(key for key, n in self.lines.numbers.items() if n == number)
+        text = f"{line} {file}".encode()
+        if len(text) < SLOT:
+            place = SLOT * self.kinds.index(kind)
+            self.memory[place : place + SLOT] = text.ljust(SLOT, b"\0")
+
+    def found(self):
+        """{kind: number of its line}."""
+        numbers = {}
+        for place, kind in enumerate(self.kinds):
+            text = self.memory[SLOT * place : SLOT * (place + 1)].rstrip(b"\0").decode()
+            line, _, file = text.partition(" ")
+            numbers |= {kind: self.lines.number(file, int(line))} if file else {}
+        return numbers
 
 
 class Origins(TorchFunctionMode):
@@ -186,13 +307,16 @@ class Origins(TorchFunctionMode):
 class Sight(Origins):
     """A context that sees what torch does: photos, features, the head, the logits, the labels."""
 
-    def __init__(self, double=True):
+    def __init__(self, double=True, root="."):
         super().__init__()
         self.double, self.pid, self.passes = double, os.getpid(), 0
+        self.lines, self.made = Lines(root), WeakTensorKeyDictionary()  # made: where a weight was
+        self.photos, self.last = PhotoLines(self.lines), {}  # last: line of each kind of call
         self.weights, self.numbers, self.updating, self.done = [], {}, False, False
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(function, "__name__", "")
+        self.note_line(function, name, args)
         if self.done or self.updating or os.getpid() != self.pid or name in NOT_OPS:
             return function(*args, **kwargs)
         operands = tensors_in((args, kwargs))
@@ -219,6 +343,27 @@ class Sight(Origins):
             self.tag_label(name, operands[0], result)
         return result
 
+    def note_line(self, function, name, args):
+        """Notes where one photo is prepared, a weight is initialized, or a gradient is changed."""
+        first = args[0] if args and isinstance(args[0], torch.Tensor) else None
+        if first is None or self.done or self.updating:
+            return
+        if name in PHOTO_OPS and first.dim() == 3 and first.shape[0] == 3:
+            self.photos.note(name)
+        elif name == "requires_grad_" or what_is_set(function) == "requires_grad":
+            self.last["freeze"] = self.lines.here()
+        elif name == "detach" and first in self.tags:
+            self.last["detach"] = self.lines.here()
+        elif name[-1:] == "_" or name == "__set__":
+            if isinstance(first, torch.nn.Parameter) and name in INITIALIZING:
+                self.made[first] = self.last["moved"] = self.lines.here()
+            elif self.has_gradients():
+                self.last["changed"] = self.lines.here()
+
+    def has_gradients(self):
+        """Whether gradients wait for an optimizer step."""
+        return False
+
     def cast(self, args, kwargs):
         """Arguments of an op in double, where the trainer is to run in double."""
         return each_tensor((args, kwargs), to_double) if self.double else (args, kwargs)
@@ -234,7 +379,10 @@ class Sight(Origins):
     def see_photo(self, photo):
         """The tag of a photo's pass, which holds the input."""
         self.passes += torch.is_grad_enabled()
-        return self.new_tag(photo, keep(photo), torch.is_autocast_enabled(photo.device.type))
+        tag = self.new_tag(photo, keep(photo), torch.is_autocast_enabled(photo.device.type))
+        for record in tag.passes.values():
+            record["line"] = self.lines.here()
+        return tag
 
     def see_features(self, operands):
         """Tags of two features [B, F] that were given, where no photo met a weight in training."""
@@ -294,6 +442,7 @@ class Sight(Origins):
             if id(weight) not in self.numbers:
                 self.numbers[id(weight)] = len(self.weights)
                 facts = {"depth": depth, "op": name, "place": place, "shape": list(weight.shape)}
+                facts["line"] = self.made.get(weight, NOWHERE_LINE)
                 self.weights.append({"tensor": weight, **facts})
 
     def note_norm(self, args, kwargs, passes, before):
@@ -314,6 +463,7 @@ class Sight(Origins):
         features = [keep(t) if was is None else was for t, was in pairs]
         rows = [keep(self.tags[t].rows) for t in sides]
         pair = new_pair(name, output, passes, features, rows)
+        pair["lines"] |= {"merge": self.lines.here(), **self.last}
         self.hook(output, pair, "merged")
         for place, side in enumerate(sides):
             self.hook(side, pair, f"features_{place}")
@@ -329,6 +479,7 @@ class Sight(Origins):
             features.append(torch.cat(made))
             rows.append(torch.cat([n[: len(m)] for n, m in zip(numbers, made, strict=True)]))
         joined = new_pair(pairs[0]["merge"], output, passes, features, rows)
+        joined["lines"] = dict(pairs[0]["lines"])
         joined["parts"] = [part for pair in pairs for part in pair.get("parts", [pair])]
         self.hook(output, joined, "merged")
         return joined
@@ -348,8 +499,10 @@ class Sight(Origins):
         labels = [t for t in operands if self.is_new_label(t) and len(t) in lengths]
         label = labels[0] if labels and not weights else None
         if label is not None:
-            root, ops = self.tags[label].label if label in self.tags else (label, [])
-            pair["labels"].append({"values": keep(label), "root": keep(root), "ops": ops})
+            root, ops, line = self.label_of(label)
+            known = {"values": keep(label), "root": keep(root), "ops": ops, "line": line}
+            pair["labels"].append(known)
+            pair["lines"]["loss"] = self.lines.here()
         if pair["labels"]:
             return  # the loss has begun
         if weights or "dropout" in name:
@@ -357,6 +510,7 @@ class Sight(Origins):
             layer = {"op": name, "weights": [self.numbers.get(id(weight)) for weight in weights]}
             layer["input"] = keep(next(t for t in operands if t in self.tags))
             layer |= {"output": keep(output), "options": list(map(plain, given))}
+            layer["line"] = self.lines.here()
             self.hook(output, pair, f"output_{len(pair['head'])}")
             pair["head"].append(layer)
 
@@ -367,20 +521,65 @@ class Sight(Origins):
     def tag_label(self, name, operand, result):
         """A tensor made of a label by an op that may turn it around."""
         if isinstance(result, torch.Tensor) and is_label(result):
-            tag = self.tags.get(operand)
-            root, ops = tag.label if tag and tag.label else (operand, [])
-            self.tags[result] = Tag(label=(root, [*ops, name]))
+            root, ops, _ = self.label_of(operand)
+            self.tags[result] = Tag(label=(root, [*ops, name], self.lines.here()))
+
+    def label_of(self, tensor):
+        """(a label as it entered the step, the ops that may have inverted it, the last's line)."""
+        tag = self.tags.get(tensor)
+        return tag.label if tag and tag.label else (tensor, [], NOWHERE_LINE)
 
 
 class Recorder(Sight):
     """A context in which the first `steps` updates of a trainer are recorded into `out`."""
 
-    def __init__(self, out, steps=5, double=True):
-        super().__init__(double)
+    def __init__(self, out, steps=5, double=True, root="."):
+        super().__init__(double, root)
         self.out = Path(out).absolute()  # trainers change folders
         self.steps, self.within, self.unseen = steps, False, 0
         self.batches, self.updates, self.waiting, self.pending = [], [], [], None
         self.printed, self.files, self.schedules, self.stepping = [], [], [], {}
+        self.optimizers, self.loaders = WeakIdKeyDictionary(), WeakIdKeyDictionary()
+
+    def has_gradients(self):
+        """Whether gradients wait for an optimizer step."""
+        return bool(self.waiting)
+
+    def see_loader_made(self, made, loader, *args, **options):
+        made(loader, *args, **options)
+        reader = getattr(type(loader.dataset), "__getitem__", None)
+        lines = {"loader": self.lines.here(), "dataset": self.lines.of_function(reader)}
+        self.loaders[loader.dataset] = lines
+
+    def see_loader_read(self, read, iterator):
+        """Where the loader of the next batch was made, and its dataset begins to read a photo."""
+        batch = read(iterator)
+        self.last |= self.loaders.get(iterator._dataset, {"loader": NOWHERE_LINE})
+        return batch
+
+    def see_parameter(self, register, module, name, parameter):
+        if parameter is not None and parameter not in self.made:
+            self.made[parameter] = self.lines.here()
+        return register(module, name, parameter)
+
+    def see_optimizer_made(self, made, optimizer, *args, **options):
+        made(optimizer, *args, **options)
+        self.optimizers[optimizer] = self.lines.here()
+
+    def see_call(self, kind):
+        """A hook that notes the line of a call of this kind."""
+
+        def hook(called, *args, **options):
+            self.last[kind] = self.lines.here()
+            return called(*args, **options)
+
+        return hook
+
+    def see_mode(self, change, module, mode=True):
+        """Notes where a module is put into evaluation mode."""
+        if not mode:
+            self.last["eval"] = self.lines.here()
+        return change(module, mode)
 
     def backward(self, plain_backward, tensors, *args, **options):
         """torch.autograd.backward, with the loss and every gradient before and after."""
@@ -395,7 +594,8 @@ class Recorder(Sight):
         loss, factors = roots[0].detach(), tensors_in([*args[:1], options.get("grad_tensors")])
         loss = (loss * factors[0]).sum() if loss.dim() and factors else loss
         known = {"loss": keep(loss), "before": before, "after": self.gradients()}
-        pair["backwards"].append(known)
+        pair["backwards"].append(known | {"line": self.lines.here()})
+        self.last.pop("changed", None)
         if not any(pair is other for other in self.waiting):
             self.finish_pending()
             self.waiting.append(pair)
@@ -434,6 +634,7 @@ class Recorder(Sight):
             self.pending |= {"gradients": self.gradients(), "before": self.state_of_weights()}
             learning = [bool(w["tensor"].requires_grad) for w in self.weights]
             self.pending |= {"weights": self.full, "requires_grad": learning}
+            self.pending["lines"] = self.last | {"step": self.lines.here()}
             self.batches += self.waiting
             self.waiting, self.stepping = [], {}
         if id(optimizer) not in self.stepping:
@@ -453,7 +654,9 @@ class Recorder(Sight):
                 if p in optimizer.state and n >= 0:
                     kept = optimizer.state[p].items()
                     state[n] = {k: sample(v) if is_array(v) else plain(v) for k, v in kept}
-        return {"class": type(optimizer).__name__, "groups": groups, "state": state, "times": 0}
+        line = self.optimizers.get(optimizer, NOWHERE_LINE)
+        known = {"class": type(optimizer).__name__, "groups": groups, "state": state, "times": 0}
+        return known | {"line": line}
 
     def after_step(self, optimizer, args, kwargs):
         """The weights right behind an update."""
@@ -486,17 +689,20 @@ class Recorder(Sight):
         """A line that the trainer prints: those with numbers, and how many batches were done."""
         if any(c.isdigit() for c in line) and len(self.printed) < 10_000:
             done = len(self.batches) + len(self.waiting), len(self.updates)
-            self.printed.append([*done, line[:500]])
+            self.printed.append([*done, line[:500], self.lines.here()])
 
     def see_schedule_made(self, made, schedule, *args, **options):
         made(schedule, *args, **options)
-        self.schedules.append({"object": schedule, "steps": []})
+        known = {"object": schedule, "steps": [], "line": self.lines.here()}
+        self.schedules.append(known | {"stepped": NOWHERE_LINE})
 
     def see_schedule_stepped(self, step, schedule, *args, **options):
         """A step of a schedule, and how many updates had been done."""
         known = next((s for s in self.schedules if s["object"] is schedule), None)
         if known is not None and not self.done:
             known["steps"].append(len(self.updates) + (self.pending is not None))
+            if known["steps"][-1]:  # schedules step once as they are made
+                known["stepped"] = self.lines.here()
         return step(schedule, *args, **options)
 
     def see_file(self, opened, file, *args, **options):
@@ -505,7 +711,7 @@ class Recorder(Sight):
 
     def trace(self):
         """All that was recorded, as plain data and tensors."""
-        names, weights = ("depth", "op", "place", "shape"), []
+        names, weights = ("depth", "op", "place", "shape", "line"), []
         for w in self.weights:
             computed = w["tensor"].grad_fn is not None
             weights.append({k: w[k] for k in names} | {"computed": computed})
@@ -515,8 +721,11 @@ class Recorder(Sight):
         last = [self.pending | {"next": None}] if done else []
         trace |= {"updates": self.updates + last, "printed": self.printed}
         trace["files"] = self.files[:20_000]
-        schedules = [describe(s["object"]) | {"steps": s["steps"]} for s in self.schedules]
-        return trace | {"schedules": schedules}
+        kept = ("steps", "line", "stepped")
+        trace["schedules"] = [describe(s["object"]) | {k: s[k] for k in kept}
+                              for s in self.schedules]  # fmt: skip
+        trace["photo_lines"] = self.photos.found()
+        return trace | {"lines": self.lines.lines}
 
     def save(self):
         """Writes the trace, whole or not at all."""
@@ -533,6 +742,11 @@ class Recorder(Sight):
         os.replace(part, self.out)
         said = f"record.py: updates: {len(trace['updates'])}, batches: {len(self.batches)}, "
         print(f"{said}tensors: {len(self.weights)} -> {self.out}", file=sys.__stderr__)
+
+
+def what_is_set(function):
+    """The name of the attribute that a function of torch sets, as `grad`; else an empty one."""
+    return getattr(getattr(function, "__self__", None), "__name__", "")
 
 
 def dim_of(args, kwargs):
@@ -672,9 +886,10 @@ class Unwritten:
 class Recording(ExitStack):
     """Everything that recording changes in torch, and changes back; writes the trace at its end."""
 
-    def __init__(self, out, steps=5, as_is=False):
+    def __init__(self, out, steps=5, as_is=False, root=None):
         super().__init__()
-        self.recorder = Recorder(out, steps, not as_is)
+        root = os.path.dirname(os.path.abspath(sys.argv[0])) if root is None else root
+        self.recorder = Recorder(out, steps, not as_is, root)
 
     def __enter__(self):
         recorder = self.recorder
@@ -687,16 +902,42 @@ class Recording(ExitStack):
             self.wrap(torch.jit, name, lambda made, thing, *a, **o: thing)
         self.wrap(LRScheduler, "__init__", recorder.see_schedule_made)
         self.wrap(LRScheduler, "step", recorder.see_schedule_stepped)
+        self.see_lines(recorder)
         for name in ("stdout", "stderr"):  # what logging and progress bars write to
             self.replace(sys, name, Tee(getattr(sys, name), recorder.hear))
         if "PIL.Image" in sys.modules:
             self.wrap(sys.modules["PIL.Image"], "open", recorder.see_file)
+            for name in PILLOW:
+                self.see_pillow(recorder, name)
         self.callback(register_optimizer_step_pre_hook(recorder.before_step).remove)
         self.callback(register_optimizer_step_post_hook(recorder.after_step).remove)
         self.callback(recorder.save)
         super().__enter__()
         self.enter_context(recorder)
         return recorder
+
+    def see_lines(self, recorder):
+        """Has the lines noted at which loaders, parameters and optimizers are made and called."""
+        optimizer, utils = torch.optim.Optimizer, torch.nn.utils
+        self.wrap(DataLoader, "__init__", recorder.see_loader_made)
+        self.wrap(_BaseDataLoaderIter, "__next__", recorder.see_loader_read)
+        self.wrap(torch.nn.Module, "register_parameter", recorder.see_parameter)
+        self.wrap(torch.nn.Module, "train", recorder.see_mode)
+        self.wrap(optimizer, "__init__", recorder.see_optimizer_made)
+        self.wrap(optimizer, "zero_grad", recorder.see_call("zero_grad"))
+        self.wrap(torch.nn.Module, "zero_grad", recorder.see_call("zero_grad"))
+        self.wrap(optimizer, "add_param_group", recorder.see_call("group"))
+        for name in ("clip_grad_norm_", "clip_grad_value_"):
+            self.wrap(utils, name, recorder.see_call("clip"))
+
+    def see_pillow(self, recorder, name):
+        """Has the lines noted at which a method of Pillow's photos is called."""
+
+        def hook(called, *args, **options):
+            recorder.photos.note(name)
+            return called(*args, **options)
+
+        self.wrap(sys.modules["PIL.Image"].Image, name, hook)
 
     def wrap(self, owner, name, hook):
         """Has hook(what stood there, *arguments) called in the place of owner.name."""
@@ -710,7 +951,7 @@ class Recording(ExitStack):
 
 def watch(out, steps=5, as_is=False):
     """Begins to record here, for a notebook; the trace is written when the process ends."""
-    recording = Recording(out, steps, as_is)
+    recording = Recording(out, steps, as_is, os.getcwd())
     recording.__enter__()
     atexit.register(recording.close)
 
@@ -768,7 +1009,11 @@ def main(argv=None, command="record.py"):
     sys.path[0 : int(not sys.flags.safe_path)] = [first]
     if is_module and not is_program(args.script):
         refuse(f"{args.script}: no such module")
-    with Recording(args.out, args.steps, args.as_is):
+    root = first
+    if is_module:
+        spec = importlib.util.find_spec(args.script.partition(".")[0])
+        root = next(iter(spec.submodule_search_locations or [os.path.dirname(spec.origin)]))
+    with Recording(args.out, args.steps, args.as_is, root):
         if is_module:
             runpy.run_module(args.script, run_name="__main__", alter_sys=True)
         else:

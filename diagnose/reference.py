@@ -22,6 +22,7 @@ class Reference(NamedTuple):
     weights: list  # of its backbone, see reference_weights
     recipe: dict  # {flag: default}
     rules: dict  # {backbone or head: (class of the optimizer, values of its group)}
+    page: str  # its module
 
 
 class Match(NamedTuple):
@@ -60,7 +61,8 @@ def choose_reference(name, trace, size):
         args = Namespace(**(recipe | {"weights": "none", "size": size}))
         ranker = module.build(args).double()
         rules = optimizer_rules(module.build_optimizer(args, ranker))
-        reference = Reference(ranker, reference_weights(ranker, size), recipe, rules)
+        weights = reference_weights(ranker, size)
+        reference = Reference(ranker, weights, recipe, rules, page)
         known = {k for k, _ in reference.weights}
         share = sum(key(w) in known for w in trace.weights) / len(reference.weights)
         if best is None or share > best[0]:

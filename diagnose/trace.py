@@ -51,6 +51,7 @@ class Pass:
     weights: tuple[int, ...]
     ops: tuple[str, ...]
     autocast: bool
+    line: int
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Layer:
     input: Tensor
     output: Tensor
     options: tuple
+    line: int
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Label:
     values: Tensor
     root: Tensor
     ops: tuple[str, ...]
+    line: int
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Backward:
     loss: Tensor
     before: Samples
     after: Samples
+    line: int
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class Batch:
     labels: tuple[Label, ...]
     backwards: tuple[Backward, ...]
     joined: str
+    lines: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ class Optimizer:
     groups: tuple[Group, ...]
     state: dict[int, dict[str, Sample | object]]
     times: int
+    line: int
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,7 @@ class Update:
     weights: tuple[Tensor, ...]
     requires_grad: tuple[bool, ...]
     optimizers: tuple[Optimizer, ...]
+    lines: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,7 @@ class Weight:
     place: int
     shape: tuple[int, ...]
     computed: bool
+    line: int
 
 
 @dataclass(frozen=True)
@@ -149,11 +157,25 @@ class Schedule:
     class_: str
     values: dict
     steps: tuple[int, ...]
+    line: int
+    stepped: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the trainer's own code; every `line` above is its number in the trace, or -1."""
+
+    file: str
+    line: int
+    text: str
 
 
 @dataclass(frozen=True)
 class Trace:
-    """All that record.py writes; printed: (batches done, updates done, line)."""
+    """All that record.py writes; printed: (batches done, updates done, text, number of its line).
+
+    photo_lines: {what is done to a photo: number of the last line that does}.
+    """
 
     version: int
     torch: str
@@ -164,6 +186,8 @@ class Trace:
     printed: tuple[tuple, ...]
     files: tuple[str, ...]
     schedules: tuple[Schedule, ...]
+    photo_lines: dict[str, int]
+    lines: tuple[Line, ...]
 
 
 def read_trace(path):

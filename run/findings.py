@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from disk.errors import say
 
@@ -17,11 +18,23 @@ DECLARED = "DECLARED"  # what objects say of themselves, without effect in what 
 UNEXPLAINED = "UNEXPLAINED"  # a difference that nothing reproduces
 SKIPPED = "SKIPPED"  # what was not judged
 EQUAL = "EQUAL"  # a figure or a fact in which nothing is wrong
+# What a change does to a result, the gravest first.
+WRONG = "wrong"  # it makes the result wrong, whatever the rest
+LEARNS = "learns"  # it changes how the trainer learns
+DIFFERENT = "different"  # it is only different
 DIGITS = 4  # of a number in a text
 SMALL = 1e-3  # numbers below are written as 5e-4
 
 PART = re.compile(r"\[([^][]*\{[^][]*)\]")  # of a template: left out where a value in it is None
 NAME = re.compile(r"\{(\w+)")
+
+
+class Place(NamedTuple):
+    """A line of code."""
+
+    file: str
+    line: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,9 @@ class Row:
 
     id: `stage.name`. text: a template of the values; a part in [] is left out where one of its
     values is None. varies: names of values that may differ from step to step, which are then told
-    as a series. is_wrong: whether it alone makes the exit code 1.
+    as a series. is_wrong: whether it alone makes the exit code 1. help: what mends it, in one line.
+    flag: what makes the reference do the same, a template of the values or a function of them.
+    matters: what it does to a result. at: names of the lines that it points at, see diagnose.where.
     """
 
     id: str
@@ -38,6 +53,10 @@ class Row:
     text: str
     varies: tuple = ()
     is_wrong: bool = None
+    help: str = ""
+    flag: str = ""
+    matters: str = LEARNS
+    at: tuple = ()
 
     def __post_init__(self):
         if self.is_wrong is None:
@@ -64,6 +83,7 @@ class Finding:
 
     values: what the trainer has, and the reference. relative_error: what it leaves, of which
     rounding explains the tolerance; size: of how many recorded numbers, 0 where it was read.
+    where: the Places in the trainer's own code, nearest first.
     steps: those that it holds in, from 1 on. series: {name: its values} step by step, where a value
     varies.
     """
@@ -73,6 +93,7 @@ class Finding:
     relative_error: float = 0.0
     tolerance: float = 0.0
     size: int = 0
+    where: tuple = ()
     steps: tuple = ()
     series: dict = dataclasses.field(default_factory=dict)
 
@@ -119,6 +140,11 @@ def number(value):
     return f"{value:.{DIGITS}g}"
 
 
+def brief(value):
+    """A number as text, with one digit."""
+    return number(float(f"{value:.0e}"))
+
+
 def show(value, between=" "):
     """A value as text; between: what stands between the keys and the values of a dict."""
     if isinstance(value, Finding):
@@ -150,18 +176,30 @@ def text_of(finding):
         name: tuple("all" if value is None else value for value in told)
         for name, told in finding.series.items()
     }
-    template = PART.sub(
+    return fill(finding.row.text, values)
+
+
+def fill(template, values):
+    """A template with these values; see Row."""
+    shown = PART.sub(
         lambda part: part[1] * all(values.get(n) is not None for n in NAME.findall(part[1])),
-        finding.row.text,
+        template,
     )
-    return template.format_map({name: Shown(value) for name, value in values.items()})
+    return shown.format_map({name: Shown(value) for name, value in values.items()})
+
+
+def flag_of(finding):
+    """The flags that make the reference do the same; empty where none do."""
+    flag = finding.row.flag
+    return flag(finding.values) if callable(flag) else fill(flag, finding.values)
 
 
 def line_of(finding, steps):
     """A finding as a line; steps: how many were judged."""
-    error = f"  [relative error {number(float(f'{finding.relative_error:.0e}'))}]" * (
-        finding.relative_error > 0
-    )
+    error = ""
+    if finding.relative_error > 0:
+        proof = brief(finding.relative_error), brief(finding.tolerance)
+        error = "  [relative error {}, tolerance {}]".format(*proof)
     at = finding.steps
     where = f"  (in step{'s' * (len(at) > 1)} {', '.join(map(str, at))})"
     where *= 0 < len(at) < steps and finding.stage != "start"
@@ -184,6 +222,10 @@ def as_json(finding):
         "relative_error": finding.relative_error,
         "tolerance": finding.tolerance,
         "size": finding.size,
+        "where": [place._asdict() for place in finding.where],
+        "help": finding.row.help,
+        "flag": flag_of(finding),
+        "matters": finding.row.matters,
     }
 
 

@@ -19,7 +19,7 @@ from diagnose.numerics import (
 from diagnose.parameters import describe
 from diagnose.reference import column
 from diagnose.stepping import declared
-from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, Row
+from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, WRONG, Row
 
 SAME_PHOTOS = Row(
     "gradients.same_photos_again",
@@ -35,6 +35,9 @@ NOT_ZEROED = Row(
     "gradients.not_zeroed",
     CAUSE,
     "gradients[ of {parameters}] are not zeroed between steps",
+    help="call optimizer.zero_grad() before each backward",
+    matters=WRONG,
+    at=("backward",),
 )
 BETWEEN_BATCHES = Row(
     "gradients.change_between_batches",
@@ -45,6 +48,7 @@ ADD_UP = Row(
     "gradients.add_up",
     DECLARED,
     "gradients of {parameters} accumulate, since they are in no optimizer",
+    at=("optimizer",),
 )
 NOT_OF_LOGITS = Row(
     "gradients.features_not_reproduced",
@@ -55,6 +59,8 @@ BACKWARD_AGAIN = Row(
     "gradients.backward_again",
     CAUSE,
     "backward runs {times} times on one loss, so the gradients add up",
+    help="call backward once for each loss",
+    at=("backward",),
 )
 BACKWARD_OTHER = Row(
     "gradients.backward_differs",
@@ -65,11 +71,17 @@ ONE_DETACHED = Row(
     "gradients.one_side_detached",
     CAUSE,
     "features_{side} is detached: no gradient flows through photo_{side}",
+    help="do not detach the features",
+    matters=WRONG,
+    at=("detach", "forward"),
 )
 DETACHED = Row(
     "gradients.features_detached",
     CAUSE,
     "the features are detached: the backbone receives no gradient",
+    help="let gradients flow into the backbone: no no_grad(), no detach()",
+    matters=WRONG,
+    at=("detach", "forward"),
 )
 BACKBONE_SKIPPED = Row(
     "gradients.backbone_skipped",
@@ -92,6 +104,9 @@ NOT_REACHED = Row(
     "gradients.not_reached",
     CAUSE,
     "{layers}: no gradient, though not frozen (detached, or under no_grad)",
+    help="let gradients flow into these layers: no no_grad(), no detach()",
+    matters=WRONG,
+    at=("detach", "forward"),
 )
 
 

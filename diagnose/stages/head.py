@@ -1,27 +1,18 @@
 """The head: how the features of both photos are merged, and the layers behind, to the logits."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
-from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from diagnose.explain import Change, explain_each
+from diagnose.explain import Change
 from diagnose.numerics import (
-    FORMULA,
-    estimated,
     factor_between,
-    formula_tolerance,
-    is_float32,
-    relative_error,
 )
-from diagnose.reference import column
 from model import SiameseRanker
-from run.findings import CAUSE, HARMLESS, UNEXPLAINED, Finding, Row
+from run.findings import CAUSE, DIFFERENT, HARMLESS, UNEXPLAINED, WRONG, Row
 
 # A linear layer written out.
 PRODUCTS, SUMS = ("matmul", "__matmul__", "mm", "einsum"), ("add", "__add__", "__radd__")
@@ -37,9 +28,18 @@ class Merge(Change):
     apply: Callable = None
 
 
-def merge(name, text, apply, kind=CAUSE):
+def merge(name, text, apply, kind=CAUSE, **options):
     """A Merge of this stage."""
-    return Merge(f"head.{name}", kind, text, apply=apply)
+    return Merge(f"head.{name}", kind, text, apply=apply, **options)
+
+
+def hidden_flags(values):
+    """The flags of hidden layers, where the reference has their activation."""
+    names = {"ReLU": "relu", "tanh": "tanh"}
+    own = set(values["functions"])
+    if len(own) != 1 or not own <= names.keys():
+        return ""
+    return f"--hidden {' '.join(map(str, values['widths']))} --activation {names[own.pop()]}"
 
 
 def formula(features_1, features_2):
@@ -53,11 +53,15 @@ REVERSED = merge(
     "the difference is features_2 - features_1 (reference: features_1 - features_2)",
     lambda a, b: formula(b, a),
     HARMLESS,
+    matters=DIFFERENT,
+    at=("merge",),
 )
 CONCATENATED = merge(
     "concatenated",
     "the features are concatenated (reference: features_1 - features_2)",
     lambda a, b: torch.cat([a, b], 1),
+    help="give the head features_1 - features_2",
+    at=("merge",),
 )
 MERGES = (
     DIFFERENCE,
@@ -67,16 +71,24 @@ MERGES = (
         "concatenated_2_first",
         "the features are concatenated, features_2 first (reference: features_1 - features_2)",
         lambda a, b: torch.cat([b, a], 1),
+        help="give the head features_1 - features_2",
+        at=("merge",),
     ),
     merge(
         "product",
         "the head receives the product of the features (reference: features_1 - features_2)",
         lambda a, b: a * b,
+        help="give the head features_1 - features_2",
+        matters=WRONG,
+        at=("merge",),
     ),
     merge(
         "sum",
         "the head receives the sum of the features (reference: features_1 - features_2)",
         lambda a, b: a + b,
+        help="give the head features_1 - features_2",
+        matters=WRONG,
+        at=("merge",),
     ),
 )
 
@@ -112,18 +124,41 @@ ACTIVATIONS = {
     "square": torch.square,
 }
 
-NO_BIAS = Row("head.no_bias", CAUSE, "the last layer of the head has no bias")
-ONE_LOGIT = Row("head.one_logit", CAUSE, "the head has a single logit (reference: two)")
-DROPOUT = Row("head.dropout", CAUSE, "the head has dropout {rate} (reference: none)")
+NO_BIAS = Row(
+    "head.no_bias",
+    CAUSE,
+    "the last layer of the head has no bias",
+    help="make the last layer with bias=True",
+    at=("weight", "head"),
+)
+ONE_LOGIT = Row(
+    "head.one_logit",
+    CAUSE,
+    "the head has a single logit (reference: two)",
+    help="make the last layer with two outputs",
+    at=("weight", "head"),
+)
+DROPOUT = Row(
+    "head.dropout",
+    CAUSE,
+    "the head has dropout {rate} (reference: none)",
+    help="remove the dropout",
+    flag="--dropout {rate}",
+    at=("dropout",),
+)
 DROPOUT_FEATURES = Row(
     "head.dropout_features",
     CAUSE,
     "dropout {rate} is applied before the only layer of the head (reference: none)",
+    help="remove the dropout",
+    at=("dropout",),
 )
 HIDDEN = Row(
     "head.hidden",
     CAUSE,
     "the head has hidden layers of {widths} units with {functions} (reference: none)",
+    help="make the head one nn.Linear(features, 2)",
+    flag=hidden_flags,
 )
 ACTIVATION = Change(
     "head.activation",
@@ -156,197 +191,3 @@ BEFORE = Row(
 DROPOUT_LOST = Row("head.dropout_not_reproduced", UNEXPLAINED, "a dropout is not reproduced")
 OTHER_OP = Row("head.other_op", UNEXPLAINED, "{op} is applied in the head, which is not replayed")
 LINEAR_LOST = Row("head.linear_not_reproduced", UNEXPLAINED, "a linear layer is not reproduced")
-
-
-class Layer(NamedTuple):
-    """One op of a head, and what stands before it."""
-
-    apply: Callable  # both, [B, in] to [B, out]
-    before: Finding | None = None  # an activation, or a factor
-    rate: float | None = None  # of a dropout
-    width: int | None = None  # of a linear layer
-    has_bias: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Replay:
-    """One op without weights of a recorded head; see diagnose.explain.Replay.
-
-    given: its tensors. apply(findings): what the reference does with them instead.
-    """
-
-    given: tuple
-    seen: torch.Tensor
-    apply: Callable
-    tolerance: float
-    shown: tuple = ()
-
-    @property
-    def size(self):
-        """How many recorded numbers are compared."""
-        return self.seen.numel()
-
-    def error(self, changes):
-        """(relative error with these findings, its tolerance)."""
-        return relative_error(self.apply(changes)(*self.given), self.seen), self.tolerance
-
-
-def merge_of(changes):
-    """The function of both features [B, F] that some findings stand for."""
-    return changes[0].row.apply if changes else DIFFERENCE.apply
-
-
-def activation_of(changes):
-    """The function of a tensor that some findings stand for."""
-    if not changes:
-        return lambda x: x
-    values = changes[0].values
-    return ACTIVATIONS.get(values.get("function")) or (lambda x: values["factor"] * x)
-
-
-def judge_heads(views, weights, roundings):
-    """([(step, finding)] on the way from the features to the logits of all batches, op by op; that
-    way of each, as a function of both features, or None where it is not reproduced).
-
-    weights: all of the trainer's before a step, by number; roundings: of each, see rounding_of.
-    """
-    findings, ways = [], [None] * len(views)
-    alike = {}  # places of batches whose heads have the same ops
-    for place, view in enumerate(views):
-        key = view.batch.joined, tuple((entry.op, entry.weights) for entry in view.batch.head)
-        alike.setdefault(key, []).append(place)
-    for places in alike.values():
-        told = judge_alike([views[i] for i in places], weights, [roundings[i] for i in places])
-        for place, (found, way) in zip(places, told, strict=True):
-            findings += [(views[place].step, finding) for finding in found]
-            ways[place] = way
-    return findings, ways
-
-
-def judge_alike(views, weights, roundings):
-    """[(findings, way or None)] of batches whose heads have the same ops; see judge_heads."""
-    current = [column(view.batch.merged) for view in views]
-    if views[0].batch.joined:
-        return [([TWO_MERGES.found()], None) for _ in views]
-    if not views[0].batch.head and current[0].shape[1:].numel() > 2:
-        return [([NO_LAYER.found()], None) for _ in views]
-    merges = judge_merges(views, current, roundings)
-    lost, layers = [None] * len(views), [[] for _ in views]
-    for entries in zip(*(view.batch.head for view in views), strict=True):
-        replays = [
-            Replay((x,), entry.input, activation_of, FORMULA[is_float32(rounding)])
-            for x, entry, rounding in zip(current, entries, roundings, strict=True)
-        ]
-        before = explain_each(replays, [[()], [(ACTIVATION,)], [(SCALED,)]])
-        for place, (entry, found) in enumerate(zip(entries, before, strict=True)):
-            if merges[place][1] is None or lost[place]:
-                continue
-            values = weights(views[place].step)
-            layer, lost[place] = explain_layer(entry, found.fits, values, roundings[place])
-            layers[place].append(layer)
-        current = [entry.output for entry in entries]
-    return [
-        (found, None) if row is None
-        else ([*found, missing], None) if missing
-        else (found + name_layers(own), way_of(row, own))
-        for (found, row), missing, own in zip(merges, lost, layers, strict=True)
-    ]  # fmt: skip
-
-
-def way_of(row, layers):
-    """The function of both features that a merge and the layers behind it are."""
-    return lambda a, b: reduce(lambda x, layer: layer.apply(x), layers, row.apply(a, b))
-
-
-def judge_merges(views, merged, roundings):
-    """[(findings on the merge, its row or None where none reproduces it)] of each batch."""
-    replays = [
-        Replay(tuple(view.sides.features), x, merge_of, FORMULA[is_float32(rounding)])
-        for view, x, rounding in zip(views, merged, roundings, strict=True)
-    ]
-    found = explain_each(replays, [[()], [(row,) for row in MERGES if row is not DIFFERENCE]])
-    return [name_merge(own, view.batch, x)
-            for own, view, x in zip(found, views, merged, strict=True)]  # fmt: skip
-
-
-def name_merge(found, batch, merged):
-    """(findings on the merge of a batch, its row or None); found: the Explanation of it."""
-    if not found.fits:
-        return [OTHER_MERGE.found(tried=len(MERGES), op=batch.merge)], None
-    row = found.fits[0][0].row if found.fits[0] else DIFFERENCE
-    layered = any(entry.op == "linear" for entry in batch.head)
-    scores = None if layered else SCORES.get((row, merged.shape[1:].numel()))
-    if scores:
-        return [scores.found()], row
-    return [found.proves(row.found())] if row is not DIFFERENCE else [], row
-
-
-def explain_layer(entry, fits, values, rounding):
-    """(the Layer of one recorded op, or None; the finding of what is not reproduced, or None).
-
-    fits: what stands before it, see diagnose.explain.Explanation.
-    """
-    if not fits:
-        return None, BEFORE.found(op=entry.op)
-    before = next(iter(fits[0]), None)
-    function = activation_of(fits[0])
-    if "dropout" in entry.op:
-        rate = dropout_rate(entry, FORMULA[is_float32(rounding)])
-        if rate is None:
-            return None, DROPOUT_LOST.found()
-        mask = (entry.output != 0).to(entry.output.dtype) / (1 - rate) if rate else 1
-        rate = estimated(rate) if rate else None
-        return Layer(lambda x: function(x) * mask, before, rate), None
-    return explain_linear(entry, values, before, function, formula_tolerance(rounding))
-
-
-def explain_linear(entry, values, before, function, tolerance):
-    """As explain_layer, of an op with weights; before, function: what stands before it."""
-    layer = [values[n].to(entry.input.dtype) for n in entry.weights]
-    is_sum = entry.op in SUMS
-    if is_sum and relative_error(entry.input + layer[0], entry.output) <= tolerance:
-        return Layer(lambda x: function(x) + layer[0], before, has_bias=True), None
-    if entry.op in PRODUCTS and layer[0].dim() == 2 and entry.input.dim() == 2:
-        across = layer[0].shape[0] == entry.input.shape[1]  # [in, out]
-        layer = [layer[0].T if across else layer[0]]
-    elif entry.op != "linear":
-        return None, OTHER_OP.found(op=entry.op)
-    if relative_error(F.linear(entry.input, *layer), entry.output) > tolerance:
-        return None, LINEAR_LOST.found()
-    apply = lambda x: F.linear(function(x), *layer)  # noqa: E731
-    return Layer(apply, before, width=len(layer[0]), has_bias=len(layer) > 1), None
-
-
-def dropout_rate(entry, tolerance):
-    """The rate of a dropout whose output is its input with a mask; 0 off, None not explained."""
-    if relative_error(entry.output, entry.input) <= tolerance:
-        return 0.0
-    rate = next((o for o in entry.options if isinstance(o, float)), 0.5)
-    kept, there = entry.output != 0, entry.input != 0
-    made = torch.where(kept, entry.input / (1 - rate), 0.0 * entry.input)
-    share = float(kept[there].double().mean())
-    near = 6 * math.sqrt(rate * (1 - rate) / max(1, int(there.sum()))) + 1e-3
-    fits = relative_error(made, entry.output) <= tolerance and abs(share - (1 - rate)) < near
-    return rate if fits else None
-
-
-def name_layers(layers):
-    """Findings on the layers of a head; the reference has one linear layer and nothing else."""
-    found, linears = [], [layer for layer in layers if layer.width]
-    before = [layer.before for layer in layers if layer.before]
-    found += [finding for finding in before if finding.row is SCALED]
-    activations = [f.values["function"] for f in before if f.row is ACTIVATION]
-    added = any(layer.has_bias and not layer.width for layer in layers)
-    if linears and not linears[-1].has_bias and not added:
-        found.append(NO_BIAS.found())
-    if linears and linears[-1].width == 1:
-        found.append(ONE_LOGIT.found())
-    for rate in dict.fromkeys(layer.rate for layer in layers if layer.rate):
-        found.append((DROPOUT_FEATURES if len(linears) == 1 else DROPOUT).found(rate=rate))
-    if len(linears) > 1:
-        widths = tuple(layer.width for layer in linears[:-1])
-        functions = tuple(activations) or ("nothing between",)
-        found.append(HIDDEN.found(widths=widths, functions=functions))
-    elif activations:
-        found.append(ACTIVATION.found(function=activations[0]))
-    return found

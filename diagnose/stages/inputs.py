@@ -3,7 +3,6 @@
 The reference's own way is read off the page, by diagnose.preprocessing, which tries these rows.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +14,19 @@ from PIL import Image
 from torch.nn import functional as F
 
 import data
-from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
+from run.findings import CAUSE, DIFFERENT, Row
 
 COUNT = ("count", "total")  # of the photos of a batch
-FEW = 2  # estimated values of photos in a batch, more than which are of each photo
+# {part: what is done to a photo in the lines that do it, see record.PHOTO_OPS}
+LINES = {
+    "geometry": ("resize", "placement"),
+    "filter": ("resize",),
+    "turn": ("turn",),
+    "channels": ("channels",),
+    "normalization": ("arithmetic",),
+    "padding": ("placement",),
+    "cast": ("cast",),
+}
 COUNTED = "[ ({count} of {total} photos)]"  # left out where it holds for all photos of a batch
 
 
@@ -36,15 +44,19 @@ class Way(Row):
     value: str = None
 
 
-def way(part, choice, name, text, act=None, value=None):
+def way(part, choice, name, text, act=None, value=None, **options):
     """A Way of this stage."""
-    return Way(f"inputs.{name}", CAUSE, text + COUNTED, COUNT, None, part, choice, act, value)
+    options |= {"varies": COUNT, "at": (*LINES[part], "dataset")}
+    own = {"part": part, "choice": choice, "act": act, "value": value}
+    return Way(f"inputs.{name}", CAUSE, text + COUNTED, **options, **own)
 
 
-geometry, filter_, turn, channels, normalization, padding, cast = (
-    partial(way, part)
-    for part in ("geometry", "filter", "turn", "channels", "normalization", "padding", "cast")
+geometry, filter_, channels, cast = (
+    partial(way, part) for part in ("geometry", "filter", "channels", "cast")
 )
+turn = partial(way, "turn", help="use photos as they are stored")
+normalization = partial(way, "normalization", help="normalize with the ImageNet mean and std")
+padding = partial(way, "padding", help="pad after normalization with 0, which is the ImageNet mean")
 
 
 # Geometry: act(width, height, size) -> the sides to which a photo is resized, and where its upper
@@ -91,19 +103,30 @@ GEOMETRIES = (
         "side_cut_off",
         "the shorter side is truncated to an integer (reference: rounded)",
         pad(int),
+        help="round the shorter side",
+        matters=DIFFERENT,
     ),
     geometry(
         "corner",
         "corner",
         "photos are placed in the upper left corner and padded at the right and bottom",
         lambda width, height, size: (by_longer(round)(width, height, size), (0, 0)),
+        help="place the photo in the middle, at (size - side) // 2",
     ),
-    geometry("crop", "crop", "photos are resized by the shorter side and center-cropped", crop),
+    geometry(
+        "crop",
+        "crop",
+        "photos are resized by the shorter side and center-cropped",
+        crop,
+        help="resize by the longer side and pad",
+        flag="--fit crop",
+    ),
     geometry(
         "squash",
         "squash",
         "photos are stretched to a square (reference: the aspect ratio is kept)",
         lambda width, height, size: ((size, size), (0, 0)),
+        help="keep the aspect ratio: resize by the longer side and pad",
     ),
 )
 
@@ -148,6 +171,7 @@ FILTERS = (
         "photos are resized as tensors, bilinear without antialiasing",
         as_tensor(False),
         "filter",
+        help="resize with Pillow, or with antialias=True",
     ),
     filter_(
         "antialias",
@@ -155,6 +179,8 @@ FILTERS = (
         "photos are resized as tensors, bilinear with antialiasing",
         as_tensor(True),
         "filter",
+        help="resize with Pillow",
+        matters=DIFFERENT,
     ),
 )
 
@@ -172,11 +198,7 @@ TURNS = (
     turn("hflip", "hflip", "photos are mirrored left to right", flip(-1)),
     turn("vflip", "vflip", "photos are flipped upside down", flip(-2)),
     turn("rot180", "rot180", "photos are rotated by 180 degrees", flip(-2, -1)),
-    turn(
-        "exif",
-        "exif",
-        "the EXIF orientation is applied (reference: ignored)",
-    ),
+    turn("exif", "exif", "the EXIF orientation is applied (reference: ignored)"),
 )
 
 # Channels: act(pixels [3, ...]) -> the same in another order; gray is made before the resize.
@@ -200,7 +222,12 @@ ORDERS = (
         for order in permutations("RGB")
     ),
     channels(
-        "gray", "gray", "photos are converted to grayscale", lambda pixels: pixels, "channels"
+        "gray",
+        "gray",
+        "photos are converted to grayscale",
+        lambda pixels: pixels,
+        "channels",
+        help='keep the three channels: convert("RGB")',
     ),
 )
 
@@ -232,18 +259,21 @@ NORMALIZATIONS = (
         "range_255",
         "inputs are in 0..255 and not normalized",
         lambda scale, shift: (torch.full_like(scale, 255), torch.zeros_like(shift)),
+        help="divide by 255, then normalize with the ImageNet mean and std",
     ),
     normalization(
         "twice",
         "normalized_twice",
         "inputs are normalized twice",
         lambda scale, shift: (scale**2, scale * shift + shift),
+        help="normalize once",
     ),
     normalization(
         "centered",
         "centered",
         "the mean is subtracted from inputs, which are not divided by the std",
         lambda scale, shift: (torch.ones_like(scale), shift / scale),
+        help="divide by the std after the mean is subtracted",
     ),
     normalization(
         "minus one",
@@ -264,21 +294,40 @@ PADDINGS = (
         lambda: data.parse_color("imagenet"),
     ),
     padding(
-        "black", "padding_black", "the padding is black before normalization", lambda: (0, 0, 0)
+        "black",
+        "padding_black",
+        "the padding is black before normalization",
+        lambda: (0, 0, 0),
+        flag="--pad-color 0,0,0",
     ),
-    padding("gray", "padding_gray", "the padding is gray (128 of 255)", lambda: (128 / 255,) * 3),
-    padding("white", "padding_white", "the padding is white", lambda: (1, 1, 1)),
+    padding(
+        "gray",
+        "padding_gray",
+        "the padding is gray (128 of 255)",
+        lambda: (128 / 255,) * 3,
+        flag="--pad-color 128,128,128",
+    ),
+    padding(
+        "white",
+        "padding_white",
+        "the padding is white",
+        lambda: (1, 1, 1),
+        flag="--pad-color 255,255,255",
+    ),
     padding(
         "train",
         "padding_train",
         "the padding is the mean color of the training photos",
         lambda: data.parse_color("train"),
+        flag="--pad-color train",
     ),
     padding(
         "rounded",
         "padding_rounded",
         "the padding is the ImageNet mean color rounded to 124, 116, 104 of 255",
         lambda: (124 / 255, 116 / 255, 104 / 255),
+        flag="--pad-color 124,116,104",
+        matters=DIFFERENT,
     ),
     PADDED,
 )
@@ -300,51 +349,3 @@ CASTS = (
 
 TABLES = (GEOMETRIES, FILTERS, TURNS, ORDERS, NORMALIZATIONS, PADDINGS, CASTS)
 WAYS = {rows[0].part: {row.choice: row for row in rows} for rows in TABLES}
-# Where a value is estimated, and each photo has its own.
-EACH = {
-    PADDED: way("padding", "each", "padding_of_each", "each photo has a padding color of its own"),
-    NORMALIZED: normalization(
-        "each",
-        "normalized_each",
-        "each photo has a scale and shift of its own (normalized by itself, or color jitter)",
-    ),
-}
-NOT_REPRODUCED = Row(
-    "inputs.not_reproduced",
-    UNEXPLAINED,
-    "{count} of {total} inputs match no known preprocessing",
-    varies=COUNT,
-)
-NO_PHOTO = Row("inputs.no_photo", SKIPPED, "features were given: no photo was seen")
-
-
-def judge_inputs(sides, official):
-    """(findings, [B] of (path of photo_1, path of photo_2)) of a batch.
-
-    The path is None where the photo is not proved by its preparation: photos of a series are alike.
-    """
-    inputs = torch.cat([x.double() for x in sides.inputs])
-    changes, paths, worst = official.identify(inputs)
-    paths = [path if own is not None else None for path, own in zip(paths, changes, strict=True)]
-    half = len(paths) // 2
-    return name_inputs(changes, worst), list(zip(paths[:half], paths[half:], strict=True))
-
-
-def name_inputs(changes, worst):
-    """Findings on the preprocessing of the inputs of a batch.
-
-    changes: of each input its (Way, items of its values), or None where it is not reproduced.
-    """
-    lost = sum(own is None for own in changes)
-    if lost:
-        return [NOT_REPRODUCED.found(count=lost, total=len(changes))]
-    counts = Counter(change for own in changes for change in own)
-    for of_value, of_each in EACH.items():
-        own = [change for change in counts if change[0] == of_value]
-        if len(own) > FEW:
-            counts[of_each, ()] = sum(counts.pop(change) for change in own)
-    total = len(changes)
-    return [
-        row.found(worst, **dict(values), count=count if count < total else None, total=total)
-        for (row, values), count in counts.items()
-    ]

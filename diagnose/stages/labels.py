@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from diagnose.labels.search import rules
-from run.findings import CAUSE, DECLARED, HARMLESS, SKIPPED, UNEXPLAINED, Row
+from run.findings import CAUSE, DECLARED, DIFFERENT, HARMLESS, SKIPPED, UNEXPLAINED, WRONG, Row
 
 FEW = 16  # pairs whose labels are alike by chance once in 30,000 times
 ENOUGH = 8  # pairs whose labels are all inverted by no chance
@@ -25,42 +25,75 @@ ALL_SWAPPED = Row(
     "labels.photos_swapped",
     CAUSE,
     "photo_1 and photo_2 are swapped in every pair, but the label is not ({pairs} pairs)",
+    help="return the photos in the order of the pairlist, or swap the label with them",
+    matters=WRONG,
 )
-INVERTED = Row("labels.inverted", CAUSE, "labels are inverted before the loss ({pairs} pairs)")
+INVERTED = Row(
+    "labels.inverted",
+    CAUSE,
+    "labels are inverted before the loss ({pairs} pairs)",
+    help="make the label 0 where photo_1 is preferred, 1 where photo_2 is",
+    matters=WRONG,
+)
 RANKS = Row(
     "labels.ranks_as_photo_numbers",
     CAUSE,
     "ranks are read as photo numbers: label = 0 if rank_1 == photo_1 ({wrong} of "
     "{pairs} labels are wrong)",
+    help="compare the ranks with each other: label = 0 if rank_1 < rank_2 else 1",
+    matters=WRONG,
+    at=("dataset",),
 )
-MISREAD = Row("labels.misread", CAUSE, "{rules} ({wrong} of {pairs} labels are wrong)")
+MISREAD = Row(
+    "labels.misread",
+    CAUSE,
+    "{rules} ({wrong} of {pairs} labels are wrong)",
+    help="compare the ranks with each other: label = 0 if rank_1 < rank_2 else 1",
+    matters=WRONG,
+    at=("dataset",),
+)
 SOME_SWAPPED = Row(
     "labels.some_photos_swapped",
     CAUSE,
     "photo_1 and photo_2 are swapped in {swapped} of {pairs} pairs, but their labels are not",
+    help="swap the label wherever the photos are swapped",
+    matters=WRONG,
 )
 OTHERS = Row(
     "labels.not_official",
     UNEXPLAINED,
     "{wrong} of {pairs} labels differ from the official ones; see diagnose labels",
+    matters=WRONG,
 )
 SECOND_FIRST = Row(
-    "labels.second_photo_first", HARMLESS, "photo_2 comes first, and the labels match that order"
+    "labels.second_photo_first",
+    HARMLESS,
+    "photo_2 comes first, and the labels match that order",
+    matters=DIFFERENT,
+    at=("dataset",),
 )
 WINNER_FIRST = Row(
     "labels.preferred_first",
     CAUSE,
     "the preferred photo always comes first, so every label is 0 ({pairs} pairs)",
+    help="keep photo_1 and photo_2 in the order of the pairlist",
+    matters=WRONG,
+    at=("dataset",),
 )
 LOSER_FIRST = Row(
     "labels.preferred_last",
     CAUSE,
     "the preferred photo always comes second, so every label is 1 ({pairs} pairs)",
+    help="keep photo_1 and photo_2 in the order of the pairlist",
+    matters=WRONG,
+    at=("dataset",),
 )
 SOME_FIRST = Row(
     "labels.some_second_photo_first",
     CAUSE,
     "photo_2 comes first in {swapped} of {pairs} pairs, and the labels match that order",
+    help="keep photo_1 and photo_2 in the order of the pairlist",
+    at=("dataset",),
 )
 
 

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from diagnose.criterion import Evidence, Recipe, cross_entropy, logits_of, nearest_value, recipe_of
-from diagnose.explain import Change, alone, contradiction, explain, findings_of, one_of
-from diagnose.numerics import estimated, relative_error
-from run.findings import CAUSE, DECLARED, HARMLESS, SKIPPED, UNEXPLAINED, Row
+from diagnose.criterion import cross_entropy, nearest_value, recipe_of
+from diagnose.explain import Change, contradiction, one_of
+from run.findings import CAUSE, DECLARED, DIFFERENT, HARMLESS, SKIPPED, UNEXPLAINED, WRONG, Row
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,13 @@ def over_sum(terms):
     return lambda z, y, v: terms(z, y, v) * len(y) / torch.maximum(v, 1 - v).sum()
 
 
+def margin_of(batch, inverted):
+    """The margin of a hinge that gives the loss of a batch."""
+    z, y = batch.logits.double(), 1 - batch.label if inverted else batch.label
+    active = (batch.gradient.abs().sum(1) > 0).double()
+    return float((batch.loss * len(y) + (ahead(z, y) * active).sum()) / active.sum())
+
+
 def margins(batches, changes):
     """Estimates a margin, whose gradient is flat, by what the loss says."""
     inverted = recipe_of(changes).inverted
@@ -81,11 +86,14 @@ LOSSES = (
         "softmax_twice",
         "softmax is applied before the cross-entropy, which applies it again",
         lambda z, y, v: cross_entropy(z.softmax(1), y),
+        help="pass the logits themselves to the cross-entropy",
     ),
     loss(
         "nll_of_probabilities",
         "NLLLoss receives probabilities (reference: log-probabilities)",
         lambda z, y, v: -z.softmax(1).gather(1, y[:, None])[:, 0],
+        help="pass log-probabilities: nll_loss(log_softmax(logits, dim=1), label)",
+        matters=WRONG,
     ),
     loss(
         "bce_of_both",
@@ -108,11 +116,15 @@ LOSSES = (
         "softmax_over_batch",
         "softmax runs over the batch, dim=0 (reference: over the two logits, dim=1)",
         lambda z, y, v: F.nll_loss(F.log_softmax(z, 0), y, reduction="none"),
+        help="take the softmax over the two logits, dim=1",
+        matters=WRONG,
     ),
     loss(
         "all_labels",
         "each pair is compared with the labels of all pairs: log_probabilities[:, label]",
         lambda z, y, v: -F.log_softmax(z, 1)[:, y].mean(1),
+        help="gather each pair's own label: nll_loss(log_probabilities, label)",
+        matters=WRONG,
     ),
     loss(
         "soft_labels",
@@ -137,6 +149,7 @@ LOSSES = (
         "label smoothing is {value} (reference: none)",
         lambda z, y, v: (1 - v) * cross_entropy(z, y) - v * F.log_softmax(z, 1).mean(1),
         between=(0.0, 0.99),
+        help="leave label_smoothing at 0",
     ),
     loss("focal", "the loss is a focal loss with gamma {value}", focal, between=(0.01, 8.0)),
     loss(
@@ -144,6 +157,7 @@ LOSSES = (
         "class weights are 1 and {value} (reference: none)",
         weighted,
         between=(0.02, 50.0),
+        help="pass no weight",
     ),
     loss(
         "class_weights_over_pairs",
@@ -169,12 +183,24 @@ INVERTED = Loss(
     CAUSE,
     "the loss is computed on 1 - label",
     act=lambda recipe, values: recipe._replace(inverted=True),
+    help="pass the label itself: 0 where photo_1 is preferred, 1 where photo_2 is",
+    matters=WRONG,
+    at=("label", "loss"),
 )
-LOGITS_SWAPPED = Row("loss.logits_swapped", CAUSE, "the two logits are swapped after the head")
+LOGITS_SWAPPED = Row(
+    "loss.logits_swapped",
+    CAUSE,
+    "the two logits are swapped after the head",
+    help="keep logits[:, 0] for photo_1 and logits[:, 1] for photo_2",
+    matters=WRONG,
+)
 EITHER = Row(
     "loss.inverted_or_swapped",
     CAUSE,
     "the loss is computed on 1 - label, or the two logits are swapped after the head",
+    help="pass the label itself, and keep logits[:, 0] for photo_1",
+    matters=WRONG,
+    at=("label", "loss"),
 )
 FIRST_LOGIT = Row(
     "loss.logit_of_photo_1",
@@ -201,142 +227,23 @@ COARSE = Row(
     "loss.coarse", SKIPPED, "the logits are {dtype}, too coarse to judge; record without --as-is"
 )
 DIVIDED = Row(
-    "loss.divided_by_batches", HARMLESS, "the loss is divided by the {batches} batches of a step"
+    "loss.divided_by_batches",
+    HARMLESS,
+    "the loss is divided by the {batches} batches of a step",
+    matters=DIFFERENT,
 )
 SUM = Row(
     "loss.sum",
     CAUSE,
     "the loss is the sum over the pairs[, or the mean times the batch size, "
     "{batch_size}] (reference: the mean)",
+    help='use reduction="mean"',
 )
-FACTOR = Row("loss.factor", CAUSE, "the loss is multiplied by {factor}")
+FACTOR = Row(
+    "loss.factor", CAUSE, "the loss is multiplied by {factor}", help="do not multiply the loss"
+)
 FACTORS = Row(
     "loss.factors",
     UNEXPLAINED,
     "the loss is multiplied by a different factor in each batch: {factors}",
 )
-
-
-def evidence_of(batch, labels, pairs):
-    """(findings, the Evidence of a batch or None where its loss cannot be judged).
-
-    labels: see diagnose.stages.labels.label_of; pairs: the OfficialPair of each, whose labels
-    stand in for them.
-    """
-    logits, slopes = logits_of(batch)
-    if logits.dim() != 2 or logits.shape[1] > 2:
-        return [NO_LOGITS.found()], None
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        return [COARSE.found(dtype=str(logits.dtype)[6:])], None
-    official = bool(pairs) and None not in pairs
-    if not slopes or not (labels or official):
-        return [NO_LABELS.found()], None
-    label, shares = labels[0] if labels else torch.tensor([pair.label for pair in pairs]), None
-    if official:
-        first = torch.tensor([pair.row["preference"] for pair in pairs], dtype=torch.float64)
-        swapped = torch.tensor([pair.swapped for pair in pairs])
-        shares = torch.where(swapped, first, 1 - first)
-    slope, value = slopes[0].double(), batch.backwards[0].loss
-    single = logits.shape[1] == 1
-    if single:
-        logits, slope = torch.cat([0 * logits, logits], 1), torch.cat([-slope, slope], 1)
-    return [], Evidence(logits, label, shares, value, slope, single)
-
-
-def outputs_swapped(view):
-    """Whether a loss that fits the other label says that the logits are the other way round."""
-    turned = any(entry.ops for entry in view.batch.labels)
-    return view.evidence.single or (can_swap(view.batch) and not turned)
-
-
-def can_swap(batch):
-    """Whether an op that can exchange the two logits stands between the head and the loss."""
-    last = max((i for i, op in enumerate(batch.ops) if op == "linear"), default=0)
-    return any(op in ("__getitem__", "flip", "index_select", "roll") for op in batch.ops[last:])
-
-
-def inversion_of(batch):
-    """The row of a loss that fits the other label."""
-    if any(entry.ops for entry in batch.labels):
-        return INVERTED
-    return LOGITS_SWAPPED if can_swap(batch) else EITHER
-
-
-LEVELS = ([()], [(INVERTED,)], [(row,) for row in LOSSES], [(INVERTED, row) for row in LOSSES])
-
-
-class Fit(NamedTuple):
-    """A loss that gives all batches."""
-
-    changes: tuple  # findings
-    factors: list  # by which it is multiplied, for each batch
-
-    @property
-    def inverted(self):
-        """Whether it takes the other label."""
-        return recipe_of(self.changes).inverted
-
-
-def judge_loss(batches, inversion):
-    """(findings, the Fit to all batches or None).
-
-    batches: Evidence of each. inversion: the row of a loss that takes 1 - label; None where labels
-    come in inverted.
-    """
-    found = explain(batches, LEVELS)
-    if not found.fits:
-        return [describe_rest(batches, found.tried)], None
-    fits = [Fit(changes, [batch.factor(changes) for batch in batches]) for changes in found.fits]
-    plain = [fit for fit in fits if max(abs(f - 1) for f in fit.factors) < 1e-6]
-    fits = plain or fits  # one change, rather than one and a factor
-    found = found._replace(fits=tuple(fit.changes for fit in fits))
-    return name_fits(found, fits[0].inverted, inversion, batches[0].single), fits[0]
-
-
-def margin_of(batch, inverted):
-    """The margin of a hinge that gives the loss of a batch."""
-    z, y = batch.logits.double(), 1 - batch.label if inverted else batch.label
-    active = (batch.gradient.abs().sum(1) > 0).double()
-    return float((batch.loss * len(y) + (ahead(z, y) * active).sum()) / active.sum())
-
-
-def name_fits(found, inverted, inversion, single):
-    """Findings on the losses that fit equally; those of one meaning are one.
-
-    inverted: whether the first takes 1 - label; inversion: see judge_loss; single: whether there is
-    one logit, which may speak for either photo.
-    """
-
-    def named(finding):
-        if finding.row is not INVERTED:
-            return [finding]
-        return [inversion.found()] if inversion and not single else []
-
-    fits = tuple(tuple(f for finding in fit for f in named(finding)) for fit in found.fits)
-    findings = [FIRST_LOGIT.found()] * (inverted and single)
-    return findings + findings_of(found._replace(fits=fits), ONE_OF)
-
-
-def describe_rest(batches, tried):
-    """The finding on a loss that no row gives in all batches."""
-    made = [(batch.replay(Recipe()), batch) for batch in batches]
-    (value, slope), worst = max(made, key=lambda pair: pair[1].departure(pair[0]))
-    if relative_error(slope, worst.gradient) <= worst.error(())[1]:
-        return ADDED.found(added=estimated(float(worst.loss) - float(value)))
-    estimates = alone([worst], LEVELS) if len(batches) > 1 else ()
-    return CONTRADICTION.found(estimates=estimates) if estimates else NONE_OF.found(tried=tried)
-
-
-def judge_factors(factors, pairs, groups):
-    """Findings on the factors of the losses; pairs and groups: pairs of each batch, and batches
-    of its update.
-    """
-    if all(abs(factor - 1) <= 1e-4 for factor in factors):
-        return []
-    if all(abs(f * k - 1) < 1e-4 and k > 1 for f, k in zip(factors, groups, strict=True)):
-        return [DIVIDED.found(batches=groups[0])]
-    if all(abs(f / n - 1) < 1e-4 for f, n in zip(factors, pairs, strict=True)):
-        return [SUM.found(batch_size=pairs[0] if len(set(pairs)) == 1 else None)]
-    if max(factors) / min(factors) - 1 < 1e-4:
-        return [FACTOR.found(factor=estimated(factors[0]))]
-    return [FACTORS.found(factors=tuple(map(estimated, factors[:3])))]

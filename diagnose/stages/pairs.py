@@ -2,33 +2,55 @@
 
 import itertools
 
-from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
+from run.findings import CAUSE, SKIPPED, UNEXPLAINED, WRONG, Row
 
 BATCH_SIZE = Row(
-    "pairs.batch_size", CAUSE, "the batch size is {batch_size} (reference: {reference})"
+    "pairs.batch_size",
+    CAUSE,
+    "the batch size is {batch_size} (reference: {reference})",
+    help="pass batch_size={reference} to the loader",
+    flag="--batch-size {batch_size}",
 )
 ACCUMULATED = Row(
     "pairs.accumulated",
     CAUSE,
     "the optimizer steps after every {batches} batches (reference: after each)",
+    help="call optimizer.step() after every batch",
+    at=("step",),
 )
 UNEVEN = Row(
     "pairs.accumulated_unevenly",
     CAUSE,
     "the optimizer steps after {batches} batches (reference: after each)",
+    help="call optimizer.step() after every batch",
+    at=("step",),
 )
 UNSHUFFLED = Row(
-    "pairs.unshuffled", CAUSE, "pairs are in the order of the list (reference: shuffled)"
+    "pairs.unshuffled",
+    CAUSE,
+    "pairs are in the order of the list (reference: shuffled)",
+    help="pass shuffle=True to the loader of the training pairs",
 )
-TWICE = Row("pairs.twice_in_batch", CAUSE, "{twice} of {pairs} pairs appear twice in their batch")
+TWICE = Row(
+    "pairs.twice_in_batch",
+    CAUSE,
+    "{twice} of {pairs} pairs appear twice in their batch",
+    help="draw every pair once per epoch, without replacement",
+)
 AGAIN = Row(
     "pairs.part_of_the_list",
     CAUSE,
     "pairs repeat after {pairs} of {listed}: a part of the list is used, or pairs "
     "are drawn with replacement",
+    help="draw every pair of train_pairlist.txt once per epoch",
 )
 VALIDATION = Row(
-    "pairs.validation", CAUSE, "{validation} of {pairs} training pairs are in val_pairlist.txt"
+    "pairs.validation",
+    CAUSE,
+    "{validation} of {pairs} training pairs are in val_pairlist.txt",
+    help="train on the pairs of train_pairlist.txt alone",
+    matters=WRONG,
+    at=("dataset", "loader"),
 )
 NOT_OFFICIAL = Row(
     "pairs.not_official", UNEXPLAINED, "{strange} of {pairs} pairs are not in the official lists"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from diagnose.explain import Change, explain
-from run.findings import CAUSE, SKIPPED, Row
+from run.findings import CAUSE, SKIPPED, WRONG, Row
 
 VALIDATION = r"(?<![a-z])(?:e?val(?!ue)|test)"  # words of a line that is not of the training
 FIGURES = {"accuracy": r"acc\w*", "loss": r"loss"}  # how each is called in a line
@@ -23,10 +23,10 @@ class Arithmetic(Change):
     act: Callable = None
 
 
-def arithmetic(name, text, act, values=None):
+def arithmetic(name, text, act, values=None, **options):
     """An Arithmetic of this stage; text: what the figure is."""
     text = f"the printed {{figure}} is {text} ({{figures}} figures)"
-    return Arithmetic(f"printed.{name}", CAUSE, text, act=act, values=values, each=True)
+    return Arithmetic(f"printed.{name}", CAUSE, text, act=act, values=values, each=True, **options)
 
 
 def windows(replays, changes):
@@ -56,8 +56,16 @@ OVER_BATCHES = arithmetic(
     "the mean over batches, not over pairs, {where}",
     lambda v, n, told: sum(v) / len(v),
     windows,
+    help="count the right pairs and divide by the number of pairs",
+    matters=WRONG,
 )
-LAST_BATCH = arithmetic("last_batch", "the last batch's alone", lambda v, n, told: v[-1])
+LAST_BATCH = arithmetic(
+    "last_batch",
+    "the last batch's alone",
+    lambda v, n, told: v[-1],
+    help="sum over the batches since the last line",
+    matters=WRONG,
+)
 SUMS = (
     arithmetic("sum_over_batch", "the sum over the last batch", lambda v, n, told: v[-1] * n[-1]),
     arithmetic(
@@ -83,12 +91,16 @@ SUMS = (
         "the sum of the batches' means[ times {times}], over the number of pairs, {where}",
         lambda v, n, told: sum(v) * (told["times"] or 1) / sum(n),
         sizes,
+        help="weight each batch's mean by its number of pairs",
+        matters=WRONG,
     ),
 )
 INVERTED = Change(
     "printed.accuracy_inverted",
     CAUSE,
     "the printed {figure} is 1 - {figure} ({figures} figures)",
+    help="print the share of pairs that are right",
+    matters=WRONG,
 )
 PERCENT = Change("printed.percent", CAUSE, "the printed {figure} is in percent")
 PERHAPS_INVERTED = Row(
@@ -171,7 +183,8 @@ def misprint(text, value):
 def judge_printed(printed, facts):
     """Findings on printed figures: an arithmetic that alone gives them to all their digits.
 
-    printed: [batches done, updates done, line]; facts: of each batch its accuracy, loss, pairs.
+    printed: [batches done, updates done, text, number of its line]; facts: of each batch its
+    accuracy, loss, pairs.
     """
     if not facts:
         return [NO_FACTS.found()]
@@ -180,7 +193,7 @@ def judge_printed(printed, facts):
         series = figures_of(figure, printed, len(facts))
         findings += [found for rows in series for found in explain_figures(figure, rows, facts)]
         findings += [] if series else [NO_LINES.found(figure=figure)]
-    if any(re.search(VALIDATION, line, re.I) for _, _, line in printed):
+    if any(re.search(VALIDATION, line, re.I) for _, _, line, _ in printed):
         findings.append(VALIDATION_LINES.found())
     return findings
 
@@ -188,7 +201,7 @@ def judge_printed(printed, facts):
 def figures_of(kind, printed, count):
     """[[(batch, figure as text, line)]] of each form of line that shows it at least twice."""
     forms = {}
-    for batches, _, line in printed:
+    for batches, _, line, _ in printed:
         ours = re.split(VALIDATION, line, flags=re.I)[0]
         found = re.search(rf"\b(?:train[_ ])?{FIGURES[kind]}[\s:=]{{1,4}}(-?\d+\.\d+)", ours, re.I)
         if found and 0 < batches <= count:

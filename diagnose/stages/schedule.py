@@ -7,27 +7,43 @@ import itertools
 
 from diagnose.stepping import declared
 from diagnose.trace import batches_of
-from run.findings import CAUSE, DECLARED, Row
+from run.findings import CAUSE, DECLARED, Row, number
 
 # What a schedule is told by, of its values.
 TELLING = ("step_size", "gamma", "T_max", "eta_min", "milestones", "total_steps", "max_lr")
 TELLING += ("factor", "start_factor", "total_iters", "warmup", "power")
 CHANGE = "learning rates change from step to step: {lr}"
+
+
+def step_flags(values):
+    """The flags of a StepLR."""
+    told = values["values"]
+    if values["schedule"] != "StepLR":
+        return ""
+    return f"--lr-every {told['step_size']} --lr-factor {number(told['gamma'])}"
+
+
 MOVING = Row("update.learning_rates_change", CAUSE, CHANGE)
 SCHEDULED = Row(
     "update.learning_rates_scheduled",
     CAUSE,
     CHANGE + " ({schedules} is stepped after steps {updates})",
+    help="step the schedule once per epoch",
+    at=("schedule step", "schedule"),
 )
 EACH = Row(
     "update.learning_rates_scheduled_each",
     CAUSE,
     CHANGE + " ({schedules} is stepped after every step)",
+    help="step the schedule once per epoch",
+    at=("schedule step", "schedule"),
 )
 BEFORE = Row(
     "update.learning_rates_scheduled_before",
     CAUSE,
     CHANGE + " ({schedules} is stepped before every step, so its first learning rate is skipped)",
+    help="step the schedule once per epoch, after optimizer.step()",
+    at=("schedule step", "schedule"),
 )
 MOVES = (MOVING, SCHEDULED, EACH, BEFORE)
 WITHIN_EPOCH = Row(
@@ -35,14 +51,25 @@ WITHIN_EPOCH = Row(
     DECLARED,
     "{schedule} is stepped after steps {updates}, within an epoch",
     is_wrong=True,
+    help="step the schedule once per epoch",
+    at=("schedule step",),
 )
 END_UNKNOWN = Row(
     "update.schedule_stepped",
     DECLARED,
     "{schedule} is stepped after steps {updates}; whether an epoch ends there is not known",
     is_wrong=True,
+    help="step the schedule once per epoch",
+    at=("schedule step",),
 )
-SCHEDULE = Row("update.schedule", DECLARED, "the schedule is {schedule}({values:=})", is_wrong=True)
+SCHEDULE = Row(
+    "update.schedule",
+    DECLARED,
+    "the schedule is {schedule}({values:=})",
+    is_wrong=True,
+    flag=step_flags,
+    at=("schedule",),
+)
 
 
 def judge_schedules(trace, recipe, pairs):

@@ -18,11 +18,14 @@ UNTRAINED = Row(
     "start.untrained",
     DECLARED,
     "the backbone is untrained: {seen} (reference: ImageNet weights)",
+    flag="--weights none",
+    at=("forward",),
 )
 STATISTICS_RESET = Row(
     "start.statistics_reset",
     DECLARED,
     "BatchNorm's running statistics are reset (means 0, variances 1), its parameters are not",
+    at=("forward",),
 )
 FEATURES_GIVEN = Row(
     "start.features_given",
@@ -33,17 +36,21 @@ BIASES = Row(
     "start.head_bias",
     CAUSE,
     "the biases of the head[ in its layer of {layer} units] are not initialized with 0",
+    help="zero the biases: nn.init.zeros_(layer.bias)",
+    at=("bias",),
 )
 ZERO = Row(
     "start.head_zero",
     CAUSE,
     "the weights of the head[ in its layer of {layer} units] are initialized with 0",
+    help='initialize with nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")',
 )
 STD = Row(
     "start.head_std",
     CAUSE,
     "the weights of the head[ in its layer of {layer} units] have std {std} "
     "(reference: {reference})",
+    help='initialize with nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")',
 )
 
 
@@ -60,7 +67,8 @@ def start(name, distribution, std, is_uniform=False):
     """A Start of this stage."""
     text = "the weights of the head[ in its layer of {layer} units] are {distribution}, std {std} "
     text += "(reference: std {reference})"
-    return Start(f"start.{name}", CAUSE, text, (), None, std, is_uniform, distribution)
+    own = {"std": std, "is_uniform": is_uniform, "distribution": distribution}
+    return Start(f"start.{name}", CAUSE, text, **own)
 
 
 STARTS = (

@@ -22,7 +22,7 @@ from diagnose.explain import (
 )
 from diagnose.numerics import close_tolerance, estimated, factor_between, relative_error
 from diagnose.parameters import describe
-from run.findings import CAUSE, HARMLESS, UNEXPLAINED, Row
+from run.findings import CAUSE, DIFFERENT, HARMLESS, UNEXPLAINED, WRONG, Row
 
 PARTS = 4  # with values of their own, beyond which they are no explanation
 UNTOUCHED = 1e-7  # from 1, that a factor of a part is none
@@ -90,9 +90,9 @@ class Trick(Change):
     act: Callable = None
 
 
-def trick(name, text, act, values=None, kind=CAUSE):
+def trick(name, text, act, values=None, kind=CAUSE, **options):
     """A Trick of the stage `gradients`."""
-    return Trick(f"gradients.{name}", kind, text, act=act, values=values)
+    return Trick(f"gradients.{name}", kind, text, act=act, values=values, **options)
 
 
 # Estimated values
@@ -217,16 +217,25 @@ REMOVED = trick(
     "removed",
     "gradients are set to None between backward and the optimizer step, so no parameter moves",
     zeros,
+    help="call optimizer.zero_grad() before backward, not after it",
+    matters=WRONG,
+    at=("changed", "zero_grad"),
 )
 STALE = trick(
     "of_the_batch_before",
     "each step uses the gradients of the batch before",
     lambda step, made, values: step.before or zeros(step, made, values),
+    help="call optimizer.step() right after backward",
+    matters=WRONG,
+    at=("changed", "step"),
 )
 ZEROED = trick(
     "zeroed",
     "gradients are zeroed between backward and the optimizer step, so only weight decay acts",
     zeros,
+    help="call optimizer.zero_grad() before backward, not after it",
+    matters=WRONG,
+    at=("changed", "zero_grad"),
 )
 SCALED_BACK = trick(
     "scaled_back",
@@ -234,16 +243,26 @@ SCALED_BACK = trick(
     divide,
     loss_factors,
     HARMLESS,
+    matters=DIFFERENT,
 )
 # Tried alone and two at a time.
 TRICKS = (
-    trick("norm_clipped", "the gradient norm is clipped (or set) to {norm}", clip_norm, norms),
+    trick(
+        "norm_clipped",
+        "the gradient norm is clipped (or set) to {norm}",
+        clip_norm,
+        norms,
+        help="do not clip gradients",
+        at=("clip", "changed"),
+    ),
     trick("factor", "the gradients are multiplied by {factor}", multiply, factors),
     trick(
         "values_clipped",
         "gradient values are clipped to +-{bound}",
         lambda step, made, values: made.each(lambda g: g.clamp(-values["bound"], values["bound"])),
         bounds,
+        help="do not clip gradients",
+        at=("clip", "changed"),
     ),
     trick(
         "factor_of_each",
@@ -256,6 +275,8 @@ TRICKS = (
         "the gradient norm is clipped in each part by itself: {norms}",
         clip_parts,
         part_norms,
+        help="do not clip gradients",
+        at=("clip", "changed"),
     ),
 )
 ONE_OF = one_of("gradients")

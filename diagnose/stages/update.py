@@ -1,17 +1,13 @@
 """The optimizer step: which parameters it moves, by which rule, and what happens behind it."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from diagnose.explain import Change, explain, findings_of, one_of
-from diagnose.numerics import estimated, factor_between, is_close
-from diagnose.parameters import describe
-from diagnose.stepping import declared, is_equal, misses, replay, state_of, stepped
-from diagnose.trace import Sample
-from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, Row
+from diagnose.explain import Change, one_of
+from diagnose.numerics import factor_between
+from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, WRONG, Row, number
 
 
 @dataclass(frozen=True)
@@ -21,12 +17,43 @@ class Afterwards(Change):
     act: Callable = None
 
 
-def afterwards(name, text, act, values):
+def afterwards(name, text, act, values, **options):
     """An Afterwards of this stage."""
-    return Afterwards(f"update.{name}", CAUSE, text, act=act, values=values)
+    return Afterwards(f"update.{name}", CAUSE, text, act=act, values=values, **options)
 
 
-TIMES = Row("update.steps_again", CAUSE, "the optimizer steps {times} times for one backward")
+def flag_of_all(flag, key):
+    """The flag of one value, where all parameters have it."""
+    return lambda values: (
+        f"{flag} {number(values[key][0])}"
+        if values["parameters"] is None and len(values[key]) == 1
+        else ""
+    )
+
+
+def rate_flags(values):
+    """The flags of learning rates, where they are those of the backbone or the head."""
+    flags = {"the backbone": "--lr-backbone", "the head": "--lr-head"}
+    if not values["lr"].keys() <= flags.keys():
+        return ""
+    return " ".join(f"{flags[part]} {number(rate)}" for part, rate in values["lr"].items())
+
+
+def decays(steps):
+    """Estimates the decay of a moving average; in float32 to the digits that people write."""
+    step = next((s for s in steps if not torch.equal(s.after, s.later)), steps[0])
+    kept = 1 - factor_between([step.after - step.before], [step.later - step.before])
+    digits = (1, 2, 3, 4) if step.is_single else ()
+    return [{"decay": value} for value in [*(round(kept, k) for k in digits), kept]]
+
+
+TIMES = Row(
+    "update.steps_again",
+    CAUSE,
+    "the optimizer steps {times} times for one backward",
+    help="call optimizer.step() once after backward",
+    at=("step",),
+)
 COMPUTED = Row(
     "update.computed_skipped",
     SKIPPED,
@@ -47,67 +74,99 @@ MOMENTUM_RESET = Row(
     "update.momentum_reset",
     CAUSE,
     "momentum buffers are reset at every step",
+    help="make the optimizer once, before the loop",
 )
-FROZEN = Row("update.frozen", CAUSE, "{parameters}: frozen (requires_grad=False)")
+FROZEN = Row(
+    "update.frozen",
+    CAUSE,
+    "{parameters}: frozen (requires_grad=False)",
+    help="leave requires_grad at True",
+    at=("freeze", "optimizer"),
+)
 FROZEN_STEPPED = Row(
     "update.frozen_but_stepped",
     CAUSE,
     "{parameters}: frozen, but still moved by the gradient that is left",
+    help="leave requires_grad at True",
+    at=("freeze", "optimizer"),
 )
 IN_OTHER_STEPS = Row(
     "update.in_other_steps",
     CAUSE,
     "{parameters}: in no optimizer in these steps, but in one in others",
+    help="give all parameters to one optimizer, which steps after each batch",
+    at=("step",),
 )
 IN_NO_OPTIMIZER = Row(
     "update.in_no_optimizer",
     CAUSE,
     "{parameters}: in no optimizer[; one holds {others} tensors that no recorded "
     "forward pass uses]",
+    help="give these parameters to the optimizer",
+    matters=WRONG,
 )
 OPTIMIZER = Row(
     "update.optimizer",
     CAUSE,
     "the optimizer is {optimizers} with learning rate {rates}[ and weight decay "
     "{weight_decay}] (reference: SGD with momentum)",
+    help="use torch.optim.SGD with momentum 0.9 and weight decay 5e-4",
 )
 RULE = {  # of SGD, beside the learning rate
     "momentum": Row(
         "update.momentum",
         CAUSE,
         "momentum[ of {parameters}] is {momentum} (reference: {reference})",
+        help="pass momentum={reference}",
+        flag=flag_of_all("--momentum", "momentum"),
     ),
     "weight_decay": Row(
         "update.weight_decay",
         CAUSE,
         "weight decay[ of {parameters}] is {weight_decay} (reference: {reference})",
+        help="pass weight_decay={reference}",
+        flag=flag_of_all("--weight-decay", "weight_decay"),
     ),
     "dampening": Row(
         "update.dampening",
         CAUSE,
         "dampening[ of {parameters}] is {dampening} (reference: {reference})",
+        help="leave dampening at 0",
     ),
     "nesterov": Row(
-        "update.nesterov", CAUSE, "Nesterov momentum is used[ on {parameters}] (reference: not)"
+        "update.nesterov",
+        CAUSE,
+        "Nesterov momentum is used[ on {parameters}] (reference: not)",
+        help="leave nesterov at False",
     ),
     "maximize": Row(
         "update.maximize",
         CAUSE,
         "the loss is maximized (maximize=True)[ on {parameters}]",
+        help="leave maximize at False",
+        matters=WRONG,
     ),
 }
 ONE_RATE = Row(
     "update.one_learning_rate",
     CAUSE,
     "one learning rate for all parameters: {lr} (reference: backbone {backbone}, head {head})",
+    help="give two parameter groups: backbone {backbone}, head {head}",
+    flag="--lr-backbone {lr} --lr-head {lr}",
 )
 SWAPPED_RATES = Row(
-    "update.learning_rates_swapped", CAUSE, "the learning rates of backbone and head are swapped"
+    "update.learning_rates_swapped",
+    CAUSE,
+    "the learning rates of backbone and head are swapped",
+    help="give the backbone the smaller learning rate, the head the larger",
+    flag="--lr-backbone {head} --lr-head {backbone}",
 )
 RATES = Row(
     "update.learning_rates",
     CAUSE,
     "learning rates are {lr} (reference: backbone {backbone}, head {head})",
+    help="give two parameter groups: backbone {backbone}, head {head}",
+    flag=rate_flags,
 )
 STATE_LOADED = Row(
     "update.state_loaded",
@@ -129,12 +188,16 @@ MULTIPLIED = afterwards(
     "parameters are multiplied by {factor} after the optimizer step",
     lambda step, values: values["factor"] * step.after,
     lambda steps, changes: [{"factor": factor_between([steps[0].after], [steps[0].later])}],
+    help="do not change parameters after the step",
+    at=("moved", "step"),
 )
 AVERAGED = afterwards(
     "moving_average",
     "parameters are replaced by their exponential moving average, decay {decay}",
     lambda step, values: values["decay"] * step.before + (1 - values["decay"]) * step.after,
     lambda steps, changes: decays(steps),
+    help="keep the average apart from the parameters that are trained",
+    at=("moved", "step"),
 )
 ONE_OF = one_of("update")
 CHANGED_AFTER = Row(
@@ -142,207 +205,3 @@ CHANGED_AFTER = Row(
     UNEXPLAINED,
     "parameters change between the optimizer step and the next batch",
 )
-
-
-def judge_update(update, parameters, rules, history, moving):
-    """Findings on one update.
-
-    rules: {role: (class, values)} of the reference's optimizer; history: see stepped; moving: the
-    finding on rates that change from step to step, or None.
-    """
-    own = declared(update)
-    reference = {n: rules[parameter.role] for n, parameter in parameters.items()}
-    found = judge_absent(update, parameters, own)
-    most = max(o.times for o in update.optimizers)
-    if most > 1:
-        found.append(TIMES.found(times=most))
-    present = {n: rule for n, rule in reference.items() if n in own}
-    moved = {n: rule for n, rule in present.items() if not is_still(n, update)}
-    if not moved or is_equal(replay(update, moved, history), update):
-        return found
-    classes = tuple(sorted({own[n][0] for n in moved}))
-    strange = [name for name in classes if not hasattr(torch.optim, name)]
-    if strange:
-        return [*found, OTHER_CLASS.found(optimizer=strange[0])]
-    mine = {n: own[n] for n in moved}
-    errors = misses(replay(update, mine, {}), update)
-    if max(errors.values()) > 1:
-        lost = sum(error > 1 for error in errors.values())
-        return [*found, NOT_REPRODUCED.found(optimizers=classes, count=lost, total=len(errors))]
-    if classes == ("SGD",) and not is_equal(replay(update, mine, history), update):
-        found.append(MOMENTUM_RESET.found())
-    if classes != ("SGD",):
-        return [*found, name_optimizer(classes, mine)]
-    found += name_rates(update, mine, reference, parameters, history, moving)
-    return found + name_rules(update, mine, reference, parameters, history)
-
-
-def judge_computed(weights):
-    """The finding that weights which a parametrization computes were not judged, if there are."""
-    return [COMPUTED.found()] if any(weight.computed for weight in weights) else []
-
-
-def judge_absent(update, parameters, own):
-    """Findings on weights that no optimizer steps, or that are frozen."""
-    others = sum(group.weights.count(-1) for o in update.optimizers for group in o.groups)
-    fates = {}
-    for n, parameter in parameters.items():
-        learns = update.requires_grad[n]
-        if is_still(n, update) or (n not in own and not learns):
-            fates.setdefault(FROZEN, []).append(n)
-        elif not learns:
-            fates.setdefault(FROZEN_STEPPED, []).append(n)
-        elif n not in own:
-            fates.setdefault(IN_OTHER_STEPS if parameter.held else IN_NO_OPTIMIZER, []).append(n)
-    return [
-        row.found(parameters=describe(numbers, parameters), others=others or None)
-        for row, numbers in fates.items()
-    ]
-
-
-def is_still(n, update):
-    """Whether an optimizer leaves a weight alone: it is frozen and has no gradient."""
-    return not update.requires_grad[n] and update.gradients[n] is None
-
-
-def name_optimizer(classes, mine):
-    """The finding on optimizers of other classes than the reference's; mine: their rules."""
-    decays = sorted({values.get("weight_decay") for _, values in mine.values()} - {None, 0})
-    rates = tuple(sorted({estimated(values["lr"]) for _, values in mine.values()}))
-    return OPTIMIZER.found(optimizers=classes, rates=rates, weight_decay=tuple(decays) or None)
-
-
-def name_rules(update, mine, reference, parameters, history):
-    """Findings: each value of SGD, beside the rate, without which the update is not reproduced."""
-    found = []
-    for key, row in RULE.items():
-        usual = reference[next(iter(mine))][1].get(key, 0)
-        other = {n: values[key] for n, (_, values) in mine.items() if values.get(key, 0) != usual}
-        restored = {n: ("SGD", mine[n][1] | {key: usual}) for n in other}
-        errors = misses(replay(update, restored, history), update)
-        values = sorted({other[n] for n, error in errors.items() if error > 1})
-        if values:
-            part = None if len(other) == len(mine) else describe(list(other), parameters)
-            found.append(row.found(**{key: tuple(values)}, reference=usual, parameters=part))
-    return found
-
-
-def name_rates(update, mine, reference, parameters, history, moving):
-    """Findings on the learning rates."""
-    usual = {parameter.role: reference[n][1]["lr"] for n, parameter in parameters.items()}
-    rates = {n: values["lr"] for n, (_, values) in mine.items()}
-    other = {
-        n: rate for n, rate in rates.items()
-        if not math.isclose(rate, usual[parameters[n].role], rel_tol=1e-9)
-    }  # fmt: skip
-    restored = {n: ("SGD", mine[n][1] | {"lr": usual[parameters[n].role]}) for n in other}
-    if not other or is_equal(replay(update, restored, history), update):
-        return []
-    if moving:
-        return [moving]
-    own = {role: {r for n, r in rates.items() if parameters[n].role == role} for role in usual}
-    single = {role: min(those) for role, those in own.items() if len(those) == 1}
-    if len(single) == 2 and single["backbone"] == single["head"]:
-        return [ONE_RATE.found(lr=single["head"], **usual)]
-    if len(single) == 2 and single == {"backbone": usual["head"], "head": usual["backbone"]}:
-        return [SWAPPED_RATES.found(lr=single, **usual)]
-    groups = {}
-    for rate in sorted(set(other.values())):
-        groups[describe([n for n in other if other[n] == rate], parameters)] = rate
-    return [RATES.found(lr=groups, backbone=usual.get("backbone"), head=usual.get("head"))]
-
-
-def judge_state(update, earlier, parameters):
-    """Findings on what an optimizer carries from the update before to this one."""
-    state = {}  # of the tensors alone
-    for n, entries in state_of(update).items():
-        tensors = {k: v for k, v in entries.items() if isinstance(v, Sample)}
-        state |= {n: tensors} if n in parameters and tensors else {}
-    if earlier is None:
-        filled = (kept.max > 0 for tensors in state.values() for kept in tensors.values())
-        return [STATE_LOADED.found()] if any(filled) else []
-    rules = {n: rule for n, rule in declared(earlier).items() if n in state}
-    if any(not hasattr(torch.optim, name) for name, _ in rules.values()):
-        return []
-    for n, _, made in stepped(earlier, rules, {}):
-        for k, kept in state[n].items():
-            if k not in made or not is_close(made[k], kept.values):
-                return [STATE_CHANGED.found(entry=k)]
-    return []
-
-
-def judge_before(update, earlier, parameters):
-    """Findings on weights that change between the passes and the update."""
-    if earlier is None or earlier.next is None:
-        return []
-    pairs = [(earlier.next[n].values, update.before[n].values) for n in parameters]
-    return [] if all(torch.equal(a, b) for a, b in pairs) else [CHANGED_BEFORE.found()]
-
-
-@dataclass(frozen=True, eq=False)
-class Behind:
-    """The weights around one optimizer step; see diagnose.explain.Replay."""
-
-    step: int
-    before: torch.Tensor  # [N], of all weights, float64
-    after: torch.Tensor
-    later: torch.Tensor  # at the next step
-    is_single: bool  # recorded in float32
-    shown: tuple = ()
-
-    @property
-    def size(self):
-        """How many recorded numbers are compared."""
-        return self.later.numel()
-
-    def error(self, changes):
-        """(0 where some findings give the weights of the next step, else inf; 0)."""
-        made = self.after
-        for finding in changes:
-            made = finding.row.act(self, finding.values)
-        same = torch.equal(made, self.later)
-        reached = same or (bool(changes) and self.is_reached(made))
-        return (0.0 if reached else math.inf), 0.0
-
-    def is_reached(self, made):
-        """Whether the weights of the next step are those made.
-
-        In float32 to a few units in the last place, where a hundred elements moved by far more.
-        """
-        if not self.is_single:
-            return is_close(made, self.later)
-        largest = self.after.abs().maximum(self.later.abs())
-        tolerance = 4 * torch.finfo(torch.float32).eps * largest
-        moved = int(((self.later - self.after).abs() > tolerance).sum())
-        return bool(((made - self.later).abs() <= tolerance).all() and moved > 100)
-
-
-def decays(steps):
-    """Estimates the decay of a moving average; in float32 to the digits that people write."""
-    step = next((s for s in steps if not torch.equal(s.after, s.later)), steps[0])
-    kept = 1 - factor_between([step.after - step.before], [step.later - step.before])
-    digits = (1, 2, 3, 4) if step.is_single else ()
-    return [{"decay": value} for value in [*(round(kept, k) for k in digits), kept]]
-
-
-AFTERWARDS = (MULTIPLIED, AVERAGED)
-
-
-def judge_afterwards(steps):
-    """[(step, finding)] on weights that change between an optimizer step and the next batch.
-
-    steps: Behind of each that has a next one.
-    """
-    found = explain(steps, [[()], [(row,) for row in AFTERWARDS]])
-    told = findings_of(found, ONE_OF) if found.fits else [CHANGED_AFTER.found()]
-    return [(step.step, finding) for step in steps if step.error(())[0] for finding in told]
-
-
-def behind(place, update, parameters):
-    """[Behind] of an update; [] where the trainer ended before the next batch."""
-    if update.next is None:
-        return []
-    moments = [[getattr(update, m)[n].values for n in parameters]
-               for m in ("before", "after", "next")]  # fmt: skip
-    is_single = any(values.dtype != torch.float64 for values in moments[0])
-    return [Behind(place, *(torch.cat([v.double() for v in m]) for m in moments), is_single)]

@@ -1,0 +1,209 @@
+"""Which rows of the stage `features` a trainer's forward passes are, and what its record shows."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from diagnose.explain import combinations_of, explain_each, findings_of
+from diagnose.forward import Recipe, Replay, batchnorms, recipe_of
+from diagnose.numerics import estimated, rounding_of
+from diagnose.reference import is_behind
+from diagnose.stages.features import (
+    AUTOCAST,
+    DROPOUT,
+    ENDS_BEFORE,
+    EPS,
+    EVALUATION,
+    LINEAR,
+    MAX_POOL,
+    MOMENTUM,
+    NO_STATISTICS,
+    NOT_MET,
+    NOT_REPRODUCED,
+    ONE_OF,
+    ONE_PASS,
+    OTHER_LAYERS,
+    OWN_BATCHNORM,
+    OWN_PASSES,
+    OWN_WEIGHTS,
+    PASSES,
+    SCORE,
+    STATISTICS_MOVE,
+    STILL,
+    TWO_BACKBONES,
+)
+from diagnose.trace import batches_of
+
+# Facts
+
+
+def norms_of(batch):
+    """The calls of batch_norm in all passes of a batch."""
+    return [norm for record in batch.passes for norm in record.norms]
+
+
+def judge_momentum(batch, match, backbone):
+    """Findings on how fast BatchNorm's running statistics follow, by what its calls were told."""
+    usual = {module.momentum for _, module in batchnorms(backbone)}
+    norms = [norm for norm in norms_of(batch) if norm.training and norm.before[0] is not None]
+    other = [norm for norm in norms if norm.momentum not in usual]
+    if not other or not usual:
+        return []
+    values = tuple(sorted({norm.momentum for norm in other}, key=str))
+    layers = {match.names.get(norm.weight, "?").split(".")[0] for norm in other}
+    layers = tuple(sorted(layers)) if len(other) < len(norms) else None
+    return [MOMENTUM.found(layers=layers, momentum=values, reference=min(usual))]
+
+
+def judge_running(trace):
+    """[(step, finding)] on running statistics that something but the recorded passes moves."""
+    found, last = [], {}
+    for step, batch in batches_of(trace):
+        if batch.joined:
+            return []  # not all of its passes are those of one pair
+        moved = False
+        for norm in norms_of(batch):
+            if norm.before[0] is not None and norm.weight is not None:
+                before = last.get(norm.weight, norm.before)
+                moved |= not all(map(torch.equal, before, norm.before))
+                last[norm.weight] = norm.after
+        found += [(step, STATISTICS_MOVE.found())] if moved else []
+    return found
+
+
+def judge_own(matches, weights):
+    """The finding that the two photos do not meet the same weights."""
+    first, second = ({name: n for n, name in match.names.items()} for match in matches)
+    own = [n for name, n in first.items() if second.get(name) != n]
+    if first.keys() != second.keys():
+        return OTHER_LAYERS.found()
+    if len(own) == len(first):
+        return TWO_BACKBONES.found()
+    if all(weights[n].op == "batch_norm" for n in own):
+        return OWN_BATCHNORM.found()
+    layers = sorted({matches[0].names[n].split(".")[0] for n in own})
+    return OWN_WEIGHTS.found(layers=tuple(layers))
+
+
+def judge_missing(match):
+    """The finding that a pass that is reproduced does not meet all weights of the backbone."""
+    left = {name.split(".")[0] for name in match.missing}
+    if left.isdisjoint(name.split(".")[0] for name in match.names.values()):
+        return ENDS_BEFORE.found(layers=tuple(sorted(left)))
+    if all("running_" in name for name in match.missing):
+        return NO_STATISTICS.found()
+    return NOT_MET.found(layers=tuple(sorted(left)))
+
+
+# What the record shows
+
+
+def shown_by(batch, sides, matches, backbone, layer):
+    """The findings that the record of a batch shows by itself, which are always tried along.
+
+    backbone: the reference's; layer: values of the finding on a linear layer behind it, or None.
+    """
+    modes = {norm.weight: norm.training for norm in norms_of(batch)}
+    names = {n: name.rpartition(".")[0] for match in matches for n, name in match.names.items()}
+    still = sorted({names.get(n, "") for n, training in modes.items() if not training} - {""})
+    eps = {norm.eps for norm in norms_of(batch) if norm.eps}
+    usual = {module.eps for _, module in batchnorms(backbone)}
+    findings = []
+    if not is_one_pass_each(sides):
+        count = len(sides.passes)
+        findings.append(ONE_PASS.found() if count == 1 else OWN_PASSES.found(passes=count))
+    if modes and not any(modes.values()):
+        findings.append(EVALUATION.found())
+    elif still:
+        layers = tuple(dict.fromkeys(name.split(".")[0] for name in still))
+        findings.append(STILL.found(layers=layers, modules=tuple(still)))
+    findings += [EPS.found(eps=e, reference=min(usual)) for e in sorted(eps - usual)[:1] if usual]
+    if layer:
+        findings.append((SCORE if layer["outputs"] == 1 else LINEAR).found(**layer))
+    return tuple(findings)
+
+
+def is_one_pass_each(sides):
+    """Whether each side went through the backbone whole, in a pass of its own."""
+    if len(sides.passes) != 2:
+        return False
+    whole = (any(x.shape == side.shape and torch.equal(x, side) for x in sides.passes)
+             for side in sides.inputs)  # fmt: skip
+    return all(whole)
+
+
+def linear_layer(weights, match, values):
+    """(numbers of the weights of the one linear layer behind the backbone, values of the finding
+    on it); ((), None) where there is none.
+    """
+    extra = [n for n in match.extra if is_behind(weights, n, match)]
+    numbers = tuple(sorted(extra, key=lambda n: weights[n].place))
+    if len(extra) < len(match.extra) or [values[n].dim() for n in numbers] not in ([2], [2, 1]):
+        return (), None
+    outputs, inputs = values[numbers[0]].shape
+    return numbers, {"inputs": inputs, "outputs": outputs}
+
+
+def calls(views, name):
+    """Whether an op with this in its name was called in the forward passes of some batches."""
+    passes = (record for view in views for record in view.batch.passes)
+    return any(name in op for record in passes for op in record.ops)
+
+
+# Replayed
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """The forward passes of a batch: recipe: None where nothing reproduces its features."""
+
+    replay: Replay
+    recipe: Recipe | None
+    relative_error: float
+    tolerance: float
+
+
+def replay_of(trace, view, reference, weights):
+    """The Replay of the forward passes of a batch; see judge_passes."""
+    values = weights(view.step)
+    layer, told = linear_layer(trace.weights, view.matches[0], values)
+    backbone = reference.ranker.backbone
+    shown = shown_by(view.batch, view.sides, view.matches, backbone, told)
+    ranker, rounding = reference.ranker, view_rounding(trace, view, values)
+    return Replay(view.step, view.sides, ranker, weights, view.matches, layer, rounding, shown)
+
+
+def view_rounding(trace, view, values):
+    """See rounding_of, for all that is replayed of a batch."""
+    kept = [values[n] for n in view.matches[0].names] + view.sides.features
+    return rounding_of(trace, view.step, kept)
+
+
+def judge_passes(trace, views, reference, weights):
+    """([(step, finding)] on the forward passes of all batches, the Passes of each).
+
+    views: see diagnose.compare.View, those whose photos were recorded; weights: see Replay.
+    """
+    replays = [replay_of(trace, view, reference, weights) for view in views]
+    free = [*PASSES, *[MAX_POOL] * calls(views, "max"), *[DROPOUT] * calls(views, "dropout")]
+    owns = explain_each(replays, combinations_of(free))
+    findings, passes = [], []
+    for view, replay, own in zip(views, replays, owns, strict=True):
+        recipe, match = None, view.matches[0]
+        if own.fits:
+            recipe = recipe_of((*own.shown[0], *own.fits[0]))
+            told = list(map(own.proves, own.shown[0]))
+            told += findings_of(own, ONE_OF)
+            told += [judge_missing(match)] * bool(match.missing)
+        elif any(record.autocast for record in view.batch.passes):
+            told = [AUTOCAST.found()]
+        else:
+            nearest = estimated(own.nearest) if math.isfinite(own.nearest) else None
+            told = [NOT_REPRODUCED.found(tried=own.tried, nearest=nearest)]
+        if match.names.keys() != view.matches[1].names.keys():
+            told.append(judge_own(view.matches, trace.weights))
+        told += judge_momentum(view.batch, match, reference.ranker.backbone)
+        findings += [(view.step, finding) for finding in told]
+        passes.append(Passes(replay, recipe, own.relative_error, own.tolerance))
+    return findings, passes

@@ -1,0 +1,64 @@
+"""Which rows of the stage `inputs` a trainer's preprocessing is, photo by photo."""
+
+from collections import Counter
+
+import torch
+
+from diagnose.stages.inputs import (
+    COUNT,
+    NORMALIZED,
+    PADDED,
+    normalization,
+    way,
+)
+from run.findings import SKIPPED, UNEXPLAINED, Row
+
+FEW = 2  # estimated values of photos in a batch, more than which are of each photo
+# Where a value is estimated, and each photo has its own.
+EACH = {
+    PADDED: way("padding", "each", "padding_of_each", "each photo has a padding color of its own"),
+    NORMALIZED: normalization(
+        "each",
+        "normalized_each",
+        "each photo has a scale and shift of its own (normalized by itself, or color jitter)",
+    ),
+}
+NOT_REPRODUCED = Row(
+    "inputs.not_reproduced",
+    UNEXPLAINED,
+    "{count} of {total} inputs match no known preprocessing",
+    varies=COUNT,
+)
+NO_PHOTO = Row("inputs.no_photo", SKIPPED, "features were given: no photo was seen")
+
+
+def judge_inputs(sides, official):
+    """(findings, [B] of (path of photo_1, path of photo_2)) of a batch.
+
+    The path is None where the photo is not proved by its preparation: photos of a series are alike.
+    """
+    inputs = torch.cat([x.double() for x in sides.inputs])
+    changes, paths, worst = official.identify(inputs)
+    paths = [path if own is not None else None for path, own in zip(paths, changes, strict=True)]
+    half = len(paths) // 2
+    return name_inputs(changes, worst), list(zip(paths[:half], paths[half:], strict=True))
+
+
+def name_inputs(changes, worst):
+    """Findings on the preprocessing of the inputs of a batch.
+
+    changes: of each input its (Way, items of its values), or None where it is not reproduced.
+    """
+    lost = sum(own is None for own in changes)
+    if lost:
+        return [NOT_REPRODUCED.found(count=lost, total=len(changes))]
+    counts = Counter(change for own in changes for change in own)
+    for of_value, of_each in EACH.items():
+        own = [change for change in counts if change[0] == of_value]
+        if len(own) > FEW:
+            counts[of_each, ()] = sum(counts.pop(change) for change in own)
+    total = len(changes)
+    return [
+        row.found(worst, **dict(values), count=count if count < total else None, total=total)
+        for (row, values), count in counts.items()
+    ]
