@@ -13,8 +13,8 @@ from run.findings import (
     UNEXPLAINED,
     WRONG,
     brief,
-    fill,
     flag_of,
+    help_of,
     line_of,
 )
 
@@ -47,7 +47,7 @@ def below(finding):
         yield f"  --> {place.file}:{place.line}"
         yield f"      {place.text}"
     if finding.row.help and finding.kind != HARMLESS:
-        yield f"  help: {fill(finding.row.help, finding.values)}"
+        yield f"  help: {help_of(finding)}"
 
 
 def in_order(findings):

@@ -51,8 +51,13 @@ WEIGHTS = {"conv2d": (1, 2), "linear": (1, 2), "batch_norm": (1, 2, 3, 4)}  # pl
 BATCH_NORM = ["input", "running_mean", "running_var", "weight", "bias"]  # its operands in order
 BATCH_NORM += ["training", "momentum", "eps"]
 MERGES = ("sub", "__sub__", "rsub", "subtract", "cat", "concat", "mul", "__mul__")
-INITIALIZING = ("normal_", "uniform_", "zero_", "fill_", "copy_", "trunc_normal_", "mul_", "set_")
-INITIALIZING += ("add_", "lerp_", "clamp_")
+CHANGES = [
+    "__setitem__",
+    "__iadd__",
+    "__isub__",
+    "__imul__",
+    "__itruediv__",
+]  # ops in place by sign
 IN_PLACE = ("sub_", "isub__", "subtract_", "mul_", "imul__", "add_", "iadd__")
 JOINS = ("cat", "concat", "concatenate")
 MOVES = "stack chunk split tensor_split unbind __getitem__ narrow select index_select flip roll "
@@ -310,13 +315,14 @@ class Sight(Origins):
     def __init__(self, double=True, root="."):
         super().__init__()
         self.double, self.pid, self.passes = double, os.getpid(), 0
-        self.lines, self.made = Lines(root), WeakTensorKeyDictionary()  # made: where a weight was
+        self.lines, self.built = Lines(root), WeakTensorKeyDictionary()
+        self.made = WeakTensorKeyDictionary()  # built: line of a weight's module, made: last change
         self.photos, self.last = PhotoLines(self.lines), {}  # last: line of each kind of call
         self.weights, self.numbers, self.updating, self.done = [], {}, False, False
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(function, "__name__", "")
-        self.note_line(function, name, args)
+        self.note_line(function, name, args, kwargs)
         if self.done or self.updating or os.getpid() != self.pid or name in NOT_OPS:
             return function(*args, **kwargs)
         operands = tensors_in((args, kwargs))
@@ -343,22 +349,23 @@ class Sight(Origins):
             self.tag_label(name, operands[0], result)
         return result
 
-    def note_line(self, function, name, args):
+    def note_line(self, function, name, args, kwargs):
         """Notes where one photo is prepared, a weight is initialized, or a gradient is changed."""
-        first = args[0] if args and isinstance(args[0], torch.Tensor) else None
-        if first is None or self.done or self.updating:
+        first = args[0] if args else kwargs.get("tensor")  # as torch.nn.init has it
+        if not isinstance(first, torch.Tensor) or self.done or self.updating:
             return
-        if name in PHOTO_OPS and first.dim() == 3 and first.shape[0] == 3:
+        shape, attribute = tuple(first.shape), what_is_set(function)
+        in_place = name in CHANGES or (name[-1:] == "_" and name[-2:] != "__")
+        if name in PHOTO_OPS and ((shape[:1] == (3,) and len(shape) == 3) or shape[:2] == (1, 3)):
             self.photos.note(name)
-        elif name == "requires_grad_" or what_is_set(function) == "requires_grad":
+        elif name == "requires_grad_" or (name == "__set__" and attribute == "requires_grad"):
             self.last["freeze"] = self.lines.here()
         elif name == "detach" and first in self.tags:
             self.last["detach"] = self.lines.here()
-        elif name[-1:] == "_" or name == "__set__":
-            if isinstance(first, torch.nn.Parameter) and name in INITIALIZING:
-                self.made[first] = self.last["moved"] = self.lines.here()
-            elif self.has_gradients():
-                self.last["changed"] = self.lines.here()
+        elif in_place and (isinstance(first, torch.nn.Parameter) or id(first) in self.numbers):
+            self.made[first] = self.last["moved"] = self.lines.here()
+        elif self.has_gradients() and (in_place or (name == "__set__" and attribute == "grad")):
+            self.last["changed"] = self.lines.here()
 
     def has_gradients(self):
         """Whether gradients wait for an optimizer step."""
@@ -442,7 +449,8 @@ class Sight(Origins):
             if id(weight) not in self.numbers:
                 self.numbers[id(weight)] = len(self.weights)
                 facts = {"depth": depth, "op": name, "place": place, "shape": list(weight.shape)}
-                facts["line"] = self.made.get(weight, NOWHERE_LINE)
+                facts["built"] = self.built.get(weight, NOWHERE_LINE)
+                facts["line"] = self.made.get(weight, facts["built"])
                 self.weights.append({"tensor": weight, **facts})
 
     def note_norm(self, args, kwargs, passes, before):
@@ -495,6 +503,7 @@ class Sight(Origins):
         pair["ops"].append(name)
         if name in WEIGHTS:
             pair["labels"] = []  # what came before a layer was none
+            pair["lines"].pop("loss", None)
         lengths = {len(t) for t in operands if t in self.tags and is_small(t)}
         labels = [t for t in operands if self.is_new_label(t) and len(t) in lengths]
         label = labels[0] if labels and not weights else None
@@ -502,7 +511,9 @@ class Sight(Origins):
             root, ops, line = self.label_of(label)
             known = {"values": keep(label), "root": keep(root), "ops": ops, "line": line}
             pair["labels"].append(known)
-            pair["lines"]["loss"] = self.lines.here()
+            pair["lines"].setdefault("loss", self.lines.here())
+        if "loss" in name or "entropy" in name:
+            pair["lines"].setdefault("loss", self.lines.here())
         if pair["labels"]:
             return  # the loss has begun
         if weights or "dropout" in name:
@@ -558,8 +569,8 @@ class Recorder(Sight):
         return batch
 
     def see_parameter(self, register, module, name, parameter):
-        if parameter is not None and parameter not in self.made:
-            self.made[parameter] = self.lines.here()
+        if parameter is not None and parameter not in self.built:
+            self.built[parameter] = self.lines.here()
         return register(module, name, parameter)
 
     def see_optimizer_made(self, made, optimizer, *args, **options):
@@ -711,7 +722,7 @@ class Recorder(Sight):
 
     def trace(self):
         """All that was recorded, as plain data and tensors."""
-        names, weights = ("depth", "op", "place", "shape", "line"), []
+        names, weights = ("depth", "op", "place", "shape", "line", "built"), []
         for w in self.weights:
             computed = w["tensor"].grad_fn is not None
             weights.append({k: w[k] for k in names} | {"computed": computed})

@@ -140,7 +140,10 @@ class Update:
 
 @dataclass(frozen=True)
 class Weight:
-    """What is known of a weight: of which op, at which depth in weighted ops and place in it."""
+    """What is known of a weight: of which op, at which depth in weighted ops and place in it.
+
+    line: where it was last changed before the first step; built: where its module was made.
+    """
 
     depth: int
     op: str
@@ -148,6 +151,7 @@ class Weight:
     shape: tuple[int, ...]
     computed: bool
     line: int
+    built: int
 
 
 @dataclass(frozen=True)

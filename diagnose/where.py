@@ -1,9 +1,8 @@
 """Where in the trainer's own code a finding comes from, by the lines that record.py noted."""
 
 import dataclasses
-import re
 
-from diagnose.stages.printed import FIGURES
+from diagnose.stages.printed import PRINTED_AT
 from diagnose.trace import batches_of
 from run.findings import Place
 
@@ -20,7 +19,7 @@ USUAL = {
     "update": ("optimizer",),
     "printed": ("print",),
 }
-AFTER_BATCH = ("changed", "clip", "zero_grad", "step", "group", "freeze", "moved")
+AFTER_BATCH = ("changed", "clip", "zero_grad", "step", "group", "freeze")
 
 
 def with_lines(findings, trace):
@@ -28,7 +27,14 @@ def with_lines(findings, trace):
     batches = {}
     for step, batch in batches_of(trace):
         batches.setdefault(step, batch)
-    return [dataclasses.replace(f, where=places_of(f, trace, batches)) for f in findings]
+    return [
+        dataclasses.replace(
+            finding,
+            where=places_of(finding, trace, batches),
+            values={k: v for k, v in finding.values.items() if k != PRINTED_AT},
+        )
+        for finding in findings
+    ]
 
 
 def places_of(finding, trace, batches):
@@ -53,20 +59,16 @@ def numbers_of(name, finding, trace, step, batch):
         "head": [entry.line for entry in batch.head],
         "dropout": [entry.line for entry in batch.head if "dropout" in entry.op],
         "weight": [trace.weights[n].line for entry in linear for n in entry.weights[:1]],
+        "built": [trace.weights[n].built for entry in linear[-1:] for n in entry.weights[:1]],
         "bias": [trace.weights[n].line for entry in linear for n in entry.weights[1:]],
         "backward": [backward.line for backward in batch.backwards],
         "optimizer": [optimizer.line for optimizer in update.optimizers],
         "schedule": [schedule.line for schedule in trace.schedules],
         "schedule step": [schedule.stepped for schedule in trace.schedules],
-        "print": printed_lines(finding, trace),
+        "print": [finding.values.get(PRINTED_AT, -1)],
+        "moved": [later.lines.get("moved", -1) for later in trace.updates[step + 1 : step + 2]],
     }
     if name in places:
         return places[name]
     known = update.lines if name in AFTER_BATCH else dict(trace.photo_lines) | dict(batch.lines)
     return [known.get(name, -1)]
-
-
-def printed_lines(finding, trace):
-    """The numbers of the lines that print a figure."""
-    word = FIGURES.get(finding.values.get("figure"))
-    return [row[3] for row in trace.printed if word and re.search(word, row[2], re.I)]

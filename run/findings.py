@@ -188,6 +188,11 @@ def fill(template, values):
     return shown.format_map({name: Shown(value) for name, value in values.items()})
 
 
+def help_of(finding):
+    """What mends a finding; empty where nothing is known to."""
+    return fill(finding.row.help, finding.values)
+
+
 def flag_of(finding):
     """The flags that make the reference do the same; empty where none do."""
     flag = finding.row.flag
@@ -223,7 +228,7 @@ def as_json(finding):
         "tolerance": finding.tolerance,
         "size": finding.size,
         "where": [place._asdict() for place in finding.where],
-        "help": finding.row.help,
+        "help": help_of(finding),
         "flag": flag_of(finding),
         "matters": finding.row.matters,
     }

@@ -45,7 +45,9 @@ from diagnose import official as official_module
 from diagnose.finding import merge_steps
 from diagnose.labels import search
 from diagnose.official import OfficialPair, RecordedPair
-from diagnose.stages import STAGES, features, inputs, labels, loss, tricks
+from diagnose.stages import STAGES, features, labels, tricks
+from diagnose.stages import judge_inputs as inputs
+from diagnose.stages import judge_loss as loss
 from diagnose.stages import pairs as pair_stage
 from diagnose.stepping import ULPS
 from diagnose.trace import Sample, read_trace, typed
@@ -97,9 +99,9 @@ FIVE = ["label_invert_loss", "one_lr", "batch_size", "hidden_dropout", "metric_i
 @pytest.mark.parametrize("script", ["plain", "workers", "functional"])
 def test_the_five_bugs_that_this_project_began_with(script):
     found = {f.id: f.values for f in zoo.examine(FIVE, script) if f.kind == CAUSE}
-    assert list(found) == [
-        "pairs.batch_size", "head.dropout", "head.hidden", "loss.labels_inverted",
-        "update.one_learning_rate", "printed.accuracy_inverted",
+    assert list(found) == [  # what makes the result wrong comes first
+        "loss.labels_inverted", "printed.accuracy_inverted", "pairs.batch_size", "head.dropout",
+        "head.hidden", "update.one_learning_rate",
     ]  # fmt: skip
     assert found["pairs.batch_size"] == {"batch_size": zoo.drawn("batch_size", 0), "reference": 8}
     assert found["head.hidden"] == {"widths": (130,), "functions": ("ReLU",)}
@@ -674,7 +676,7 @@ def test_two_signs_that_cancel_are_both_named():
 
 
 def test_an_answer_of_which_nothing_was_judged_says_so():
-    basis = compare.Basis(1, 0, None, None, None, 224)
+    basis = compare.Basis(1, 0, None, None, None, 224, "train_resnet")
     found = [Row(f"{stage}.skipped", SKIPPED, "").found() for stage in STAGES]
     found += [features.NOT_TWO_SIDES.found()]
     assert answer.verdict(found, basis) == "Unexplained: features. Nothing else was judged."
@@ -760,7 +762,11 @@ def test_the_answer_on_the_command_line(tmp_path, capsys, monkeypatch):
         "text": f"the batch size is {size} (reference: 8)",
         "values": {"batch_size": size, "reference": 8},
         "series": {}, "steps": [1, 2, 3], "relative_error": 0.0, "tolerance": 0.0, "size": 0,
+        "where": batch["where"], "help": "pass batch_size=8 to the loader",
+        "flag": f"--batch-size {size}", "matters": "learns",
     }  # fmt: skip
+    (place,) = batch["where"]
+    assert place["text"].startswith("train_loader = DataLoader(train_set, batch_size=batch")
 
 
 if __name__ == "__main__":  # makes golden/ anew

@@ -129,14 +129,14 @@ NO_BIAS = Row(
     CAUSE,
     "the last layer of the head has no bias",
     help="make the last layer with bias=True",
-    at=("weight", "head"),
+    at=("built", "head"),
 )
 ONE_LOGIT = Row(
     "head.one_logit",
     CAUSE,
     "the head has a single logit (reference: two)",
     help="make the last layer with two outputs",
-    at=("weight", "head"),
+    at=("built", "head"),
 )
 DROPOUT = Row(
     "head.dropout",

@@ -18,15 +18,9 @@ from run.findings import CAUSE, DIFFERENT, Row
 
 COUNT = ("count", "total")  # of the photos of a batch
 # {part: what is done to a photo in the lines that do it, see record.PHOTO_OPS}
-LINES = {
-    "geometry": ("resize", "placement"),
-    "filter": ("resize",),
-    "turn": ("turn",),
-    "channels": ("channels",),
-    "normalization": ("arithmetic",),
-    "padding": ("placement",),
-    "cast": ("cast",),
-}
+LINES = {"geometry": ("resize", "placement"), "filter": ("resize",), "turn": ("turn",)}
+LINES |= {"channels": ("channels",), "normalization": ("arithmetic",)}
+LINES |= {"padding": ("placement",), "cast": ("cast",)}
 COUNTED = "[ ({count} of {total} photos)]"  # left out where it holds for all photos of a batch
 
 
@@ -46,7 +40,7 @@ class Way(Row):
 
 def way(part, choice, name, text, act=None, value=None, **options):
     """A Way of this stage."""
-    options |= {"varies": COUNT, "at": (*LINES[part], "dataset")}
+    options = {"at": (*LINES[part], "dataset")} | options | {"varies": COUNT}
     own = {"part": part, "choice": choice, "act": act, "value": value}
     return Way(f"inputs.{name}", CAUSE, text + COUNTED, **options, **own)
 
@@ -112,6 +106,7 @@ GEOMETRIES = (
         "photos are placed in the upper left corner and padded at the right and bottom",
         lambda width, height, size: (by_longer(round)(width, height, size), (0, 0)),
         help="place the photo in the middle, at (size - side) // 2",
+        at=("placement", "dataset"),
     ),
     geometry(
         "crop",

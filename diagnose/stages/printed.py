@@ -10,6 +10,7 @@ from diagnose.explain import Change, explain
 from run.findings import CAUSE, SKIPPED, WRONG, Row
 
 VALIDATION = r"(?<![a-z])(?:e?val(?!ue)|test)"  # words of a line that is not of the training
+PRINTED_AT = "printed_at"  # the value of a finding that is the number of a line
 FIGURES = {"accuracy": r"acc\w*", "loss": r"loss"}  # how each is called in a line
 FEW = 3  # figures; fewer accuracies may be 1 - accuracy by chance
 ROUNDED = 0.5 * (1 + 1e-6)  # of the last digit printed, that a figure may be off
@@ -199,14 +200,14 @@ def judge_printed(printed, facts):
 
 
 def figures_of(kind, printed, count):
-    """[[(batch, figure as text, line)]] of each form of line that shows it at least twice."""
+    """[[(batch, figure as text, line, its number)]] of each form of line that shows it twice."""
     forms = {}
-    for batches, _, line, _ in printed:
+    for batches, _, line, number in printed:
         ours = re.split(VALIDATION, line, flags=re.I)[0]
         found = re.search(rf"\b(?:train[_ ])?{FIGURES[kind]}[\s:=]{{1,4}}(-?\d+\.\d+)", ours, re.I)
         if found and 0 < batches <= count:
             rows = forms.setdefault(re.sub(r"[-\d.e+]+", "#", line), {})
-            rows[batches - 1] = batches - 1, found[1], line
+            rows[batches - 1] = batches - 1, found[1], line, number
     return [list(rows.values()) for rows in forms.values() if len(rows) > 1]
 
 
@@ -223,7 +224,7 @@ def levels_of(kind, is_epoch):
 
 def explain_figures(kind, rows, facts):
     """Findings on the figures of one form of line."""
-    places, texts, lines = map(list, zip(*rows, strict=True))
+    places, texts, lines, numbers = map(list, zip(*rows, strict=True))
     figures = Figures(texts, places, [f[kind] for f in facts], [f["pairs"] for f in facts])
     is_epoch = all(re.search("epoch", line, re.I) for line in lines) and not figures.is_each_batch
     is_epoch = is_epoch and not any(re.search("step|batch|iter", line, re.I) for line in lines)
@@ -231,7 +232,8 @@ def explain_figures(kind, rows, facts):
     usual = explain([figures], levels[:1])
     if usual.fits:
         return []
-    found, values = explain([figures], levels[1:]), {"figure": kind, "figures": len(rows)}
+    values = {"figure": kind, "figures": len(rows), PRINTED_AT: numbers[-1]}
+    found = explain([figures], levels[1:])
     if not found.fits:
         return [NONE_OF.found(**values, tried=usual.tried + found.tried)]
     if all(fit[0].row is INVERTED for fit in found.fits):
