@@ -356,15 +356,17 @@ class Sight(Origins):
             return
         shape, attribute = tuple(first.shape), what_is_set(function)
         in_place = name in CHANGES or (name[-1:] == "_" and name[-2:] != "__")
+        is_weight = isinstance(first, torch.nn.Parameter) or id(first) in self.numbers
         if name in PHOTO_OPS and ((shape[:1] == (3,) and len(shape) == 3) or shape[:2] == (1, 3)):
-            self.photos.note(name)
-        elif name == "requires_grad_" or (name == "__set__" and attribute == "requires_grad"):
+            reverses = name == "flip" and {0, -3} & set(dims_of(args, kwargs))
+            self.photos.note("merge" if reverses else name)
+        elif name == "requires_grad_" or (is_weight and attribute == "requires_grad"):
             self.last["freeze"] = self.lines.here()
         elif name == "detach" and first in self.tags:
             self.last["detach"] = self.lines.here()
-        elif in_place and (isinstance(first, torch.nn.Parameter) or id(first) in self.numbers):
+        elif in_place and is_weight:
             self.made[first] = self.last["moved"] = self.lines.here()
-        elif self.has_gradients() and (in_place or (name == "__set__" and attribute == "grad")):
+        elif self.has_gradients() and (in_place or attribute == "grad"):
             self.last["changed"] = self.lines.here()
 
     def has_gradients(self):
@@ -755,9 +757,16 @@ class Recorder(Sight):
         print(f"{said}tensors: {len(self.weights)} -> {self.out}", file=sys.__stderr__)
 
 
+def dims_of(args, kwargs):
+    """The dimensions that a flip is given."""
+    dims = kwargs.get("dims", args[1:])
+    return dims[0] if len(dims) == 1 and isinstance(dims[0], (list, tuple)) else dims
+
+
 def what_is_set(function):
     """The name of the attribute that a function of torch sets, as `grad`; else an empty one."""
-    return getattr(getattr(function, "__self__", None), "__name__", "")
+    is_setter = getattr(function, "__name__", "") == "__set__"
+    return getattr(getattr(function, "__self__", None), "__name__", "") if is_setter else ""
 
 
 def dim_of(args, kwargs):

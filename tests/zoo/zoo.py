@@ -12,6 +12,7 @@ are drawn; --draw: the seed of that.
 import contextlib
 import functools
 import io
+import json
 import random
 import runpy
 import sys
@@ -243,6 +244,7 @@ OUTSIDE = {1: "labels", 2: "inputs", 3: "inputs", 5: "features", 6: "features",
            7: "loss", 8: "gradients", 9: "update", 10: "update",
            11: "loss", 12: "features", 13: "update", 14: "gradients", 15: "gradients",
            16: "loss"}  # fmt: skip
+LINES = json.loads((HERE / "lines.json").read_text(encoding="utf-8"))  # {script: {plant: lines}}
 # One of each kind, for the real backbone in both precisions.
 REAL = """
     labels_inverted bgr hflip bicubic normalize_half half_input crop pad_topleft head_zero
@@ -348,6 +350,23 @@ def number_of(value):
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
+def wrong_lines(plants, findings, script):
+    """What is wrong with the lines that the findings on these plants point at.
+
+    LINES has the beginning of each, as the rule of docs/trainer.md has it; empty where none can be
+    known.
+    """
+    problems = []
+    for plant in plants:
+        names, lines = EXPECTED.get(plant, ())[::2], LINES[script].get(plant, [])
+        for name, text in zip(names, lines, strict=True) if lines else ():
+            found = next((f for f in findings if f.id == name), None)
+            own = found.where[0].text if found and found.where else ""
+            if not own.startswith(text) or bool(own) != bool(text):
+                problems.append(f"line of {plant}: {own!r}, not {text!r}")
+    return problems
+
+
 def draws(count, seed=0):
     """Seeded draws of two or three plants of different stages."""
     rng = random.Random(seed)
@@ -387,6 +406,8 @@ def main(argv=None):
     for script, plants, seed in rows:
         findings = examine(plants, script, real, seed, as_is=as_is, draw=draw)
         problems = wrong_with(plants, findings, script, draw)
+        if len(plants) == 1 and not real:
+            problems += wrong_lines(plants, findings, script)
         bad += bool(problems)
         said = "; ".join(f"{f.id}: {text_of(f)}" for f in findings if f.kind != "SKIPPED")
         planted = "+".join(word_of(plant, draw) for plant in plants)
