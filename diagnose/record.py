@@ -309,16 +309,104 @@ class Origins(TorchFunctionMode):
         return rows.expand_as(tensor).contiguous()
 
 
-class Sight(Origins):
+class Places(Origins):
+    """Where in the trainer's own code photos, weights and gradients are changed.
+
+    last: {kind of call: number of its last line}; built: line of a weight's module; made: where a
+    weight was last changed.
+    """
+
+    def __init__(self, root="."):
+        super().__init__()
+        self.lines, self.last, self.numbers = Lines(root), {}, {}
+        self.photos = PhotoLines(self.lines)
+        self.built, self.made = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
+        self.optimizers, self.loaders = WeakIdKeyDictionary(), WeakIdKeyDictionary()
+        self.updating, self.done = False, False
+
+    def note_line(self, function, name, args, kwargs):
+        """Notes where one photo is prepared, a weight is initialized, or a gradient is changed."""
+        first = args[0] if args else kwargs.get("tensor")  # as torch.nn.init has it
+        if not isinstance(first, torch.Tensor) or self.done or self.updating:
+            return
+        shape, attribute = tuple(first.shape), what_is_set(function)
+        in_place = name in CHANGES or (name[-1:] == "_" and name[-2:] != "__")
+        is_weight = isinstance(first, torch.nn.Parameter) or id(first) in self.numbers
+        if name in PHOTO_OPS and ((shape[:1] == (3,) and len(shape) == 3) or shape[:2] == (1, 3)):
+            reverses = name == "flip" and {0, -3} & set(dims_of(args, kwargs))
+            self.photos.note("merge" if reverses else name)
+        elif name == "requires_grad_" or (is_weight and attribute == "requires_grad"):
+            self.last["freeze"] = self.lines.here()
+        elif name == "detach" and first in self.tags:
+            self.last["detach"] = self.lines.here()
+        elif in_place and is_weight:
+            self.made[first] = self.last["moved"] = self.lines.here()
+        elif self.has_gradients() and (in_place or attribute == "grad"):
+            self.last["changed"] = self.lines.here()
+
+    def has_gradients(self):
+        """Whether gradients wait for an optimizer step."""
+        return False
+
+    def is_new_label(self, tensor):
+        tag = self.tags.get(tensor)
+        return is_label(tensor) and (tag is None or (tag.label is not None and not tag.passes))
+
+    def tag_label(self, name, operand, result):
+        """A tensor made of a label by an op that may turn it around."""
+        if isinstance(result, torch.Tensor) and is_label(result):
+            root, ops, _ = self.label_of(operand)
+            self.tags[result] = Tag(label=(root, [*ops, name], self.lines.here()))
+
+    def label_of(self, tensor):
+        """(a label as it entered the step, the ops that may have inverted it, the last's line)."""
+        tag = self.tags.get(tensor)
+        return tag.label if tag and tag.label else (tensor, [], NOWHERE_LINE)
+
+    def see_loader_made(self, made, loader, *args, **options):
+        made(loader, *args, **options)
+        reader = getattr(type(loader.dataset), "__getitem__", None)
+        lines = {"loader": self.lines.here(), "dataset": self.lines.of_function(reader)}
+        self.loaders[loader.dataset] = lines
+
+    def see_loader_read(self, read, iterator):
+        """Where the loader of the next batch was made, and its dataset begins to read a photo."""
+        batch = read(iterator)
+        self.last |= self.loaders.get(iterator._dataset, {"loader": NOWHERE_LINE})
+        return batch
+
+    def see_parameter(self, register, module, name, parameter):
+        if parameter is not None and parameter not in self.built:
+            self.built[parameter] = self.lines.here()
+        return register(module, name, parameter)
+
+    def see_optimizer_made(self, made, optimizer, *args, **options):
+        made(optimizer, *args, **options)
+        self.optimizers[optimizer] = self.lines.here()
+
+    def see_call(self, kind):
+        """A hook that notes the line of a call of this kind."""
+
+        def hook(called, *args, **options):
+            self.last[kind] = self.lines.here()
+            return called(*args, **options)
+
+        return hook
+
+    def see_mode(self, change, module, mode=True):
+        """Notes where a module is put into evaluation mode."""
+        if not mode:
+            self.last["eval"] = self.lines.here()
+        return change(module, mode)
+
+
+class Sight(Places):
     """A context that sees what torch does: photos, features, the head, the logits, the labels."""
 
     def __init__(self, double=True, root="."):
-        super().__init__()
+        super().__init__(root)
         self.double, self.pid, self.passes = double, os.getpid(), 0
-        self.lines, self.built = Lines(root), WeakTensorKeyDictionary()
-        self.made = WeakTensorKeyDictionary()  # built: line of a weight's module, made: last change
-        self.photos, self.last = PhotoLines(self.lines), {}  # last: line of each kind of call
-        self.weights, self.numbers, self.updating, self.done = [], {}, False, False
+        self.weights = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(function, "__name__", "")
@@ -348,30 +436,6 @@ class Sight(Origins):
         elif name in FLIPS and operands and is_label(operands[0]):
             self.tag_label(name, operands[0], result)
         return result
-
-    def note_line(self, function, name, args, kwargs):
-        """Notes where one photo is prepared, a weight is initialized, or a gradient is changed."""
-        first = args[0] if args else kwargs.get("tensor")  # as torch.nn.init has it
-        if not isinstance(first, torch.Tensor) or self.done or self.updating:
-            return
-        shape, attribute = tuple(first.shape), what_is_set(function)
-        in_place = name in CHANGES or (name[-1:] == "_" and name[-2:] != "__")
-        is_weight = isinstance(first, torch.nn.Parameter) or id(first) in self.numbers
-        if name in PHOTO_OPS and ((shape[:1] == (3,) and len(shape) == 3) or shape[:2] == (1, 3)):
-            reverses = name == "flip" and {0, -3} & set(dims_of(args, kwargs))
-            self.photos.note("merge" if reverses else name)
-        elif name == "requires_grad_" or (is_weight and attribute == "requires_grad"):
-            self.last["freeze"] = self.lines.here()
-        elif name == "detach" and first in self.tags:
-            self.last["detach"] = self.lines.here()
-        elif in_place and is_weight:
-            self.made[first] = self.last["moved"] = self.lines.here()
-        elif self.has_gradients() and (in_place or attribute == "grad"):
-            self.last["changed"] = self.lines.here()
-
-    def has_gradients(self):
-        """Whether gradients wait for an optimizer step."""
-        return False
 
     def cast(self, args, kwargs):
         """Arguments of an op in double, where the trainer is to run in double."""
@@ -527,21 +591,6 @@ class Sight(Origins):
             self.hook(output, pair, f"output_{len(pair['head'])}")
             pair["head"].append(layer)
 
-    def is_new_label(self, tensor):
-        tag = self.tags.get(tensor)
-        return is_label(tensor) and (tag is None or (tag.label is not None and not tag.passes))
-
-    def tag_label(self, name, operand, result):
-        """A tensor made of a label by an op that may turn it around."""
-        if isinstance(result, torch.Tensor) and is_label(result):
-            root, ops, _ = self.label_of(operand)
-            self.tags[result] = Tag(label=(root, [*ops, name], self.lines.here()))
-
-    def label_of(self, tensor):
-        """(a label as it entered the step, the ops that may have inverted it, the last's line)."""
-        tag = self.tags.get(tensor)
-        return tag.label if tag and tag.label else (tensor, [], NOWHERE_LINE)
-
 
 class Recorder(Sight):
     """A context in which the first `steps` updates of a trainer are recorded into `out`."""
@@ -552,47 +601,10 @@ class Recorder(Sight):
         self.steps, self.within, self.unseen = steps, False, 0
         self.batches, self.updates, self.waiting, self.pending = [], [], [], None
         self.printed, self.files, self.schedules, self.stepping = [], [], [], {}
-        self.optimizers, self.loaders = WeakIdKeyDictionary(), WeakIdKeyDictionary()
 
     def has_gradients(self):
         """Whether gradients wait for an optimizer step."""
         return bool(self.waiting)
-
-    def see_loader_made(self, made, loader, *args, **options):
-        made(loader, *args, **options)
-        reader = getattr(type(loader.dataset), "__getitem__", None)
-        lines = {"loader": self.lines.here(), "dataset": self.lines.of_function(reader)}
-        self.loaders[loader.dataset] = lines
-
-    def see_loader_read(self, read, iterator):
-        """Where the loader of the next batch was made, and its dataset begins to read a photo."""
-        batch = read(iterator)
-        self.last |= self.loaders.get(iterator._dataset, {"loader": NOWHERE_LINE})
-        return batch
-
-    def see_parameter(self, register, module, name, parameter):
-        if parameter is not None and parameter not in self.built:
-            self.built[parameter] = self.lines.here()
-        return register(module, name, parameter)
-
-    def see_optimizer_made(self, made, optimizer, *args, **options):
-        made(optimizer, *args, **options)
-        self.optimizers[optimizer] = self.lines.here()
-
-    def see_call(self, kind):
-        """A hook that notes the line of a call of this kind."""
-
-        def hook(called, *args, **options):
-            self.last[kind] = self.lines.here()
-            return called(*args, **options)
-
-        return hook
-
-    def see_mode(self, change, module, mode=True):
-        """Notes where a module is put into evaluation mode."""
-        if not mode:
-            self.last["eval"] = self.lines.here()
-        return change(module, mode)
 
     def backward(self, plain_backward, tensors, *args, **options):
         """torch.autograd.backward, with the loss and every gradient before and after."""

@@ -36,7 +36,8 @@ def copy(tmp_path, demo):
     """A copy of the product and of the rules, with a dataset in data/demo."""
     root = tmp_path / "copy"
     rooms = ("run", "disk", "diagnose", "variants", "examples", "tests")
-    inside = (path for name in rooms for path in (ROOT / name).rglob("*.py"))
+    inside = (path for name in rooms for kind in ("*.py", "*.json")
+              for path in (ROOT / name).rglob(kind))  # fmt: skip
     for path in (*ROOT.glob("*.py"), *inside):
         (root / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, root / path.relative_to(ROOT))

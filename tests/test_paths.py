@@ -21,8 +21,9 @@ import eval as scoring
 import make_demo
 import train_resnet
 import train_vgg
-from diagnose import compare, dataset, predictions, record
+from diagnose import compare, dataset, record
 from diagnose.labels import judge as labels
+from diagnose.predictions import judge as predictions
 from disk.tensors import load_weights
 from run import curves
 from variants import features, train_finetune, train_frozen

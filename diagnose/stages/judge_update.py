@@ -9,7 +9,7 @@ from diagnose.explain import explain, findings_of
 from diagnose.numerics import estimated, is_close
 from diagnose.parameters import describe
 from diagnose.stages.update import (
-    AVERAGED,
+    AFTERWARDS,
     CHANGED_AFTER,
     CHANGED_BEFORE,
     COMPUTED,
@@ -18,7 +18,6 @@ from diagnose.stages.update import (
     IN_NO_OPTIMIZER,
     IN_OTHER_STEPS,
     MOMENTUM_RESET,
-    MULTIPLIED,
     NOT_REPRODUCED,
     ONE_OF,
     ONE_RATE,
@@ -206,9 +205,6 @@ class Behind:
         tolerance = 4 * torch.finfo(torch.float32).eps * largest
         moved = int(((self.later - self.after).abs() > tolerance).sum())
         return bool(((made - self.later).abs() <= tolerance).all() and moved > 100)
-
-
-AFTERWARDS = (MULTIPLIED, AVERAGED)
 
 
 def judge_afterwards(steps):

@@ -199,6 +199,7 @@ AVERAGED = afterwards(
     help="keep the average apart from the parameters that are trained",
     at=("moved", "step"),
 )
+AFTERWARDS = (MULTIPLIED, AVERAGED)
 ONE_OF = one_of("update")
 CHANGED_AFTER = Row(
     "update.changed_after",
