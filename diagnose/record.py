@@ -321,6 +321,7 @@ class Places(Origins):
         self.lines, self.last, self.numbers = Lines(root), {}, {}
         self.photos = PhotoLines(self.lines)
         self.built, self.made = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
+        self.origins = WeakTensorKeyDictionary()  # of what a loader gave: the lines of that loader
         self.optimizers, self.loaders = WeakIdKeyDictionary(), WeakIdKeyDictionary()
         self.updating, self.done = False, False
 
@@ -372,7 +373,10 @@ class Places(Origins):
     def see_loader_read(self, read, iterator):
         """Where the loader of the next batch was made, and its dataset begins to read a photo."""
         batch = read(iterator)
-        self.last |= self.loaders.get(iterator._dataset, {"loader": NOWHERE_LINE})
+        lines = self.loaders.get(iterator._dataset, {"loader": NOWHERE_LINE})
+        for tensor in tensors_in(batch):
+            self.origins[tensor] = lines
+        self.last |= lines
         return batch
 
     def see_parameter(self, register, module, name, parameter):
@@ -398,6 +402,13 @@ class Places(Origins):
         if not mode:
             self.last["eval"] = self.lines.here()
         return change(module, mode)
+
+    def to_double(self, tensor):
+        """See to_double; what a loader gave stays known."""
+        made = to_double(tensor)
+        if made is not tensor and tensor in self.origins:
+            self.origins[made] = self.origins[tensor]
+        return made
 
 
 class Sight(Places):
@@ -439,7 +450,7 @@ class Sight(Places):
 
     def cast(self, args, kwargs):
         """Arguments of an op in double, where the trainer is to run in double."""
-        return each_tensor((args, kwargs), to_double) if self.double else (args, kwargs)
+        return each_tensor((args, kwargs), self.to_double) if self.double else (args, kwargs)
 
     def find_weights(self, name, args, kwargs, operands):
         """The weights and running statistics among the operands of an op."""
@@ -452,6 +463,7 @@ class Sight(Places):
     def see_photo(self, photo):
         """The tag of a photo's pass, which holds the input."""
         self.passes += torch.is_grad_enabled()
+        self.last |= self.origins.get(photo, {})  # others may have been read since then
         tag = self.new_tag(photo, keep(photo), torch.is_autocast_enabled(photo.device.type))
         for record in tag.passes.values():
             record["line"] = self.lines.here()
