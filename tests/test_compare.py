@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import copy
+import dataclasses
 import functools
 import inspect
 import io
@@ -709,6 +710,20 @@ def test_a_trace_that_the_disk_cannot_take_is_one_line(tmp_path, monkeypatch, ca
     assert ended.value.code == 2 and list(tmp_path.iterdir()) == []
     line = capsys.readouterr().err
     assert line.endswith(": file write failed\n") and line.count("\n") == 1
+
+
+def test_nothing_writes_into_a_trace():
+    trace = two_steps()
+    for record_, name in (
+        (trace, "lines"),
+        (trace.batches[0], "labels"),
+        (trace.updates[0], "next"),
+    ):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(record_, name, ())
+    with pytest.raises(TypeError):
+        trace.batches[0].gradients["merged"] = ()
+    assert isinstance(trace.batches, tuple) and isinstance(trace.updates[0].gradients, tuple)
 
 
 def test_what_is_no_trace_is_one_line(tmp_path, refused):

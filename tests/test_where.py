@@ -106,6 +106,13 @@ def places(trace, monkeypatch):
     return {f.id: f.where for f in found if f.kind == CAUSE}
 
 
+def test_another_loader_that_is_read_in_between_is_not_the_one():
+    for script in ("plain", "workers"):
+        found = zoo.examine(["batch_size", "clean_extra_forward"], script)
+        (finding,) = (f for f in found if f.id == "pairs.batch_size")
+        assert finding.where[0].text.startswith("train_loader = ")
+
+
 @pytest.fixture
 def mine(tmp_path):
     (tmp_path / "mine").mkdir()
