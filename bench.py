@@ -32,7 +32,7 @@ from torchvision import transforms
 
 import data
 import train_resnet
-from disk.errors import command_line, one_door, say, show_progress, stop
+from disk.errors import command_line, exit_on_error, say, show_progress, stop
 from disk.store import build_store, take_photos
 from make_demo import invent_dataset, pairlist_lines, write_dataset
 from model import score_pairs
@@ -481,7 +481,7 @@ def measure(folder, device, size, rounds):
     yield from with_run(places, lambda run: list(measure_extraction(run, rounds)))
 
 
-@one_door
+@exit_on_error
 def main(argv=None):
     """Prints the table."""
     parser = command_line(__file__, __doc__)

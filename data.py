@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from disk.errors import stop, stop_on
+from disk.errors import fail_on, stop
 from disk.layout import find_split, missing_photos, photo_names, shared_series, stop_at
 from disk.pairlist import read_lines
 from disk.store import move_store, open_store, take_photos
@@ -116,7 +116,7 @@ def read_splits(args, splits):
     args holds data, min_agreement, quick_experiment and seed. Ends the program where
     something is wrong.
     """
-    with stop_on(__file__, args.data, OSError):
+    with fail_on(__file__, args.data, OSError):
         dataset = read_dataset(args.data, splits)
     chosen = []
     for name, (pairs, names, folder) in dataset.items():
@@ -135,7 +135,7 @@ def decode(split, args):
     cannot be decoded.
     """
     paths = [split.folder / name for name in split.files]
-    with stop_on(__file__, args.store, OSError):
+    with fail_on(__file__, args.store, OSError):
         store = open_store(paths, args.size, args.fit, Path(args.store), decode_photo)
     photos, boxes = move_store(*store, torch.device(args.device))
     color = parse_color(args.pad_color)
@@ -190,8 +190,8 @@ def decode_photo(path, size, fit):
 def fit_photo(photo, size, fit):
     """An RGB photo as uint8 [3, size, size], contiguous, and its box: left, top, right, bottom.
 
-    `pad`: longer side to size (bilinear), centred; outside the box the array is 0 and stands
-    for the padding colour. `crop`: shorter side to size, centre crop, as torchvision's
+    `pad`: longer side to size (bilinear), centered; outside the box the array is 0 and stands
+    for the padding color. `crop`: shorter side to size, center crop, as torchvision's
     Resize and CenterCrop do; the box is the whole.
     """
     width, height = photo.size
@@ -216,7 +216,7 @@ def to_input(photos, boxes, pad_color, dtype=torch.float32):
 
     Divides by 255, fills the padding with pad_color (three numbers in 0..1), subtracts the
     ImageNet mean and divides by its deviation, in the order of torchvision's ToTensor and
-    Normalize: bit-equal to the one-photo path, and 0 in padding of the ImageNet colour.
+    Normalize: bit-equal to the one-photo path, and 0 in padding of the ImageNet color.
     """
     color, mean, deviation = (
         per_channel(values, dtype, photos.device)

@@ -20,7 +20,7 @@ import torch
 
 import model
 from data import DecodedSplit, decode, decode_photo, parse_color, read_splits
-from disk.errors import command_line, one_door, say, stop, stop_on
+from disk.errors import command_line, exit_on_error, fail_on, say, stop
 from disk.files import check_new
 from disk.tensors import load_state
 from model import score_features
@@ -158,7 +158,7 @@ def rank_photos(args, device):
     for path in paths:
         if not path.is_file():
             stop(__file__, f"--photos {path}: no such file")
-        with stop_on(__file__, path, Exception):
+        with fail_on(__file__, path, Exception):
             decoded.append(decode_photo(path, recipe.size, recipe.fit))
     photos, boxes = map(np.array, zip(*decoded, strict=True))
     color, count = parse_color(recipe.pad_color), len(paths)
@@ -180,7 +180,7 @@ def rank_photos(args, device):
     ]
 
 
-@one_door
+@exit_on_error
 def main(argv=None):
     """Scores or ranks after the command line."""
     parser = command_line(__file__, __doc__)

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFilter
 
 from data import read_pairlist
-from disk.errors import command_line, one_door, say, show_progress, stop, stop_on
+from disk.errors import command_line, exit_on_error, fail_on, say, show_progress, stop
 
 SIDES = (480, 640, 800)  # longer side, pixels; the official photos fit in 800 x 800
 STRENGTH = 6.0  # of a full amount of defect, in units of the logit of a preference
@@ -235,7 +235,7 @@ def write_dataset(out, lists, shots, seed):
     return sum(len(amounts) for split in shots.values() for amounts in split.values())
 
 
-@one_door
+@exit_on_error
 def main(argv=None):
     """Writes the dataset to a folder of its own and renames it: it is whole, or absent."""
     parser = command_line(__file__, __doc__)
@@ -256,7 +256,7 @@ def main(argv=None):
         lists, shots = imitate_dataset(args.like, args.series, args.seed)
     else:
         lists, shots = invent_dataset(args.series or DEFAULT_SERIES, args.seed)
-    with stop_on(__file__, f"--out {out}", OSError):
+    with fail_on(__file__, f"--out {out}", OSError):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as folder:
             count = write_dataset(Path(folder) / "data", lists, shots, args.seed)

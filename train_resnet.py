@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from data import epoch_batches, read_splits
-from disk.errors import one_door
+from disk.errors import exit_on_error
 from model import ACTIVATIONS, SiameseRanker, build_head, resnet50, score_pairs
 from run.flags import arguments
 from run.loop import Run
@@ -59,7 +59,7 @@ def build_optimizer(args, ranker):
     )
 
 
-@one_door
+@exit_on_error
 def main(argv=None):
     """Trains after the command line and leaves a run folder."""
     args = arguments(__file__, __doc__, RECIPE, argv)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from data import epoch_batches, read_splits
-from disk.errors import one_door
+from disk.errors import exit_on_error
 from model import ACTIVATIONS, SiameseRanker, build_head, score_pairs, vgg16
 from run.flags import arguments
 from run.loop import Run
@@ -66,7 +66,7 @@ def build_optimizer(args, ranker):
     )
 
 
-@one_door
+@exit_on_error
 def main(argv=None):
     """Trains after the command line and leaves a run folder."""
     args = arguments(__file__, __doc__, RECIPE, argv)

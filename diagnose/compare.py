@@ -13,12 +13,20 @@ from typing import NamedTuple
 
 import torch
 
-from diagnose import reference
 from diagnose.answer import commands, exit_code, in_order, lines_of, verdict
 from diagnose.criterion import Evidence
 from diagnose.finding import merge_steps
 from diagnose.official import Official, RecordedPair
 from diagnose.parameters import learning
+from diagnose.reference import (
+    PAGES,
+    Sides,
+    choose_reference,
+    is_reversed,
+    match_weights,
+    sides_of,
+    weights_by_step,
+)
 from diagnose.stages import STAGES, gradients, labels, pairs, printed, start, tricks
 from diagnose.stages import judge_features as features
 from diagnose.stages import judge_head as head
@@ -30,7 +38,7 @@ from diagnose.stages.features import GIVEN, IN_PARTS, NOT_TWO_SIDES, without_pas
 from diagnose.stepping import declared, history_of
 from diagnose.trace import batches_of, read_trace
 from diagnose.where import with_lines
-from disk.errors import command_line, instrument, name_path, show_progress, stop_on
+from disk.errors import command_line, fail_on, instrument, name_path, show_progress
 from run.findings import HARMLESS, give_answer
 
 
@@ -46,13 +54,13 @@ class Basis(NamedTuple):
     page: str  # of the reference, as train_resnet
 
 
-class View(NamedTuple):
+class BatchContext(NamedTuple):
     """What is known of one recorded batch before anything is replayed."""
 
     step: int
     batch: dict
-    sides: reference.Sides
-    matches: list  # the reference.Match of each side
+    sides: Sides
+    matches: list  # the Match of each side
     pairs: list  # the RecordedPair of each that was identified
     evidence: Evidence | None  # of the loss
     factor: float | None = None  # by which the reference's loss is multiplied
@@ -62,32 +70,32 @@ def explain(trace, root, page=None):
     """(findings in the order to mend them in, each with the steps it holds in; the Basis)."""
     photo = trace.batches[0].passes[0].input
     size = None if photo is None else photo.shape[-1]
-    house = reference.choose_reference(page, trace, size or 64)
+    reference = choose_reference(page, trace, size or 64)
     official, steps = Official(root, trace.files), len(trace.updates)
-    findings, views = view_batches(trace, house, official)
+    findings, views = view_batches(trace, reference, official)
     findings += features.judge_running(trace)
     known = [pair for view in views for pair in view.pairs]
     inverted = labels.are_inverted(known)
     whole, views, swapped = judge_losses(views, inverted)
-    found, passes = explain_batches(trace, views, house)
-    findings += found + explain_updates(trace, views, house)
+    found, passes = explain_batches(trace, views, reference)
+    findings += found + explain_updates(trace, views, reference)
     whole += judge_figures(trace, views, findings, swapped, inverted)
-    whole += judge_data(views, known, swapped, house.recipe, official)
+    whole += judge_data(views, known, swapped, reference.recipe, official)
     if all(f.row not in schedules.MOVES for _, f in findings):
-        whole += schedules.judge_schedules(trace, house.recipe, known)
+        whole += schedules.judge_schedules(trace, reference.recipe, known)
     findings += [(step, f) for f in whole for step in range(steps)]
     identified = sum(pair.official is not None for pair in known)
     errors = [(p.relative_error, p.tolerance) for p in passes if p.recipe is not None]
     worst = map(max, zip(*errors, strict=True)) if errors else (None, None)
-    basis = Basis(steps, identified, *worst, size, house.recipe["size"], house.page)
+    basis = Basis(steps, identified, *worst, size, reference.recipe["size"], reference.page)
     return with_lines(in_order(merge_steps(findings)), trace), basis
 
 
-def view_batches(trace, house, official):
+def view_batches(trace, reference, official):
     """([(step, finding)] on the photos of all batches, their Views)."""
     findings, views = [], []
     for step, batch in batches_of(trace):
-        found, view = view_batch(trace, step, batch, house, official)
+        found, view = view_batch(trace, step, batch, reference, official)
         if view and any(is_again(view, other) for other in views):
             found, view = [gradients.SAME_PHOTOS.found()], None
         findings += [(step, f) for f in found]
@@ -102,9 +110,9 @@ def is_again(view, other):
     return all(map(torch.equal, view.sides.inputs, other.sides.inputs))
 
 
-def view_batch(trace, step, batch, house, official):
-    """(findings on the inputs, the View of a batch or None)."""
-    sides, label = reference.sides_of(batch), labels.label_of(batch)
+def view_batch(trace, step, batch, reference, official):
+    """(findings on the inputs, the BatchContext of a batch or None)."""
+    sides, label = sides_of(batch), labels.label_of(batch)
     if sides is None:
         row = IN_PARTS if batch.joined == "others" else NOT_TWO_SIDES
         skipped = (stage for stage in STAGES if stage not in ("pairs", "features", "printed"))
@@ -115,9 +123,9 @@ def view_batch(trace, step, batch, house, official):
     else:
         findings, paths = inputs.judge_inputs(sides, official)
         recorded, proved, sides = identify(sides, batch, label, paths, official)
-    matches = [reference.match_weights(n, trace.weights, house.weights) for n in sides.numbers]
+    matches = [match_weights(n, trace.weights, reference.weights) for n in sides.numbers]
     found, evidence = loss.evidence_of(batch, label, proved)
-    return [*findings, *found], View(step, batch, sides, matches, recorded, evidence)
+    return [*findings, *found], BatchContext(step, batch, sides, matches, recorded, evidence)
 
 
 def identify(sides, batch, label, paths, official):
@@ -131,7 +139,7 @@ def identify(sides, batch, label, paths, official):
     proved = [a is not None and b is not None for a, b in paths]
     sure = [path for path, known in zip(paths, proved, strict=True) if known]
     found = [official.find(a, b) for a, b in sure]
-    if reference.is_reversed(sides, batch) and all(pair and pair.swapped for pair in found):
+    if is_reversed(sides, batch) and all(pair and pair.swapped for pair in found):
         sides, found = sides.swapped(), [official.find(b, a) for a, b in sure]
     entered = [y for y, known in zip(entered, proved, strict=False) if known]
     recorded = [RecordedPair(*row) for row in zip(entered, found, strict=False)]
@@ -189,17 +197,17 @@ def judge_data(views, known, swapped, recipe, official):
     return findings + pairs.judge_pairs(known, sizes, recipe, counts, official.count("train"))
 
 
-def explain_batches(trace, views, house):
+def explain_batches(trace, views, reference):
     """([(step, finding)] on all batches, from the passes to the gradients; the Passes of those
     whose photos were recorded).
     """
-    weights = reference.weights_by_step(trace)
+    weights = weights_by_step(trace)
     findings = []
     if views and views[0].step == 0:
         found = start.judge_start(views[0].batch, weights(0), trace.weights)
         findings += [(0, finding) for finding in found]
     seen = [view for view in views if view.sides.inputs is not None]
-    found, passes = features.judge_passes(trace, seen, house, weights)
+    found, passes = features.judge_passes(trace, seen, reference, weights)
     findings += found
     roundings = [features.view_rounding(trace, view, weights(view.step)) for view in views]
     found, ways = head.judge_heads(views, weights, roundings)
@@ -215,7 +223,7 @@ def explain_batches(trace, views, house):
     return findings, passes
 
 
-def explain_updates(trace, views, house):
+def explain_updates(trace, views, reference):
     """[(step, finding)] on all updates, from the gradients of their batches to the next step."""
     moving = schedules.describe_moving(trace)
     held = set().union(*map(declared, trace.updates))
@@ -227,8 +235,8 @@ def explain_updates(trace, views, house):
         earlier, batch = trace.updates[place - 1] if place else None, group[-1].batch
         parameters = learning(trace, group[-1].matches, batch, update, held)
         found = gradients.judge_zeroed(group, update, earlier, parameters)
-        history = history_of(trace.updates[:place], parameters, house.rules)
-        found += updates.judge_update(update, parameters, house.rules, history, moving)
+        history = history_of(trace.updates[:place], parameters, reference.rules)
+        found += updates.judge_update(update, parameters, reference.rules, history, moving)
         found += updates.judge_computed(trace.weights)
         found += updates.judge_state(update, earlier, parameters)
         found += updates.judge_before(update, earlier, parameters)
@@ -251,14 +259,12 @@ def main(argv=None):
     parser = command_line(__file__, __doc__)
     parser.add_argument("trace", type=Path, help="what record.py wrote")
     parser.add_argument("--data", required=True, help="folder of the dataset")
-    parser.add_argument(
-        "--page", choices=reference.PAGES, help="the reference; found out if not given"
-    )
+    parser.add_argument("--page", choices=PAGES, help="the reference; found out if not given")
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
     args = parser.parse_args(argv)
     trace = read_trace(args.trace)
     unforeseen = () if args.debug else (Exception,)
-    with stop_on(__file__, f"{args.trace}: cannot be replayed", *unforeseen), name_path(__file__):
+    with fail_on(__file__, f"{args.trace}: cannot be replayed", *unforeseen), name_path(__file__):
         findings, basis = explain(trace, args.data, args.page)
     lines = [*lines_of(findings, basis), *commands(findings, basis, args.data)]
     code = exit_code(findings)

@@ -72,8 +72,8 @@ class Evidence:
 
     def departure(self, made, factor=1.0):
         """Largest relative error of a made (loss, gradient), times a factor."""
-        value, slope = made
-        errors = [relative_error(factor * slope, self.gradient)]
+        value, logit_grad = made
+        errors = [relative_error(factor * logit_grad, self.gradient)]
         return max(*errors, relative_error(factor * value, self.loss.double()))
 
     def replay(self, recipe):
@@ -82,8 +82,8 @@ class Evidence:
         value = recipe.value(self) if callable(recipe.value) else recipe.value
         value = torch.as_tensor(value, dtype=torch.float64)
         made = recipe.terms(z, 1 - self.label if recipe.inverted else self.label, value)
-        (slope,) = torch.autograd.grad(made.mean(), z, allow_unused=True)
-        return made.mean().detach(), slope if slope is not None else torch.zeros_like(z)
+        (logit_grad,) = torch.autograd.grad(made.mean(), z, allow_unused=True)
+        return made.mean().detach(), logit_grad if logit_grad is not None else torch.zeros_like(z)
 
     def factor(self, changes):
         """The factor by which a loss comes nearest to the trainer's."""
@@ -96,8 +96,8 @@ def logits_of(batch):
     """
     places = [i for i, entry in enumerate(batch.head) if "dropout" not in entry.op]
     made = batch.head[places[-1]].output if places else batch.merged
-    slopes = batch.gradients.get(f"output_{places[-1]}" if places else "merged", [])
-    return column(made), list(map(column, slopes))
+    logit_grads = batch.gradients.get(f"output_{places[-1]}" if places else "merged", [])
+    return column(made), list(map(column, logit_grads))
 
 
 def nearest_value(terms, batches, changes, low, high):
@@ -106,8 +106,8 @@ def nearest_value(terms, batches, changes, low, high):
 
     def miss(value):
         own = recipe._replace(value=value)
-        slopes = [(batch.replay(own)[1], batch.gradient) for batch in batches]
-        rest = [float((factor_between([s], [g]) * s - g).norm() / g.norm()) for s, g in slopes]
+        logit_grads = [(batch.replay(own)[1], batch.gradient) for batch in batches]
+        rest = [float((factor_between([s], [g]) * s - g).norm() / g.norm()) for s, g in logit_grads]
         return sum(rest) if all(map(math.isfinite, rest)) else math.inf
 
     grid = [low + (high - low) * (i / 60) ** 2 for i in range(61)]

@@ -22,7 +22,7 @@ class Change(Row):
 
     values(replays, changes): dicts of what it may be found with, read from the record or estimated
     with these other changes in place; None: it has no value. each: whether its values are answers
-    of their own, of which all that fit are told.
+    of their own; all that fit are reported.
     """
 
     values: Callable = None
@@ -46,7 +46,7 @@ class Replay(Protocol):
 class Explanation(NamedTuple):
     """What reproduces all replays.
 
-    fits: tuples of findings, each of which does so equally well; () where none does. shown: those
+    fits: tuples of findings that each do so equally well; () where none does. shown: those
     of each replay, without what makes no difference.
     """
 

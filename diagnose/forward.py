@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from diagnose.numerics import FORWARD, is_float32, relative_error, replay_tolerance
 from diagnose.reference import Sides, load_backbone
 
-EVERY = "*"  # in the place of the names of all layers
+EVERY = "*"  # instead of the names of all layers
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Recipe:
     own_passes: the inputs go through the backbone in the passes that the trainer made, not in one
     for each side. eval_mode: names of the BatchNorm layers in evaluation mode, or EVERY. eps: of
     BatchNorm. max_pool: whether features are pooled by their maximum. linear: whether the trainer's
-    own layer stands behind the backbone. after: functions of features [B, F] behind that. dropout:
+    own layer follows the backbone. after: functions of features [B, F] behind that. dropout:
     rate of the dropout behind them, whose mask is the trainer's own; 0: none.
     """
 
@@ -86,7 +86,7 @@ class Replay:
         return self.features.numel()
 
     def passes(self, recipe, dtype=None):
-        """Features [B, F] of both sides, without what stands behind the backbone."""
+        """Features [B, F] of both sides, straight from the backbone."""
         key = replace(recipe, linear=False, after=(), dropout=0.0), dtype
         if key not in self.made:
             with torch.no_grad():
@@ -102,7 +102,7 @@ class Replay:
             return torch.cat(self.behind(made, recipe))
 
     def behind(self, made, recipe):
-        """What stands behind the backbone, on the features [B, F] of both sides."""
+        """What follows the backbone, on the features [B, F] of both sides."""
         layer = [self.weights(self.step)[n] for n in self.layer * recipe.linear]
         if layer:
             made = [F.linear(side, *(t.to(side.dtype) for t in layer)) for side in made]
@@ -129,7 +129,7 @@ class Replay:
 
 
 def forward(backbones, sides, recipe):
-    """Features [B, F] of both sides, without what stands behind the backbone."""
+    """Features [B, F] of both sides, straight from the backbone."""
     for backbone in dict.fromkeys(backbones):
         for name, module in batchnorms(backbone):
             module.train(not {name, EVERY} & set(recipe.eval_mode))

@@ -16,7 +16,7 @@ SAFETY = 100  # times the replay's own rounding: another batch order or machine 
 
 
 def relative_error(made, seen):
-    """Largest difference of two tensors beside the largest element seen; inf where not finite."""
+    """Largest difference of two tensors over the largest element seen; inf where not finite."""
     if made is None or seen is None or made.shape != seen.shape:
         return math.inf
     if not seen.numel():
@@ -56,7 +56,7 @@ def is_float32(rounding):
 
 
 def formula_tolerance(rounding, times=1):
-    """The tolerance of a few operations, multiplied, beside what rounding lost of later weights."""
+    """The tolerance of a few operations, multiplied, or what rounding lost of later weights."""
     lost = 0.0 if is_float32(rounding) else 10 * times * rounding * 2.0**-24
     return max(times * FORMULA[is_float32(rounding)], lost)
 

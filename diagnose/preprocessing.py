@@ -1,6 +1,6 @@
 """How a recorded input was prepared from a photo: each part of it solved, by the rows of its stage.
 
-A photo is prepared anew in every way of diagnose.stages.inputs; what is left is an affine map of
+A photo is prepared in every way of diagnose.stages.inputs; what is left is an affine map of
 each channel, solved by least squares. A preprocessing counts only where it gives the recorded input
 back.
 """

@@ -1,13 +1,13 @@
-"""Records the first training steps of anybody's trainer, no line of which is changed.
+"""Records the first training steps of any trainer, without changing a line of it.
 
     python PATH/TO/diagnose record [--steps 5] [--as-is] --out mine.trace train.py ITS ARGUMENTS
 
 or, in a notebook, record.watch("mine.trace") before the model is built. One file; it needs torch
 and the standard library alone, so it can be copied and called as `python record.py ...`. The
-trainer ends after the steps. `python -m diagnose compare mine.trace --data DATASET` reads it.
+trainer ends after these steps. `python -m diagnose compare mine.trace --data DATASET` reads it.
 
-The trainer runs in double: the default dtype is set before its first line, and what still comes in
-float32 is cast where it meets a double weight. --as-is leaves its precision alone and changes no
+The trainer runs in float64: the default dtype is set before its first line, and what still comes in
+float32 is cast where it meets a float64 weight. --as-is leaves its precision alone and changes no
 number. torch.compile and TorchScript are left out. What cannot be seen from here is not recorded,
 never guessed.
 
@@ -65,7 +65,7 @@ MOVES += "view reshape flatten unflatten squeeze unsqueeze permute transpose mov
 MOVES = (*JOINS, *MOVES.split(), "repeat_interleave")  # ops that move rows and compute nothing
 FLIPS = "rsub __rsub__ sub __sub__ eq __eq__ ne __ne__ logical_not bitwise_xor __xor__ bitwise_not"
 FLIPS = (*FLIPS.split(), "__invert__")  # what may turn a label around
-LONGEST_NAME = 200  # bytes of the trace's name, beside which a longer one is written first
+LONGEST_NAME = 200  # bytes of the trace's name; a longer one is written first
 NOT_OPS = "__get__ __set__ size dim backward requires_grad_ register_hook detach_ numel item tolist"
 NOT_OPS = (*NOT_OPS.split(), "__repr__", "__len__", "is_floating_point")
 NOWHERE_LINE = -1  # the number of a line that is not known
@@ -85,7 +85,7 @@ SLOT = 512  # bytes for a line's file and number, shared with the workers of a l
 
 
 def each_tensor(value, change):
-    """Arguments with change(tensor) in the place of every tensor in lists, tuples and dicts."""
+    """Arguments with change(tensor) instead of every tensor in lists, tuples and dicts."""
     if isinstance(value, dict):
         return {key: each_tensor(item, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -294,9 +294,9 @@ class Origins(TorchFunctionMode):
         moved = [shorten(rows) for rows in tensors_in(made)]
         scores = name == "stack" and args[0][0].dim() == 1 and dim_of(args, kwargs) in (1, -1)
         # features, or scores, of two photos in one row, not in one batch
-        beside = (name in JOINS and moved[0].dim() > 1) or scores
+        merges = (name in JOINS and moved[0].dim() > 1) or scores
         whole = all(rows.dtype == torch.int64 for rows in moved)
-        return moved if whole and not beside else None
+        return moved if whole and not merges else None
 
     def rows_of(self, tensor):
         """The number of its row for every element of a tensor; an index or a mask as it is."""
@@ -364,13 +364,13 @@ class Places(Origins):
         tag = self.tags.get(tensor)
         return tag.label if tag and tag.label else (tensor, [], NOWHERE_LINE)
 
-    def see_loader_made(self, made, loader, *args, **options):
+    def on_loader_made(self, made, loader, *args, **options):
         made(loader, *args, **options)
         reader = getattr(type(loader.dataset), "__getitem__", None)
         lines = {"loader": self.lines.here(), "dataset": self.lines.of_function(reader)}
         self.loaders[loader.dataset] = lines
 
-    def see_loader_read(self, read, iterator):
+    def on_loader_read(self, read, iterator):
         """Where the loader of the next batch was made, and its dataset begins to read a photo."""
         batch = read(iterator)
         lines = self.loaders.get(iterator._dataset, {"loader": NOWHERE_LINE})
@@ -379,16 +379,16 @@ class Places(Origins):
         self.last |= lines
         return batch
 
-    def see_parameter(self, register, module, name, parameter):
+    def on_parameter(self, register, module, name, parameter):
         if parameter is not None and parameter not in self.built:
             self.built[parameter] = self.lines.here()
         return register(module, name, parameter)
 
-    def see_optimizer_made(self, made, optimizer, *args, **options):
+    def on_optimizer_made(self, made, optimizer, *args, **options):
         made(optimizer, *args, **options)
         self.optimizers[optimizer] = self.lines.here()
 
-    def see_call(self, kind):
+    def on_call(self, kind):
         """A hook that notes the line of a call of this kind."""
 
         def hook(called, *args, **options):
@@ -397,7 +397,7 @@ class Places(Origins):
 
         return hook
 
-    def see_mode(self, change, module, mode=True):
+    def on_mode(self, change, module, mode=True):
         """Notes where a module is put into evaluation mode."""
         if not mode:
             self.last["eval"] = self.lines.here()
@@ -411,7 +411,7 @@ class Places(Origins):
         return made
 
 
-class Sight(Places):
+class OpTracer(Places):
     """A context that sees what torch does: photos, features, the head, the logits, the labels."""
 
     def __init__(self, double=True, root="."):
@@ -433,9 +433,9 @@ class Sight(Places):
         if weights and not tags and (name in WEIGHTS or "conv" in name):
             others = [t for t in operands if all(t is not weight for weight in weights)]
             photo = next((t for t in others if is_photo(t)), None)
-            tags = [self.see_photo(photo)] if photo is not None else []
+            tags = [self.on_photo(photo)] if photo is not None else []
         elif not tags and name in MERGES and not self.passes:
-            tags = self.see_features(operands)
+            tags = self.on_features(operands)
         elif any(t.dtype == torch.float64 for t in operands) and any(tag.pair for tag in tags):
             args, kwargs = self.cast(args, kwargs)
         before = []  # what the op itself changes
@@ -443,7 +443,7 @@ class Sight(Places):
             before = running(args, kwargs) if name == "batch_norm" else [keep(args[0])]
         result = function(*args, **kwargs)
         if tags:
-            self.look_after(name, function, args, kwargs, operands, weights, tags, result, before)
+            self.record_op(name, function, args, kwargs, operands, weights, tags, result, before)
         elif name in FLIPS and operands and is_label(operands[0]):
             self.tag_label(name, operands[0], result)
         return result
@@ -460,7 +460,7 @@ class Sight(Places):
         known = [t for t in operands if isinstance(t, torch.nn.Parameter) or id(t) in self.numbers]
         return found + [t for t in known if all(t is not other for other in found)]
 
-    def see_photo(self, photo):
+    def on_photo(self, photo):
         """The tag of a photo's pass, which holds the input."""
         self.passes += torch.is_grad_enabled()
         self.last |= self.origins.get(photo, {})  # others may have been read since then
@@ -469,7 +469,7 @@ class Sight(Places):
             record["line"] = self.lines.here()
         return tag
 
-    def see_features(self, operands):
+    def on_features(self, operands):
         """Tags of two features [B, F] that were given, where no photo met a weight in training."""
         alike = [t for t in operands if is_feature(t)]
         if len(alike) != 2 or len(operands) != 2 or alike[0].shape != alike[1].shape:
@@ -478,7 +478,7 @@ class Sight(Places):
             self.tags[tensor] = self.new_tag(tensor, None, False)
         return [self.tags[tensor] for tensor in alike]
 
-    def look_after(self, name, function, args, kwargs, operands, weights, tags, result, before):
+    def record_op(self, name, function, args, kwargs, operands, weights, tags, result, before):
         """Tags the results of an op on what comes from photos; notes merges, head and labels."""
         passes = {number: record for tag in tags for number, record in tag.passes.items()}
         pairs = [tag.pair for tag in tags if tag.pair]
@@ -604,7 +604,7 @@ class Sight(Places):
             pair["head"].append(layer)
 
 
-class Recorder(Sight):
+class Recorder(OpTracer):
     """A context in which the first `steps` updates of a trainer are recorded into `out`."""
 
     def __init__(self, out, steps=5, double=True, root="."):
@@ -722,18 +722,18 @@ class Recorder(Sight):
                 self.done = True
                 sys.exit(0)
 
-    def hear(self, line):
+    def on_output_line(self, line):
         """A line that the trainer prints: those with numbers, and how many batches were done."""
         if any(c.isdigit() for c in line) and len(self.printed) < 10_000:
             done = len(self.batches) + len(self.waiting), len(self.updates)
             self.printed.append([*done, line[:500], self.lines.here()])
 
-    def see_schedule_made(self, made, schedule, *args, **options):
+    def on_schedule_made(self, made, schedule, *args, **options):
         made(schedule, *args, **options)
         known = {"object": schedule, "steps": [], "line": self.lines.here()}
         self.schedules.append(known | {"stepped": NOWHERE_LINE})
 
-    def see_schedule_stepped(self, step, schedule, *args, **options):
+    def on_schedule_stepped(self, step, schedule, *args, **options):
         """A step of a schedule, and how many updates had been done."""
         known = next((s for s in self.schedules if s["object"] is schedule), None)
         if known is not None and not self.done:
@@ -742,7 +742,7 @@ class Recorder(Sight):
                 known["stepped"] = self.lines.here()
         return step(schedule, *args, **options)
 
-    def see_file(self, opened, file, *args, **options):
+    def on_file_opened(self, opened, file, *args, **options):
         self.files.append(os.path.basename(str(file)))
         return opened(file, *args, **options)
 
@@ -899,13 +899,13 @@ def clean(pair):
 class Tee:
     """An output that the trainer writes to, overheard."""
 
-    def __init__(self, stream, hear):
-        self.stream, self.hear, self.line = stream, hear, ""
+    def __init__(self, stream, on_output_line):
+        self.stream, self.on_output_line, self.line = stream, on_output_line, ""
 
     def write(self, text):
         *lines, self.line = re.split(r"[\r\n]", self.line + text)
         for line in lines:
-            self.hear(line)
+            self.on_output_line(line)
         return self.stream.write(text)
 
     def __getattr__(self, name):
@@ -944,15 +944,15 @@ class Recording(ExitStack):
         self.wrap(torch, "compile", lambda compiled, model=None, *a, **o: model or (lambda m: m))
         for name in ("script", "trace"):
             self.wrap(torch.jit, name, lambda made, thing, *a, **o: thing)
-        self.wrap(LRScheduler, "__init__", recorder.see_schedule_made)
-        self.wrap(LRScheduler, "step", recorder.see_schedule_stepped)
-        self.see_lines(recorder)
+        self.wrap(LRScheduler, "__init__", recorder.on_schedule_made)
+        self.wrap(LRScheduler, "step", recorder.on_schedule_stepped)
+        self.trace_lines(recorder)
         for name in ("stdout", "stderr"):  # what logging and progress bars write to
-            self.replace(sys, name, Tee(getattr(sys, name), recorder.hear))
+            self.replace(sys, name, Tee(getattr(sys, name), recorder.on_output_line))
         if "PIL.Image" in sys.modules:
-            self.wrap(sys.modules["PIL.Image"], "open", recorder.see_file)
+            self.wrap(sys.modules["PIL.Image"], "open", recorder.on_file_opened)
             for name in PILLOW:
-                self.see_pillow(recorder, name)
+                self.trace_pillow(recorder, name)
         self.callback(register_optimizer_step_pre_hook(recorder.before_step).remove)
         self.callback(register_optimizer_step_post_hook(recorder.after_step).remove)
         self.callback(recorder.save)
@@ -960,21 +960,21 @@ class Recording(ExitStack):
         self.enter_context(recorder)
         return recorder
 
-    def see_lines(self, recorder):
+    def trace_lines(self, recorder):
         """Has the lines noted at which loaders, parameters and optimizers are made and called."""
         optimizer, utils = torch.optim.Optimizer, torch.nn.utils
-        self.wrap(DataLoader, "__init__", recorder.see_loader_made)
-        self.wrap(_BaseDataLoaderIter, "__next__", recorder.see_loader_read)
-        self.wrap(torch.nn.Module, "register_parameter", recorder.see_parameter)
-        self.wrap(torch.nn.Module, "train", recorder.see_mode)
-        self.wrap(optimizer, "__init__", recorder.see_optimizer_made)
-        self.wrap(optimizer, "zero_grad", recorder.see_call("zero_grad"))
-        self.wrap(torch.nn.Module, "zero_grad", recorder.see_call("zero_grad"))
-        self.wrap(optimizer, "add_param_group", recorder.see_call("group"))
+        self.wrap(DataLoader, "__init__", recorder.on_loader_made)
+        self.wrap(_BaseDataLoaderIter, "__next__", recorder.on_loader_read)
+        self.wrap(torch.nn.Module, "register_parameter", recorder.on_parameter)
+        self.wrap(torch.nn.Module, "train", recorder.on_mode)
+        self.wrap(optimizer, "__init__", recorder.on_optimizer_made)
+        self.wrap(optimizer, "zero_grad", recorder.on_call("zero_grad"))
+        self.wrap(torch.nn.Module, "zero_grad", recorder.on_call("zero_grad"))
+        self.wrap(optimizer, "add_param_group", recorder.on_call("group"))
         for name in ("clip_grad_norm_", "clip_grad_value_"):
-            self.wrap(utils, name, recorder.see_call("clip"))
+            self.wrap(utils, name, recorder.on_call("clip"))
 
-    def see_pillow(self, recorder, name):
+    def trace_pillow(self, recorder, name):
         """Has the lines noted at which a method of Pillow's photos is called."""
 
         def hook(called, *args, **options):
@@ -984,7 +984,7 @@ class Recording(ExitStack):
         self.wrap(sys.modules["PIL.Image"].Image, name, hook)
 
     def wrap(self, owner, name, hook):
-        """Has hook(what stood there, *arguments) called in the place of owner.name."""
+        """Has hook(the original, *arguments) called instead of owner.name."""
         plain_one = getattr(owner, name)
         self.replace(owner, name, lambda *args, **options: hook(plain_one, *args, **options))
 
@@ -1017,7 +1017,7 @@ def check_out(out):
     if len(os.fsencode(out.name)) > LONGEST_NAME:
         refuse(f"--out {out}: a name has at most {LONGEST_NAME} bytes")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        refuse(f"--out {out}: {folder} is no folder that can be written")
+        refuse(f"--out {out}: {folder} is not a folder that can be written to")
 
 
 def is_program(name):

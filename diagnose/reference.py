@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from diagnose.numerics import FORMULA, relative_error
-from diagnose.record import Sight, is_large
+from diagnose.record import OpTracer, is_large
 
 PAGES = ("train_resnet", "train_vgg")
 
@@ -86,7 +86,7 @@ def key(weight):
 
 def reference_weights(ranker, size):
     """[(key, name)] of the backbone's weights, in the order in which a photo meets them."""
-    sight = Sight(False)
+    sight = OpTracer(False)
     names = {id(t): name for name, t in ranker.backbone.state_dict(keep_vars=True).items()}
     dtype = next(ranker.parameters()).dtype
     photo = torch.zeros(2, 3, size, size, dtype=dtype)
@@ -149,7 +149,7 @@ def load_backbone(ranker, match, values, dtype=None):
         for n, name in match.names.items():
             own[name].copy_(values[n])
     lost = {name.split(".")[0] for name in match.missing}
-    for child in lost:  # a stage of which nothing is left was left out
+    for child in lost:  # a part without any of its weights is not used
         if all(n.split(".")[0] != child for n in match.names.values()):
             setattr(backbone, child, nn.Identity())
     return backbone.train()

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from disk.errors import stop, stop_on
+from disk.errors import fail_on, stop
 from disk.pairlist import LARGEST_PHOTO, LARGEST_SERIES, LONGEST
 
 COLUMNS = {
@@ -26,23 +26,24 @@ KINDS = [("label",), ("winner",), ("rank_1", "rank_2"), ("preference",), ("votes
 FIELDS = (("series", "i8"), ("photo_1", "i8"), ("photo_2", "i8"), ("label", "i8"))
 FIELDS += (("wins_1", "f8"), ("wins_2", "f8"), ("strange_winner", "?"), ("split", "U16"))
 TABLE = np.dtype([*FIELDS, ("line", "i8")])
+SIDES = ("photo_1", "photo_2")
 UNDECIDED = -1  # label of a pair with as many votes for one as for the other
 
 
 def read_rows(path):
     """(header, rows, line of the first row) of a TSV, CSV or pairlist; rows are lists of texts.
 
-    Ends the program where it is no such file, naming the line.
+    Ends the program where it is not such a file, naming the line.
     """
     if not path.is_file():
         stop(__file__, f"{path}: no such file")
     raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    with stop_on(__file__, path, UnicodeDecodeError):
+    with fail_on(__file__, path, UnicodeDecodeError):
         lines = raw.decode("utf-8").splitlines()
     if not lines:
         stop(__file__, f"{path}: the file is empty")
     delimiter = next((d for d in "\t,;" if d in lines[0]), " ")
-    with stop_on(__file__, path, csv.Error):
+    with fail_on(__file__, path, csv.Error):
         rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
     header, first = rows[0], 2
     if delimiter == " " and re.fullmatch(r"[0-9. ]+", lines[0]):
@@ -64,7 +65,9 @@ def find_column(path, header, ours, names):
 
 
 def named_columns(words, known):
-    """{ours: the file's} of --columns OURS=THEIRS; ends the program where ours is unknown."""
+    """{name: the file's column} of --columns NAME=YOUR_COLUMN; ends the program where a name is
+    unknown.
+    """
     names = dict(word.partition("=")[::2] for word in words)
     wrong = [name for name in names if name not in known]
     if wrong:
@@ -90,7 +93,7 @@ def read_pair(values, where):
     named = {found for found in (series, other) if found is not None}
     if "series" in values:
         if not re.fullmatch(r"[0-9]{1,6}", values["series"]):
-            stop(__file__, f"{where}: series {values['series'][:LONGEST]!r} is no whole number")
+            stop(__file__, f"{where}: series {values['series'][:LONGEST]!r} is not an integer")
         series = int(values["series"])
         named.add(series)
     if len(named) > 1:
@@ -98,7 +101,7 @@ def read_pair(values, where):
     if series is None:
         stop(__file__, f"{where}: no series, neither as a column nor in the file names")
     if photo_1 == photo_2:
-        stop(__file__, f"{where}: photo {photo_1} stands against itself")
+        stop(__file__, f"{where}: photo {photo_1} is paired with itself")
     return series, photo_1, photo_2
 
 
@@ -114,7 +117,9 @@ def read_columns(path, names, columns, kinds):
     kind = next((kind for kind in kinds if set(kind) <= set(place)), None)
     if kind is None or not {"photo_1", "photo_2"} <= set(place):
         words = ", ".join(header)[:200]
-        stop(__file__, f"{path}: columns {words}: name ours with --columns; see --help")
+        text = "it needs photo_1, photo_2 and one of " + ", ".join(map(" ".join, kinds))
+        advice = f"its columns are {words}; name them with --columns NAME=YOUR_COLUMN"
+        stop(__file__, f"{path}: {text}; {advice}")
     texts = [{ours: row[column].strip() for ours, column in place.items()} for row in rows]
     return kind, [(n, f"{path}:{n}", values) for n, values in enumerate(texts, first)]
 
@@ -167,6 +172,15 @@ def read_wins(values, kind, where):
         return numbers[0], 1 - numbers[0], False
     first, second = numbers[::-1] if kind[0] == "rank_1" else numbers  # rank 1 is best
     return first, second, False
+
+
+def inverted(table):
+    """A copy of the table in which label 1 stands for photo_1 where it stood for photo_2."""
+    table = table.copy()
+    decided = table["label"] != UNDECIDED
+    table["label"][decided] = 1 - table["label"][decided]
+    table["wins_1"], table["wins_2"] = table["wins_2"], table["wins_1"].copy()
+    return table
 
 
 def merge_votes(table):

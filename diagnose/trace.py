@@ -140,7 +140,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Weight:
-    """What is known of a weight: of which op, at which depth in weighted ops and place in it.
+    """A weight: its op, its depth in weighted ops and its place among the operands.
 
     line: where it was last changed before the first step; built: where its module was made.
     """

@@ -90,7 +90,7 @@ def command_line(source, doc):
     return parser
 
 
-class stop_on:  # noqa: N801, reads as a verb where it is used
+class fail_on:  # noqa: N801, reads as a verb where it is used
     """Context in which an error of the given kinds ends the program with one line.
 
     For the errors that cannot be checked beforehand: a full disk, a damaged file. Whatever the
@@ -112,7 +112,7 @@ class stop_on:  # noqa: N801, reads as a verb where it is used
             stop(self.source, f"{self.culprit}{detail}")
 
 
-class say_on:  # noqa: N801
+class warn_on:  # noqa: N801
     """Context in which an error of a library is told in one line and goes no further.
 
     For what no run needs: pictures of its curves.
@@ -157,7 +157,7 @@ class speak_as:  # noqa: N801
         COMMAND.clear()
 
 
-def one_door(main, command=None):
+def exit_on_error(main, command=None):
     """A main function in which what nobody foresaw ends the program with one line, exit code 2.
 
     command: the name of an instrument, with which its errors begin. --debug among its flags
@@ -169,15 +169,15 @@ def one_door(main, command=None):
         source = sys.modules[main.__module__].__file__
         words = sys.argv[1:] if argv is None else argv
         unforeseen = () if command and "--debug" in words else (Exception,)
-        with speak_as(command), stop_on(source, "not foreseen", *unforeseen), name_path(source):
+        with speak_as(command), fail_on(source, "not foreseen", *unforeseen), name_path(source):
             return main(argv)
 
     return guarded
 
 
 def instrument(command):
-    """one_door for the main function of `python -m diagnose COMMAND`."""
-    return functools.partial(one_door, command=f"diagnose {command}")
+    """exit_on_error for the main function of `python -m diagnose COMMAND`."""
+    return functools.partial(exit_on_error, command=f"diagnose {command}")
 
 
 def one_line(error):

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from uuid import uuid4
 
-from disk.errors import stop, stop_on
+from disk.errors import fail_on, stop
 
 LONGEST_NAME = 255 - len(f".{uuid4().hex}.part")  # bytes, of a file that is written beside first
 
@@ -36,7 +36,7 @@ def replace_file(path, write, there=lambda: False):
     """
     part = Path(f"{path}.{uuid4().hex}.part")
     culprit = f"{path}: cannot be written in full, what was there stays"
-    with stop_on(__file__, culprit, OSError, RuntimeError, leftover=part):
+    with fail_on(__file__, culprit, OSError, RuntimeError, leftover=part):
         with open(part, "xb") as file:
             write(file)
             file.flush()

@@ -70,7 +70,7 @@ def line_problem(fields, columns):
         if not 1 <= number <= LARGEST_PHOTO:
             return f"{kind} {number} is not in 1..{LARGEST_PHOTO}"
     if photo_1 == photo_2:
-        return f"photo {photo_1} stands against itself"
+        return f"photo {photo_1} is paired with itself"
     return preference_problem(fields[3], *ranks) if ranks else None
 
 

@@ -17,7 +17,7 @@ import PIL
 import torch
 from PIL import Image
 
-from disk.errors import one_line, show_progress, stop, stop_on
+from disk.errors import fail_on, one_line, show_progress, stop
 from disk.files import check_space, replace_file
 
 STORE_VERSION = 2
@@ -72,7 +72,7 @@ def build_store(path, paths, size, fit, decode):
 
     Ends the program with one line that names the photo, or the disk, that failed.
     """
-    with stop_on(__file__, path.parent, OSError):
+    with fail_on(__file__, path.parent, OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
     for part in path.parent.glob("*.store.*.part"):
         if time.time() - part.stat().st_mtime > DAY:  # left by a build that was killed

@@ -8,7 +8,7 @@ from urllib.error import URLError
 
 import torch
 
-from disk.errors import name_path, say, stop, stop_on
+from disk.errors import fail_on, name_path, say, stop
 
 BEST = ("run", "model", "epoch", "accuracy", "logits")  # what best.pt of a run holds
 
@@ -46,7 +46,7 @@ def imagenet_file(url, size):
     culprit = f"the ImageNet weights are neither cached nor reachable: {advice}"
     if not path.is_file():
         say(f"downloading {path.name}, {size:.0f} MB, into {folder}", sys.stdout)
-        with stop_on(__file__, culprit, URLError, OSError, RuntimeError):
+        with fail_on(__file__, culprit, URLError, OSError, RuntimeError):
             folder.mkdir(parents=True, exist_ok=True)
             digest = path.stem.rsplit("-", 1)[1]
             torch.hub.download_url_to_file(url, path, digest, sys.stderr.isatty())
@@ -57,7 +57,7 @@ def load_tensors(path):
     """What torch.save wrote to path, on the CPU; code in it is refused, never run."""
     if not path.is_file():
         stop(__file__, f"{path}: no such file")
-    wrong = stop_on(__file__, f"{path}: not a checkpoint of plain tensors", Exception, detail=False)
+    wrong = fail_on(__file__, f"{path}: not a checkpoint of plain tensors", Exception, detail=False)
     with wrong, name_path(__file__), warnings.catch_warnings(action="ignore"):
         if zipfile.is_zipfile(path):  # torch itself does not look at the checksums
             with zipfile.ZipFile(path) as archive:

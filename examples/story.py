@@ -30,7 +30,7 @@ from data import read_pairlist, read_splits
 from diagnose.labels.judge import audit_labels
 from diagnose.predictions.judge import score_predictions
 from diagnose.tables import UNDECIDED, merge_votes, pair_keys, read_table
-from disk.errors import command_line, one_door, say, stop
+from disk.errors import command_line, exit_on_error, say, stop
 from disk.files import write_table
 from disk.layout import find_split
 from run.findings import text_of
@@ -169,6 +169,7 @@ def judge_predictions(out, data, reported):
     """The verdict of `diagnose predictions` on a run, of which this accuracy was printed."""
     about = {"predictions": out / "predictions.tsv", "reported_accuracy": [f"{reported:.4f}"]}
     nothing = {"columns": [], "repeated": None, "rebatched": None, "sheet": None}
+    nothing |= {"label_1_means": "photo_2"}
     verdict, _ = score_predictions(Namespace(data=data, **about, **nothing))
     return "; ".join(map(text_of, verdict))
 
@@ -239,7 +240,7 @@ def tell(args, votes):
     return [*lay_out(rows), *verdicts]
 
 
-@one_door
+@exit_on_error
 def main(argv=None):
     """Prints the table after the command line."""
     parser = command_line(__file__, __doc__)

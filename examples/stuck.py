@@ -31,7 +31,7 @@ class Pairs(Dataset):
         return len(self.lines)
 
     def load(self, series, photo):
-        """One photo, [3, size, size], normalised."""
+        """One photo, [3, size, size], normalized."""
         path = self.folder / "train_val_imgs" / f"{int(series):06d}-{int(photo):02d}.JPG"
         image = Image.open(path).convert("RGB")
         scale = self.size / max(image.size)
@@ -39,7 +39,7 @@ class Pairs(Dataset):
         image = image.resize((width, height), Image.BILINEAR)
         x = self.norm(transforms.functional.to_tensor(image))
         left, top = (self.size - width) // 2, (self.size - height) // 2
-        out = torch.zeros(3, self.size, self.size)  # 0 is the mean colour by now
+        out = torch.zeros(3, self.size, self.size)  # 0 is the mean color by now
         out[:, top : top + height, left : left + width] = x
         return out
 

@@ -5,7 +5,7 @@ import os
 import torch
 from torch import nn
 
-from disk.errors import stop, stop_on
+from disk.errors import fail_on, stop
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
 
@@ -70,5 +70,5 @@ def check_model(args, ranker, pairs):
         advice = "VGG-16 takes --size 224 there, or --device cpu"
         stop(__file__, f"--size {args.size}: no deterministic pooling on a GPU; {advice}")
     if args.compile:  # tried on a trifle
-        with stop_on(__file__, "--compile", Exception):
+        with fail_on(__file__, "--compile", Exception):
             torch.compile(lambda x: x.sin() + 1)(torch.ones(2, device=args.device))

@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from disk.errors import say, stop, stop_on
+from disk.errors import fail_on, say, stop
 from disk.files import replace_file, write_text
 from disk.tensors import BEST, check_state, load_checkpoint, load_state
 from run.folder import run_checksum, write_history, write_predictions
@@ -44,7 +44,7 @@ def load_last(run):
     state = load_own(path, KEYS)
     check_position(path, state["position"], run)
     load_state(run.ranker, state["model"], path)
-    with stop_on(__file__, f"{path}: optimizer, schedule or random state do not fit", Exception):
+    with fail_on(__file__, f"{path}: optimizer, schedule or random state do not fit", Exception):
         run.optimizer.load_state_dict(state["optimizer"])
         run.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["random"])

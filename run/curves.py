@@ -15,7 +15,7 @@ from statistics import median_low
 
 import numpy as np
 
-from disk.errors import command_line, one_door, say, stop, stop_on
+from disk.errors import command_line, exit_on_error, fail_on, say, stop
 from disk.files import check_new, replace_file
 from run.folder import HISTORY
 from run.scores import number, read_tsv
@@ -47,7 +47,7 @@ def read_run(run):
     path = Path(run) / "history.tsv"
     if not path.is_file():
         stop(__file__, f"{path}: no such file; is {run} a run with an epoch done?")
-    with stop_on(__file__, path, ValueError):
+    with fail_on(__file__, path, ValueError):
         header, *rows = read_tsv(path)
         columns = [[number(value) for value in values] for values in zip(*rows, strict=True)]
     if header != HISTORY.split() or not np.isfinite(columns).all():
@@ -55,7 +55,7 @@ def read_run(run):
     if not rows:
         stop(__file__, f"{path}: no epoch yet")
     log = Path(run) / "train.log"
-    with stop_on(__file__, log, ValueError):
+    with fail_on(__file__, log, ValueError):
         text = log.read_text(encoding="ascii")
     chance = re.search(r"val: .*constant ([01]\.[0-9]{4}), prior loss ([01]\.[0-9]{4})\n", text)
     if chance is None:
@@ -177,7 +177,7 @@ def draw(runs, path):
     replace_file(path, lambda file: file.write(buffer.getvalue()))
 
 
-@one_door
+@exit_on_error
 def main(argv=None):
     """Draws after the command line."""
     parser = command_line(__file__, __doc__)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from disk.errors import say, stop_on
+from disk.errors import fail_on, say
 
 RESOURCES = "epoch step seconds peak_memory_bytes peak_gpu_memory_bytes"
 ENDED = "ended"  # the phase of a run that nobody need worry about
@@ -39,7 +39,7 @@ class Evidence:
         for line in last_words(out):
             say(line, sys.stderr)
         keep_old_crash(out / "crash.log")
-        with stop_on(__file__, out, OSError):
+        with fail_on(__file__, out, OSError):
             (out / "last_step.txt").touch()  # its text stays until the first mark
             self.last_step = open(out / "last_step.txt", "r+b", buffering=0)
             self.crash = open(out / "crash.log", "w", encoding="utf-8")
@@ -68,7 +68,7 @@ class Evidence:
         if self.step_log:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()  # else the phase has only been queued
-            with stop_on(__file__, self.out / "step.log", OSError):
+            with fail_on(__file__, self.out / "step.log", OSError):
                 self.step_log.write(f"{time.monotonic() - self.started:.4f} {text}\n".encode())
                 self.step_log.flush()
                 os.fsync(self.step_log.fileno())
@@ -80,20 +80,20 @@ class Evidence:
         path = self.out / "resources.tsv"
         lines = [] if path.exists() else [RESOURCES.split()]
         lines.append([str(epoch), str(step), seconds, str(peak_memory()), str(gpu)])
-        with stop_on(__file__, path, OSError), open(path, "a", encoding="ascii") as file:
+        with fail_on(__file__, path, OSError), open(path, "a", encoding="ascii") as file:
             file.write("".join("\t".join(line) + "\n" for line in lines))
 
 
 def open_folder(out, step_log):
     """Makes and locks the run folder; its Evidence."""
-    with stop_on(__file__, f"--out {out}", OSError):
+    with fail_on(__file__, f"--out {out}", OSError):
         out.mkdir(parents=True, exist_ok=True)
     return Evidence(out, step_log)
 
 
 def lock_folder(out):
     """The open lock of a run folder; the system frees it with the process, however that ends."""
-    with stop_on(
+    with fail_on(
         __file__, f"--out {out}: another process runs in it, or it cannot be locked", OSError
     ):
         file = open(out / "run.lock", "a+b")

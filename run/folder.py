@@ -18,7 +18,7 @@ import PIL
 import torch
 import torchvision
 
-from disk.errors import say, stop, stop_on
+from disk.errors import fail_on, say, stop
 from disk.files import check_space, write_table, write_text
 from run.evidence import read_lightly
 from run.scores import chance_levels
@@ -50,7 +50,7 @@ def check_out(args, settings):
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         stop(__file__, f"--out {out}: is a file")
-    with stop_on(__file__, f"--out {out}", OSError):
+    with fail_on(__file__, f"--out {out}", OSError):
         entries = list(out.iterdir()) if out.is_dir() else []
     names = [path.name for path in entries]
     begun = [name for name in names if not re.fullmatch(UNFINISHED, name)]  # before args.json
@@ -81,7 +81,7 @@ def check_room(out, ranker):
 
 def read_settings(out):
     """What args.json of a run folder holds; ends the program where it is not that of a run."""
-    with stop_on(__file__, out / "args.json", OSError, ValueError, RecursionError):
+    with fail_on(__file__, out / "args.json", OSError, ValueError, RecursionError):
         settings = json.loads((out / "args.json").read_text(encoding="utf-8"))
     if not isinstance(settings, dict) or not isinstance(settings.get("epochs"), int):
         stop(__file__, f"{out / 'args.json'}: not that of a run")
@@ -206,7 +206,7 @@ def tell_changes(text, environment):
 def log(out, text):
     """Appends a line to train.log, the same text in every equal run, and prints it."""
     path = out / "train.log"
-    with stop_on(__file__, path, OSError), open(path, "a", encoding="ascii", newline="\n") as file:
+    with fail_on(__file__, path, OSError), open(path, "a", encoding="ascii", newline="\n") as file:
         file.write(f"{text}\n")
     say(text, sys.stdout)
 

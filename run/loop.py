@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from data import decode, take_batch
-from disk.errors import say, say_on, show_progress, stop
+from disk.errors import say, show_progress, stop, warn_on
 from disk.files import write_text
 from run import curves
 from run.arithmetic import change_passes, check_model, set_arithmetic, shape_model, whole_step
@@ -150,7 +150,7 @@ class Run:
         self.log(epoch_lines(row, self.args.epochs, self.val.pairs["label"]))
         write_history(self.out, position["history"])
         if curves.available():
-            with say_on("no training_curves.png"):
+            with warn_on("no training_curves.png"):
                 curves.draw([self.out], self.out / "training_curves.png")
 
     def best(self):

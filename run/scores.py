@@ -5,7 +5,7 @@ import math
 import numpy as np
 from torch.nn import functional as F
 
-from disk.errors import stop, stop_on
+from disk.errors import fail_on, stop
 from run.findings import CAUSE, EQUAL, SKIPPED, UNEXPLAINED, Row
 
 DRAWS = 2000  # of the bootstrap
@@ -207,7 +207,7 @@ def read_tsv(path):
 
 def read_logits(path):
     """(labels [P], logits [2, P]) of a predictions.tsv of a run; ends the program at others."""
-    with stop_on(__file__, path, ValueError):
+    with fail_on(__file__, path, ValueError):
         header, *rows = read_tsv(path)
         places = [header.index(name) for name in ("label", "logit_1", "logit_2")]
         label, *logits = np.array([[number(row[i]) for i in places] for row in rows]).T

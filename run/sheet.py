@@ -7,7 +7,7 @@ from itertools import accumulate
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from disk.errors import say, stop, stop_on
+from disk.errors import fail_on, say, stop
 from disk.files import replace_file
 from run.scores import constant_accuracy
 
@@ -77,7 +77,7 @@ def open_photo(path, color):
     """The photo within PHOTO, with a frame of this color around it."""
     if not path.is_file():
         stop(__file__, f"{path}: the photo is missing, --sheet needs it")
-    with stop_on(__file__, path, Exception), Image.open(path) as photo:
+    with fail_on(__file__, path, Exception), Image.open(path) as photo:
         photo = ImageOps.contain(photo.convert("RGB"), PHOTO)
     return ImageOps.expand(photo, FRAME, color)
 

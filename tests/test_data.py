@@ -95,17 +95,17 @@ def test_store_is_bit_equal_to_pillow_and_torchvision(tmp_path, fit, shape):
 
 def test_padding_has_the_named_colour_exactly():
     photos, boxes = torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.tensor([[1, 0, 3, 4]])
-    colours = {
+    colors = {
         "imagenet": data.IMAGENET_MEAN,
         "train": (0.460, 0.450, 0.430),
         "0,51,255": (0, 0.2, 1),
     }
-    for name, colour in colours.items():
+    for name, color in colors.items():
         x = data.to_input(photos, boxes, data.parse_color(name), torch.float64)[0]
         for channel in range(3):
             mean, std = data.IMAGENET_MEAN[channel], data.IMAGENET_STD[channel]
             assert x[channel, 0, 0].item() == pytest.approx(
-                (colour[channel] - mean) / std, abs=1e-12
+                (color[channel] - mean) / std, abs=1e-12
             )
             assert x[channel, 0, 1].item() == pytest.approx(-mean / std)
     assert data.parse_color("1,2") is data.parse_color("1,2,256") is data.parse_color("red") is None

@@ -270,7 +270,7 @@ BAD_DATA = {
     "equal ranks": (line_2("2 1 2 0.2 1 1"), [":2: both photos have rank 1"]),
     "photo 0": (line_2("2 0 2 0.2 2 1"), [":2: photo 0 is not in 1..99"]),
     "huge series": (line_2("12345678 1 2 0.2 2 1"), [":2: series 12345678"]),
-    "photo against itself": (line_2("2 1 1 0.2 2 1"), [":2: photo 1 stands against itself"]),
+    "photo against itself": (line_2("2 1 1 0.2 2 1"), [":2: photo 1 is paired with itself"]),
     "pair twice": (line_2(LINES[0]), [":2: photos 1, 2 of series 1 stand in line 1"]),
     "both orders": (line_2("1 2 1 0.1 2 1"), [":2: photos 2, 1 of series 1 stand in line 1"]),
     "series in both": (

@@ -123,6 +123,17 @@ def test_what_was_done_to_the_labels_is_said(lists, judge, tmp_path, what):
     assert words in verdict and code == int(what != "nothing"), printed
 
 
+def test_the_polarity_of_a_file_can_be_declared(lists, judge, tmp_path, refused):
+    root, pairs, _ = lists
+    rows = table_of(pairs, label=1 - pairs["label"])
+    declared = ("--label-1-means", "photo_1")
+    code, verdict, _ = audit_rows(judge, root, tmp_path / "t.tsv", rows, *declared)
+    assert (code, verdict) == (0, "equal")
+    path = tmp_path / "v.tsv"
+    path.write_text("series\tphoto_1\tphoto_2\twinner\n1\t1\t2\t1\n")
+    refused(judging.main, [path, "--data", root, *declared], "--label-1-means", "no label column")
+
+
 def test_which_pairs_are_in_the_file_is_said(lists, judge, tmp_path):
     root, pairs, split_of = lists
     rng, rows, names = np.random.default_rng(0), table_of(pairs), np.array(SPLITS)[split_of]
@@ -342,7 +353,7 @@ def test_as_many_votes_for_one_as_for_the_other_decide_nothing(tmp_path):
 def test_bad_label_files_end_with_one_line(made_up, tmp_path, refused):
     root, *_ = made_up
     for text, word in [
-        ("", "empty"), ("series\tphoto_1\n1\t2\n", "name ours with --columns"),
+        ("", "empty"), ("series\tphoto_1\n1\t2\n", "name them with --columns"),
         ("series,photo_1,photo_2,label\n1,1,2,5\n", "t.tsv:2: label '5'"),
         ("series,photo_1,photo_2,label\n1,1,2\n", "t.tsv:2: 3 columns instead of 4"),
         ("series,photo_1,photo_2,label\n1,a,2,1\n", "t.tsv:2: 'a' is neither"),

@@ -17,9 +17,10 @@ import data
 import eval as scoring
 import model
 import train_resnet
-from diagnose import compare, predictions, tables
+from diagnose import compare, tables
 from diagnose import dataset as datasets
 from diagnose.labels.judge import audit_labels
+from diagnose.predictions import judge as predictions
 from disk.layout import photo_names
 from run.findings import code_of, text_of
 
@@ -62,6 +63,7 @@ def judge_file(request, path):
     """What `diagnose predictions` says of a predictions file, told nothing else."""
     args = dict.fromkeys(("sheet", "repeated", "rebatched"))
     args |= {"reported_accuracy": [], "columns": [], "predictions": path}
+    args |= {"label_1_means": "photo_2"}
     return predictions.score_predictions(Namespace(**args, data=option(request, "--data")))
 
 

@@ -90,6 +90,20 @@ def test_each_inversion_gets_its_verdict(val, tmp_path, judge):
         assert found[0] == code and verdict in found[1], (verdict, found[2])
 
 
+def test_the_polarity_of_predictions_can_be_declared(val, tmp_path, judge):
+    root, pairs = val
+    label = pairs["label"]
+    wrong = np.random.default_rng(0).random(COUNT) < 0.2
+    mine = 1 - np.where(wrong, 1 - label, label)  # 1 where photo_1 is predicted
+    rows = [f"{s}\t{a}\t{b}\t{y}\t{1 - z}" for (s, a, b), y, z in zip(
+        pairs[["series", "photo_1", "photo_2"]].tolist(), mine, label, strict=True)]  # fmt: skip
+    path = tmp_path / "p.tsv"
+    path.write_text("\n".join(["series\tphoto_1\tphoto_2\tpredicted\tlabel", *rows]) + "\n")
+    code, verdict, _ = judge(judging.main, path, "--data", root, "--label-1-means", "photo_1")
+    assert (code, verdict) == (0, "healthy")
+    assert judge(judging.main, path, "--data", root)[0] == 1
+
+
 def test_which_pairs_are_scored_comes_first(val, tmp_path, judge):
     root, pairs = val
     train, _ = data.read_pairlist(root / "train_val" / "train_pairlist.txt")
@@ -263,7 +277,7 @@ def test_bad_predictions_end_with_one_line(val, tmp_path, refused):
     root, _ = val
     path, head = tmp_path / "p.csv", "series,photo_1,photo_2,"
     for text, word in [
-        (f"{head}output\n1,1,2,.3\n", "name ours with --columns"),
+        (f"{head}output\n1,1,2,.3\n", "name them with --columns"),
         (f"{head}prob_1,prob_2\n1,1,2,.3,.9\n", "p.csv:2: .3 .9 are no probabilities"),
         (f"{head}prob_2\n1,1,2,1.3\n", "p.csv:2: 1.3 are no probabilities"),
         (f"{head}logprob_1,logprob_2\n1,1,2,3,1\n", "p.csv:2: 3 1 are no log-probabilities"),

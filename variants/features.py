@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from data import Split, decode, take_inputs
 from diagnose.tables import merge_votes, pair_keys, read_table
-from disk.errors import show_progress, stop, stop_on
+from disk.errors import fail_on, show_progress, stop
 from disk.files import replace_file
 from disk.store import store_key, take_photos
 from disk.tensors import load_tensors
@@ -28,7 +28,7 @@ class FeatureSplit(Split):
     features: torch.Tensor  # [N, F]
 
 
-class Standardise(nn.Module):
+class Standardize(nn.Module):
     """[B, F] minus the mean of the training photos, divided by their deviation."""
 
     def __init__(self, width):
@@ -64,7 +64,7 @@ def iqa(photos, boxes):
 
     sharpness: the variance of the luminance's Laplacian (4 neighbours, padding left out);
     brightness: the mean luminance; contrast: its standard deviation;
-    variance of colour: the mean over the pixels of the variance of red, green and blue.
+    variance of color: the mean over the pixels of the variance of red, green and blue.
     """
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=torch.float64)
     rows = []
@@ -100,12 +100,12 @@ def read_file(path):
         held = load_tensors(Path(path))
     else:
         words = f"{culprit}: not an .npz of plain arrays"
-        wrong = stop_on(__file__, words, Exception, detail=False)
+        wrong = fail_on(__file__, words, Exception, detail=False)
         with wrong, np.load(path, allow_pickle=False) as file:
             held = {key: file[key] for key in file.files}
     if not isinstance(held, dict) or not {"names", "features"} <= set(held):
         stop(__file__, f"{culprit}: holds no `names` and `features`")
-    with stop_on(__file__, f"{culprit}: `names` is no list, or `features` no array", Exception):
+    with fail_on(__file__, f"{culprit}: `names` is no list, or `features` no array", Exception):
         names, features = list(held["names"]), torch.as_tensor(held["features"])
     if not all(isinstance(name, str) for name in names):
         stop(__file__, f"{culprit}: `names` holds what is no text")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 from data import epoch_batches, read_splits
-from disk.errors import one_door, stop
+from disk.errors import exit_on_error, stop
 from model import ACTIVATIONS, SiameseRanker, build_head, resnet50, score_pairs
 from run.flags import arguments
 from run.loop import Run
@@ -70,7 +70,7 @@ def build_schedule(optimizer, args, updates):
     return lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [args.warmup]), False
 
 
-@one_door
+@exit_on_error
 def main(argv=None):
     """Trains after the command line and leaves a run folder."""
     args = arguments(__file__, __doc__, RECIPE, argv)

@@ -4,7 +4,7 @@
 
 The recipe "frozen" of this project's specification and of sim-bench (configs/frozen): 64 to 72 %
 expected by its authors, on other labels. Here: not measured (needs the dataset and the weights).
-Features are standardised by the training photos, which is ours: sets of unlike scale are joined.
+Features are standardized by the training photos, which is ours: sets of unlike scale are joined.
 """
 
 import torch
@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from data import epoch_batches, read_splits
-from disk.errors import one_door
+from disk.errors import exit_on_error
 from model import ACTIVATIONS, SiameseRanker, build_head, score_features
 from run.flags import arguments
 from run.loop import Run
 from variants.features import (
     FeatureSplit,
-    Standardise,
+    Standardize,
     build_extractor,
     extract,
     keep_features,
@@ -53,7 +53,7 @@ def build(args):
     """The ranker of this recipe: two features [B, F] to two logits [B, 2], and its extractors."""
     width = sum(map(width_of, args.features))
     head = build_head(width, args.hidden, args.activation, args.dropout)
-    ranker = SiameseRanker(Standardise(width), head)
+    ranker = SiameseRanker(Standardize(width), head)
     ranker.features = {n: build_extractor(n, args.weights, args.size) for n in args.features}
     ranker.extractors = nn.ModuleDict({n: m for n, m in ranker.features.items() if m is not None})
     return ranker
@@ -67,7 +67,7 @@ def embed(ranker, split, batch_size):
     return ranker.backbone(torch.cat(found, 1))
 
 
-@one_door
+@exit_on_error
 def main(argv=None):
     """Trains after the command line and leaves a run folder."""
     args = arguments(__file__, __doc__, RECIPE, argv)

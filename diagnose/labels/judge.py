@@ -20,7 +20,15 @@ import numpy as np
 from diagnose.dataset import SPLITS, read_labelled
 from diagnose.labels import search
 from diagnose.labels.align import write_alignment
-from diagnose.tables import COLUMNS, UNDECIDED, merge_votes, named_columns, read_table
+from diagnose.tables import (
+    COLUMNS,
+    SIDES,
+    UNDECIDED,
+    inverted,
+    merge_votes,
+    named_columns,
+    read_table,
+)
 from disk.errors import command_line, instrument, stop
 from disk.files import check_new
 from run.findings import CAUSE, EQUAL, SKIPPED, UNEXPLAINED, give_verdict, rows_of
@@ -100,10 +108,14 @@ SUBSET = row("subset", CAUSE, "{subset}")
 WHOLE_LIST = row("whole_list", EQUAL, "{subset}")
 
 
-def audit_labels(root, path, names, base):
+def audit_labels(root, path, names, base, label_1="photo_2"):
     """(findings of the verdict, evidence, rows of the file, official pairs) on a labels file."""
     _, official, split_of = read_labelled(root)
     table, kind = read_table(path, names)
+    if label_1 == "photo_1":
+        if kind != "label":
+            stop(__file__, f"--label-1-means: {path} has no label column, but {kind}")
+        table = inverted(table)
     with_votes = kind in ("votes_1", "preference")
     rows, repeated = merge_votes(table) if with_votes else (table, 0)
     if not repeated:
@@ -312,7 +324,9 @@ def main(argv=None):
     parser = command_line(__file__, __doc__)
     parser.add_argument("labels", type=Path, metavar="FILE", help="another source of labels")
     parser.add_argument("--data", required=True, help="folder of the dataset; photos may be absent")
-    parser.add_argument("--columns", nargs="+", default=[], metavar="OURS=THEIRS")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="NAME=YOUR_COLUMN")
+    text = "the photo that 1 stands for in label columns (%(default)s)"
+    parser.add_argument("--label-1-means", choices=SIDES, default="photo_2", help=text)
     parser.add_argument("--base", type=int, choices=(0, 1), help="lowest photo number in FILE")
     parser.add_argument("--align", type=Path, metavar="OUT", help="recover permuted photo numbers")
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
@@ -321,7 +335,9 @@ def main(argv=None):
     check_new("--align", args.align)
     if args.align and read_table(args.labels, names)[1] not in ("votes_1", "preference"):
         stop(__file__, "--align: labels alone fit many numberings; it takes votes or preferences")
-    verdict, evidence, mine, official = audit_labels(args.data, args.labels, names, args.base)
+    verdict, evidence, mine, official = audit_labels(
+        args.data, args.labels, names, args.base, args.label_1_means
+    )
     if args.align:
         lines = write_alignment(args.align, mine, official)
         evidence += [ALIGNED.found(line=line) for line in lines]

@@ -19,7 +19,7 @@ NOISE = 0.15  # share of rows that no explanation may leave over
 SURE = 20  # bits that a chain must save against chance
 RIGHT, ROWS = 0.85, 8  # share of the rows that a change alters which it must explain; least number
 REST = 3  # a change must leave at most one in so many of the wrong rows, where some are left
-KEPT = 40  # chains with the fewest bits, of which the best and the next best are told
+KEPT = 40  # chains with the fewest bits; the best and the next best are reported
 NAMES = ("rank_1", "rank_2", "photo_1", "photo_2")
 
 
@@ -283,7 +283,7 @@ def shift_rows(values, by):
 
 
 def solved_thresholds(label, pairs, judged, ways, limits):
-    """As ruled, with a threshold solved for each scope, as if what stands behind it were undone."""
+    """As ruled, with a threshold estimated for each scope, as if what follows it were undone."""
     truth, known = pairs["label"].astype(np.int8), set()
     for (limit, more, mask), (_, _, follows), by, inverted in itertools.product(
         limits, ways, (0, 1, -1), (0, 1)

@@ -6,7 +6,7 @@
 Exit code 0: healthy, 1: a defect is established, 2: cannot judge. Photos are not needed.
 
 A predictions file is tab- or comma-separated, with the columns photo_1 and photo_2 (file names,
-or numbers beside a column series) and logit_1 logit_2, prob_1 prob_2, logprob_1 logprob_2, one of
+or numbers and a column series) and logit_1 logit_2, prob_1 prob_2, logprob_1 logprob_2, one of
 prob_1, prob_2, score_1, score_2, predicted (0: photo_1) or winner (a photo); _1 speaks for photo_1.
 A label column may hold the labels that your loss used (0: photo_1 is preferred). Other names:
 --columns photo_1=left ...
@@ -23,6 +23,7 @@ from diagnose.labels import search as labels
 from diagnose.labels.judge import name_missing
 from diagnose.predictions.reading import COLUMNS, LEAST, orient, read_predictions
 from diagnose.tables import (
+    SIDES,
     TABLE,
     UNDECIDED,
     named_columns,
@@ -52,7 +53,7 @@ TRAINING = row(
 SOME_TRAINING = row("some_training_pairs", CAUSE, "{pairs} pairs are training pairs")
 PART_OF_VAL = row("part_of_val", CAUSE, "not all of val: {subset}")
 STRANGE = row("not_official", CAUSE, "{rows} rows are no official pairs")
-REPEATED = row("repeated", CAUSE, "{rows} rows repeat a pair, of which the first counts")
+REPEATED = row("repeated", CAUSE, "{rows} rows repeat a pair; the first one counts")
 OWN_ACCURACY = row("own_accuracy", EQUAL, "accuracy on the file's own labels: {accuracy:.4f}")
 OWN_ALIKE = row("own_labels_alike", EQUAL, "its labels are not to be told apart from: {changes}")
 OWN_UNEXPLAINED = row(
@@ -235,7 +236,7 @@ def judge_reported(reported, correct, pairs, scores, own, rows):
 
 
 def arithmetics(correct, pairs, scores, own, rows):
-    """{name: value} of what people report in the place of an accuracy, equal values once.
+    """{name: value} of what people report instead of an accuracy, equal values once.
 
     rows [R]: whether each row of the file is right, in the order of its evaluation.
     """
@@ -278,7 +279,8 @@ def compare_files(scores, table, path, names, tolerance):
 def score_predictions(args):
     """(findings of the verdict, evidence) on a file, by the official lists, without photos."""
     names = named_columns(args.columns, COLUMNS)
-    table, plain, with_loss = read_predictions(Path(args.predictions), names)
+    label_1 = args.label_1_means
+    table, plain, with_loss = read_predictions(Path(args.predictions), names, label_1)
     lists, official, split_of = read_labelled(args.data)
     places, scores, own = orient(table, plain, official)
     if not (places >= 0).any():
@@ -329,7 +331,9 @@ def main(argv=None):
     parser = command_line(__file__, __doc__)
     parser.add_argument("predictions", metavar="FILE", help="predictions of any origin")
     parser.add_argument("--data", required=True, help="folder of the dataset; photos may be absent")
-    parser.add_argument("--columns", nargs="+", default=[], metavar="OURS=THEIRS")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="NAME=YOUR_COLUMN")
+    text = "the photo that 1 stands for in label and predicted columns (%(default)s)"
+    parser.add_argument("--label-1-means", choices=SIDES, default="photo_2", help=text)
     parser.add_argument("--reported-accuracy", nargs="+", metavar="A", default=[],
                         help="what your program printed: .70, or one value per epoch")  # fmt: skip
     for name, word in (("repeated", "again"), ("rebatched", "again, in batches of another size")):

@@ -9,11 +9,12 @@ from diagnose.tables import (
     TABLE,
     UNDECIDED,
     check_label,
+    inverted,
     read_columns,
     read_pair,
     read_photo,
 )
-from disk.errors import stop, stop_on
+from disk.errors import fail_on, stop
 from disk.pairlist import LONGEST
 from run import scores as figures
 
@@ -25,12 +26,12 @@ COLUMNS = ("series", "photo_1", "photo_2", "label", *dict.fromkeys(n for k in KI
 LEAST = 1e-12  # of a probability, whose logarithm is the loss
 
 
-def read_predictions(path, names):
+def read_predictions(path, names, label_1="photo_2"):
     """A predictions file: rows [R] of TABLE with its labels, scores [R, 2], whether with a loss.
 
     The scores are log-probabilities; where the file holds one score a pair, or a winner, they are
-    that score and its opposite, and there is no loss and no calibration. Ends the program with the
-    line that is wrong.
+    that score and its opposite, and there is no loss and no calibration. label_1: the photo that 1
+    stands for in its labels and predictions. Ends the program with the line that is wrong.
     """
     kind, rows = read_columns(path, names, COLUMNS, KINDS)
     table, scores = [], []
@@ -40,7 +41,11 @@ def read_predictions(path, names):
         scores.append(read_scores([values[name] for name in kind], kind, pair, where))
         table.append((*pair, int(label or UNDECIDED), 0, 0, False, "", line))
     soft = kind[0].startswith(("logit", "prob", "logprob"))
-    return np.array(table, dtype=TABLE), np.array(scores), soft
+    table, scores = np.array(table, dtype=TABLE), np.array(scores)
+    if label_1 == "photo_1":
+        table = inverted(table)
+        scores = -scores if kind == ("predicted",) else scores
+    return table, scores, soft
 
 
 def read_scores(texts, kind, pair, where):
@@ -55,7 +60,7 @@ def read_scores(texts, kind, pair, where):
             stop(__file__, f"{where}: predicted {texts[0][:LONGEST]!r} is neither 0 nor 1")
         return [1.0, -1.0] if texts[0] == "0" else [-1.0, 1.0]
     said = " ".join(texts)[:LONGEST]
-    with stop_on(__file__, f"{where}: {said}", ValueError, detail=False):
+    with fail_on(__file__, f"{where}: {said}", ValueError, detail=False):
         values = [figures.number(text) for text in texts]
     if not all(map(math.isfinite, values)):
         stop(__file__, f"{where}: {said} is not finite")

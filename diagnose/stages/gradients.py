@@ -146,11 +146,11 @@ def alike(a, b):
 
 def judge_head_backward(view, way, rounding):
     """Findings on the gradient from the logits to the features; way: from these to those."""
-    _, slopes = logits_of(view.batch)
-    if way is None or not slopes or view.sides.inputs is None:
+    _, logit_grads = logits_of(view.batch)
+    if way is None or not logit_grads or view.sides.inputs is None:
         return []
     a, b = (f.detach().clone().requires_grad_() for f in view.sides.features)
-    made = torch.autograd.grad(column(way(a, b)), (a, b), slopes[0].to(a.dtype))
+    made = torch.autograd.grad(column(way(a, b)), (a, b), logit_grads[0].to(a.dtype))
     there = [
         (m, slots[0], rows)
         for m, slots, rows in zip(made, view.sides.gradients, view.sides.rows, strict=True)
@@ -170,7 +170,7 @@ def judge_contribution(view, passes, rounding, update, computed):
     """Findings on the gradient that the first backward gave to the weights.
 
     passes: the Passes of the batch, None where features were given; computed: numbers of weights
-    that are made anew at each step, which keep no gradient.
+    that are computed at each step, which keep no gradient.
     """
     batch, sides = view.batch, view.sides
     own, names = view.matches[0].names, view.matches[0].names | view.matches[1].names

@@ -92,7 +92,7 @@ MERGES = (
     ),
 )
 
-# What joins two scores, where no layer stands behind it.
+# What joins two scores, where no layer follows.
 SCORE_DIFFERENCE = Row(
     "head.score_difference", CAUSE, "the difference of the two scores is the single logit"
 )
@@ -119,7 +119,7 @@ ACTIVATIONS = {
     "leaky ReLU": F.leaky_relu,
     "ELU": F.elu,
     "SiLU": F.silu,
-    "normalisation": F.normalize,
+    "normalization": F.normalize,
     "absolute value": torch.abs,
     "square": torch.square,
 }

@@ -183,7 +183,7 @@ def view_rounding(trace, view, values):
 def judge_passes(trace, views, reference, weights):
     """([(step, finding)] on the forward passes of all batches, the Passes of each).
 
-    views: see diagnose.compare.View, those whose photos were recorded; weights: see Replay.
+    views: see diagnose.compare.BatchContext, those whose photos were recorded; weights: see Replay.
     """
     replays = [replay_of(trace, view, reference, weights) for view in views]
     free = [*PASSES, *[MAX_POOL] * calls(views, "max"), *[DROPOUT] * calls(views, "dropout")]

@@ -44,7 +44,7 @@ from run.findings import Finding
 
 
 class Layer(NamedTuple):
-    """One op of a head, and what stands before it."""
+    """One op of a head, and what is applied before it."""
 
     apply: Callable  # both, [B, in] to [B, out]
     before: Finding | None = None  # an activation, or a factor
@@ -169,7 +169,7 @@ def name_merge(found, batch, merged):
 def explain_layer(entry, fits, values, rounding):
     """(the Layer of one recorded op, or None; the finding of what is not reproduced, or None).
 
-    fits: what stands before it, see diagnose.explain.Explanation.
+    fits: what is applied before it, see diagnose.explain.Explanation.
     """
     if not fits:
         return None, BEFORE.found(op=entry.op)
@@ -186,7 +186,7 @@ def explain_layer(entry, fits, values, rounding):
 
 
 def explain_linear(entry, values, before, function, tolerance):
-    """As explain_layer, of an op with weights; before, function: what stands before it."""
+    """As explain_layer, of an op with weights; before, function: what is applied before it."""
     layer = [values[n].to(entry.input.dtype) for n in entry.weights]
     is_sum = entry.op in SUMS
     if is_sum and relative_error(entry.input + layer[0], entry.output) <= tolerance:

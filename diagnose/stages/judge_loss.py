@@ -33,24 +33,27 @@ def evidence_of(batch, labels, pairs):
     labels: see diagnose.stages.labels.label_of; pairs: the OfficialPair of each, whose labels
     stand in for them.
     """
-    logits, slopes = logits_of(batch)
+    logits, logit_grads = logits_of(batch)
     if logits.dim() != 2 or logits.shape[1] > 2:
         return [NO_LOGITS.found()], None
     if logits.dtype in (torch.float16, torch.bfloat16):
         return [COARSE.found(dtype=str(logits.dtype)[6:])], None
     official = bool(pairs) and None not in pairs
-    if not slopes or not (labels or official):
+    if not logit_grads or not (labels or official):
         return [NO_LABELS.found()], None
     label, shares = labels[0] if labels else torch.tensor([pair.label for pair in pairs]), None
     if official:
         first = torch.tensor([pair.row["preference"] for pair in pairs], dtype=torch.float64)
         swapped = torch.tensor([pair.swapped for pair in pairs])
         shares = torch.where(swapped, first, 1 - first)
-    slope, value = slopes[0].double(), batch.backwards[0].loss
+    logit_grad, value = logit_grads[0].double(), batch.backwards[0].loss
     single = logits.shape[1] == 1
     if single:
-        logits, slope = torch.cat([0 * logits, logits], 1), torch.cat([-slope, slope], 1)
-    return [], Evidence(logits, label, shares, value, slope, single)
+        logits, logit_grad = (
+            torch.cat([0 * logits, logits], 1),
+            torch.cat([-logit_grad, logit_grad], 1),
+        )
+    return [], Evidence(logits, label, shares, value, logit_grad, single)
 
 
 def outputs_swapped(view):
@@ -60,7 +63,7 @@ def outputs_swapped(view):
 
 
 def can_swap(batch):
-    """Whether an op that can exchange the two logits stands between the head and the loss."""
+    """Whether an op that can swap the two logits comes between the head and the loss."""
     last = max((i for i, op in enumerate(batch.ops) if op == "linear"), default=0)
     return any(op in ("__getitem__", "flip", "index_select", "roll") for op in batch.ops[last:])
 
@@ -123,8 +126,8 @@ def name_fits(found, inverted, inversion, single):
 def describe_rest(batches, tried):
     """The finding on a loss that no row gives in all batches."""
     made = [(batch.replay(Recipe()), batch) for batch in batches]
-    (value, slope), worst = max(made, key=lambda pair: pair[1].departure(pair[0]))
-    if relative_error(slope, worst.gradient) <= worst.error(())[1]:
+    (value, logit_grad), worst = max(made, key=lambda pair: pair[1].departure(pair[0]))
+    if relative_error(logit_grad, worst.gradient) <= worst.error(())[1]:
         return ADDED.found(added=estimated(float(worst.loss) - float(value)))
     estimates = alone([worst], LEVELS) if len(batches) > 1 else ()
     return CONTRADICTION.found(estimates=estimates) if estimates else NONE_OF.found(tried=tried)

@@ -103,7 +103,7 @@ def name_optimizer(classes, mine):
 
 
 def name_rules(update, mine, reference, parameters, history):
-    """Findings: each value of SGD, beside the rate, without which the update is not reproduced."""
+    """Findings on each value of SGD that matters to the step, but for the learning rate."""
     found = []
     for key, row in RULE.items():
         usual = reference[next(iter(mine))][1].get(key, 0)

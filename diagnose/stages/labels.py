@@ -117,7 +117,7 @@ def are_inverted(pairs):
 
 
 def judge_labels(pairs, single, swapped):
-    """Findings on the labels of the recorded pairs, all of which are official.
+    """Findings on the labels of the recorded pairs, which are all official.
 
     single: whether there is one logit, which takes labels that are 1 for either photo; swapped:
     whether the loss takes the other label.

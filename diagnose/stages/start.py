@@ -88,7 +88,7 @@ STARTS = (
     ),
     start("head_uniform", "Kaiming uniform", lambda out, inputs: sqrt(2 / inputs), is_uniform=True),
 )
-ENOUGH = 60  # weights, by fewer of which no distribution is told from another
+ENOUGH = 60  # weights; with fewer, distributions cannot be told apart
 DRAWN = 2**18  # weights of the page's own head, whose std is known to 0.14 percent by that
 
 

@@ -112,7 +112,7 @@ OPTIMIZER = Row(
     "{weight_decay}] (reference: SGD with momentum)",
     help="use torch.optim.SGD with momentum 0.9 and weight decay 5e-4",
 )
-RULE = {  # of SGD, beside the learning rate
+RULE = {  # values of SGD other than the learning rate
     "momentum": Row(
         "update.momentum",
         CAUSE,
