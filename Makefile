@@ -49,6 +49,7 @@ test: .venv/installed
 	@half() { OMP_NUM_THREADS=1 $(RUN) -m pytest "$$@"; echo $$? >.venv/$$name.code; }; \
 	(name=diagnose; half $(HALF) 2>&1 | sed "s/^/diagnose: /") & \
 	(name=rest; half $(HALF:%=--ignore=%) 2>&1 | sed "s/^/rest: /"); wait; \
+	echo "skipped: what needs the official pairlists (../shared), a GPU, or data of your own (docs: tests/test_my_data.py)"; \
 	test "$$(cat .venv/diagnose.code .venv/rest.code | tr -d '\n')" = 00
 
 zoo: .venv/installed

@@ -20,7 +20,9 @@ from disk.files import check_new, replace_file
 from run.folder import HISTORY
 from run.scores import number, read_tsv
 
-GOOD, SLIGHT = 0.05, 0.10  # gap in accuracy: up to 5 points good, up to 10 slight
+# Gap in accuracy: up to 5 points good, which is what chance may show (the 95 % interval of 70 % on
+# the 483 official validation pairs is 4.1 points on either side); up to twice that slight.
+GOOD, SLIGHT = 0.05, 0.10
 FEW = 12  # epochs; each has a marker up to here
 BURST = 3  # times what a line is in half of its epochs; higher losses are told, not drawn
 
@@ -30,17 +32,26 @@ def available():
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def read_gap(gap, best, constant):
-    """The reading of training minus validation accuracy, where that is `best`, above chance."""
+def read_gap(gap, best, constant, pairs):
+    """The reading of training minus validation accuracy, where that is `best`, above chance.
+
+    pairs: of the validation.
+    """
     if best <= constant:
         return "no better than chance"
+    if gap < -GOOD:
+        points = 196 * (best * (1 - best) / pairs) ** 0.5
+        return (
+            f"unusual: few pairs ({pairs}, 95 % interval +-{points:.1f} points), or training "
+            "accuracy counted in training mode while the model still improves"
+        )
     if gap <= GOOD:
         return "good"
     return "slight" if gap <= SLIGHT else "overfitting"
 
 
 def read_run(run):
-    """({column: values per epoch}, constant accuracy, prior loss) of a run folder.
+    """({column: values per epoch}, constant accuracy, prior loss, validation pairs) of a run.
 
     The two chance levels are those of its validation pairs, as its log states them.
     """
@@ -57,20 +68,22 @@ def read_run(run):
     log = Path(run) / "train.log"
     with fail_on(__file__, log, ValueError):
         text = log.read_text(encoding="ascii")
-    chance = re.search(r"val: .*constant ([01]\.[0-9]{4}), prior loss ([01]\.[0-9]{4})\n", text)
+    levels = r"constant ([01]\.[0-9]{4}), prior loss ([01]\.[0-9]{4})\n"
+    chance = re.search(r"val: +([0-9]{1,9}) pairs.*" + levels, text)
     if chance is None:
         stop(__file__, f"{log}: has no line on the validation pairs")
-    return dict(zip(header, columns, strict=True)), float(chance[1]), float(chance[2])
+    columns = dict(zip(header, columns, strict=True))
+    return columns, float(chance[2]), float(chance[3]), int(chance[1])
 
 
-def describe(name, trained, validated, constant):
+def describe(name, trained, validated, constant, pairs):
     """What the accuracies of a run come to, in a line."""
     best = max(validated)
     place = validated.index(best)
     gap = trained[place] - best
     return (
         f"run {name}: best accuracy {best:.4f} in epoch {place + 1}, {constant:.4f} by chance; "
-        f"gap {100 * gap:+.1f} points: {read_gap(gap, best, constant)}"
+        f"gap {100 * gap:+.1f} points: {read_gap(gap, best, constant, pairs)}"
     )
 
 
@@ -114,13 +127,17 @@ def leave_out_bursts(axis, lines, levels):
 
 def draw_rates(axis, backbones, heads):
     """Both rates of each run as steps, on a scale that has a place for a rate of 0."""
-    draw_lines(axis, heads, "head", "--", steps=True, above=backbones)
-    draw_lines(axis, backbones, "backbone", "-", steps=True)
+    if backbones == heads:
+        draw_lines(axis, backbones, "backbone and head (equal)", "-", steps=True)
+    else:
+        draw_lines(axis, heads, "head", "--", steps=True, above=backbones)
+        draw_lines(axis, backbones, "backbone", "-", steps=True)
     rates = sorted({rate for line in backbones + heads for rate in line})
     axis.set_yscale("symlog", linthresh=min(filter(None, rates), default=1) / 2, linscale=0.3)
     axis.yaxis.set_major_formatter("{x:.2g}")
     if len(rates) <= FEW:
-        axis.set_yticks(rates)
+        axis.set_yticks(rates, minor=False)
+        axis.minorticks_off()
 
 
 def draw_gaps(axis, trained, validated):
@@ -137,7 +154,7 @@ def draw_figure(runs):
     """The matplotlib figure of run folders, 13 inches wide; its four panels are equal in size."""
     from matplotlib.figure import Figure
 
-    tables, constants, priors = zip(*map(read_run, runs), strict=True)
+    tables, constants, priors, pairs = zip(*map(read_run, runs), strict=True)
     column = {key: [table[key] for table in tables] for key in tables[0]}
     trained, validated = column["train_acc"], column["val_acc"]
     names = [Path(run).absolute().name[:60].replace("$", r"\$") for run in runs]
@@ -160,7 +177,7 @@ def draw_figure(runs):
     for run, name in enumerate(names):
         line, look = validated[run], {"color": f"C{run % 10}", "mec": "black"}
         look["ms"] = 13 + 6 * validated[run + 1 :].count(line)
-        look["label"] = describe(name, trained[run], line, constants[run])
+        look["label"] = describe(name, trained[run], line, constants[run], pairs[run])
         accuracies.plot(line.index(max(line)) + 1, max(line), "*", **look)
     figure.legend(handles=accuracies.lines[-len(runs) :], loc="outside lower center")
     return figure
