@@ -42,8 +42,7 @@ def read_gap(gap, best, constant, pairs):
     if gap < -GOOD:
         points = 196 * (best * (1 - best) / pairs) ** 0.5
         return (
-            f"unusual: few pairs ({pairs}, 95 % interval +-{points:.1f} points), or training "
-            "accuracy counted in training mode while the model still improves"
+            f"unusual: {pairs} pairs (+-{points:.1f} points), or training mode against evaluation"
         )
     if gap <= GOOD:
         return "good"

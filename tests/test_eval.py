@@ -161,7 +161,9 @@ def test_curves_stand_in_their_panels(tmp_path):
     for name in ("first", "equal"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "history.tsv").write_text("\n".join(lines))
-        (tmp_path / name / "train.log").write_text("val:   77 pairs, constant 0.5714, prior loss 0.6829\n")
+        (tmp_path / name / "train.log").write_text(
+            "val:   77 pairs, constant 0.5714, prior loss 0.6829\n"
+        )
     runs = [tmp_path / "first", tmp_path / "equal"]
     figure = curves.draw_figure(runs)
     losses, accuracies, rates, gaps = figure.axes
@@ -191,4 +193,4 @@ def test_the_gap_has_a_reading():
     assert readings == ["good", "good", "slight", "slight", "overfitting"]
     assert curves.read_gap(-0.02, 0.6, 0.6, 77) == "no better than chance"
     unusual = curves.read_gap(-0.08, 0.8, 0.6, 77)  # 1.96 * sqrt(0.8 * 0.2 / 77)
-    assert unusual.startswith("unusual: few pairs (77, 95 % interval +-8.9 points), or training ")
+    assert unusual == "unusual: 77 pairs (+-8.9 points), or training mode against evaluation"
