@@ -108,7 +108,7 @@ def verdict(findings, basis):
     proof = ""
     if basis.relative_error is not None:
         error, tolerance = brief(basis.relative_error), brief(basis.tolerance)
-        proof = f"; relative error up to {error} (tolerance {tolerance})"
+        proof = f", the features to a relative error of {error} (tolerance {tolerance})"
     if kinds[UNEXPLAINED]:
         stages = dict.fromkeys(f.stage for f in findings if f.kind == UNEXPLAINED)
         text = f"Unexplained: {' and '.join(stages)}."

@@ -590,6 +590,8 @@ class OpTracer(Places):
             known = {"values": keep(label), "root": keep(root), "ops": ops, "line": line}
             pair["labels"].append(known)
             pair["lines"].setdefault("loss", self.lines.here())
+        if name == "softmax":
+            pair["lines"]["softmax"] = self.lines.here()
         if "loss" in name or "entropy" in name:
             pair["lines"].setdefault("loss", self.lines.here())
         if pair["labels"]:
@@ -612,6 +614,8 @@ class Recorder(OpTracer):
         self.out = Path(out).absolute()  # trainers change folders
         self.steps, self.within, self.unseen = steps, False, 0
         self.batches, self.updates, self.waiting, self.pending = [], [], [], None
+        # stays: whether the process goes on after the steps, as the kernel of a notebook does
+        self.stays, self.saved = False, False
         self.printed, self.files, self.schedules, self.stepping = [], [], [], {}
 
     def has_gradients(self):
@@ -720,6 +724,8 @@ class Recorder(OpTracer):
             self.pending = None
             if len(self.updates) >= self.steps:
                 self.done = True
+                if self.stays:
+                    self.save()
                 sys.exit(0)
 
     def on_output_line(self, line):
@@ -765,8 +771,10 @@ class Recorder(OpTracer):
         return trace | {"lines": self.lines.lines}
 
     def save(self):
-        """Writes the trace, whole or not at all."""
-        self.done, trace = True, self.trace()
+        """Writes the trace once, whole or not at all."""
+        if self.saved:
+            return
+        self.done, self.saved, trace = True, True, self.trace()
         if not trace["updates"]:
             text = "no update was seen in which a pair of photos met a loss; nothing is written"
             if sys.exc_info()[0] is None:
@@ -994,8 +1002,10 @@ class Recording(ExitStack):
 
 
 def watch(out, steps=5, as_is=False):
-    """Begins to record here, for a notebook; the trace is written when the process ends."""
+    """Begins to record here, for a notebook; the trace is written after the steps, or at exit."""
+    check_out(Path(out))
     recording = Recording(out, steps, as_is, os.getcwd())
+    recording.recorder.stays = True
     recording.__enter__()
     atexit.register(recording.close)
 

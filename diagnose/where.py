@@ -61,6 +61,7 @@ def numbers_of(name, finding, trace, step, batch):
         "weight": [trace.weights[n].line for entry in linear for n in entry.weights[:1]],
         "built": [trace.weights[n].built for entry in linear[-1:] for n in entry.weights[:1]],
         "bias": [trace.weights[n].line for entry in linear for n in entry.weights[1:]],
+        "backbone": [trace.weights[n].built for n in batch.passes[0].weights[:1]],
         "backward": [backward.line for backward in batch.backwards],
         "optimizer": [optimizer.line for optimizer in update.optimizers],
         "schedule": [schedule.line for schedule in trace.schedules],

@@ -161,6 +161,29 @@ def test_cells_of_a_notebook_and_what_has_no_file(tmp_path, monkeypatch):
         assert where == (("cell 4", line, text),) * known
 
 
+NOTEBOOK = """
+import os, sys
+sys.path.append(sys.argv[1])
+import record
+record.watch("mine.trace", steps=1)
+sys.path.insert(0, "mine")
+import train
+try:
+    train.Trainer(sys.argv[2], 0, "fork").fit()
+except SystemExit:  # as a kernel does, which goes on
+    print("written" if os.path.exists("mine.trace") else "not yet")
+"""
+
+
+def test_a_notebook_has_its_trace_before_its_kernel_ends(mine):
+    command = [sys.executable, "-c", NOTEBOOK, str(conftest.ROOT / "diagnose")]
+    command.append(str(zoo.dataset()[1]))
+    ended = subprocess.run(command, cwd=mine.parent, text=True, capture_output=True)
+    assert (ended.stdout, ended.returncode) == ("written\n", 0), ended.stderr
+    ended = subprocess.run(command, cwd=mine.parent, text=True, capture_output=True)
+    assert ended.returncode == 2 and "mine.trace: exists already" in ended.stderr
+
+
 FLAGS = {  # of the reference, which are recorded: the finding that they make
     "--batch-size 5": "pairs.batch_size",
     "--fit crop": "inputs.crop",

@@ -37,7 +37,7 @@ NOT_ZEROED = Row(
     "gradients[ of {parameters}] are not zeroed between steps",
     help="call optimizer.zero_grad() before each backward",
     matters=WRONG,
-    at=("backward",),
+    at=("zero_grad", "backward"),
 )
 BETWEEN_BATCHES = Row(
     "gradients.change_between_batches",

@@ -1,9 +1,11 @@
 """Which rows of the stage `inputs` a trainer's preprocessing is, photo by photo."""
 
+import dataclasses
 from collections import Counter
 
 import torch
 
+from diagnose.preprocessing import EXACT
 from diagnose.stages.inputs import (
     COUNT,
     NORMALIZED,
@@ -45,7 +47,7 @@ def judge_inputs(sides, official):
 
 
 def name_inputs(changes, worst):
-    """Findings on the preprocessing of the inputs of a batch.
+    """Findings on the preprocessing of the inputs of a batch; worst: the largest difference.
 
     changes: of each input its (Way, items of its values), or None where it is not reproduced.
     """
@@ -58,7 +60,9 @@ def name_inputs(changes, worst):
         if len(own) > FEW:
             counts[of_each, ()] = sum(counts.pop(change) for change in own)
     total = len(changes)
-    return [
-        row.found(worst, **dict(values), count=count if count < total else None, total=total)
-        for (row, values), count in counts.items()
-    ]
+    proof = {"relative_error": worst, "tolerance": EXACT}
+    findings = []
+    for (row, values), count in counts.items():
+        found = row.found(**dict(values), count=count if count < total else None, total=total)
+        findings.append(dataclasses.replace(found, **proof))
+    return findings

@@ -14,12 +14,14 @@ import model
 from diagnose.numerics import estimated
 from run.findings import CAUSE, DECLARED, SKIPPED, Row
 
+KAIMING = 'initialize with nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")'
 UNTRAINED = Row(
     "start.untrained",
     DECLARED,
     "the backbone is untrained: {seen} (reference: ImageNet weights)",
+    help="start from torchvision's IMAGENET1K_V1 weights",
     flag="--weights none",
-    at=("forward",),
+    at=("backbone", "forward"),
 )
 STATISTICS_RESET = Row(
     "start.statistics_reset",
@@ -43,14 +45,14 @@ ZERO = Row(
     "start.head_zero",
     CAUSE,
     "the weights of the head[ in its layer of {layer} units] are initialized with 0",
-    help='initialize with nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")',
+    help=KAIMING,
 )
 STD = Row(
     "start.head_std",
     CAUSE,
     "the weights of the head[ in its layer of {layer} units] have std {std} "
     "(reference: {reference})",
-    help='initialize with nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")',
+    help=KAIMING,
 )
 
 
@@ -67,7 +69,7 @@ def start(name, distribution, std, is_uniform=False):
     """A Start of this stage."""
     text = "the weights of the head[ in its layer of {layer} units] are {distribution}, std {std} "
     text += "(reference: std {reference})"
-    own = {"std": std, "is_uniform": is_uniform, "distribution": distribution}
+    own = {"std": std, "is_uniform": is_uniform, "distribution": distribution, "help": KAIMING}
     return Start(f"start.{name}", CAUSE, text, **own)
 
 
