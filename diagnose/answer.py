@@ -71,7 +71,8 @@ def commands(findings, basis, data):
     told = [f for f in findings if f.kind in (CAUSE, DECLARED, UNEXPLAINED)]
     flags = dict.fromkeys(filter(None, map(flag_of, told)))
     size = [f"--size {basis.size}"] * (basis.size not in (None, basis.reference_size))
-    words = [f"python {basis.page}.py --data {data}", *size, *flags]
+    folder = f'"{data}"' if " " in str(data) else data
+    words = [f"python {basis.page}.py --data {folder}", *size, *flags]
     without = dict.fromkeys(f.id for f in told if not flag_of(f) and f.kind != DECLARED)
     yield "the same on the reference:"
     yield f"  {' '.join(words)}"

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from run.findings import CAUSE, UNEXPLAINED, Row
 
 DIGITS = 12  # of an estimated value, at most
+NEAR = 1e-3  # relative change by which an estimated value may be shortened
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ def shortest(replays, shown, changes):
             trial = dataclasses.replace(finding, values=finding.values | {name: value})
             trial = (*changes[:place], trial, *changes[place + 1 :])
             error, tolerance = worst_error(replays, shown, trial)
-            if error <= tolerance:
+            near = abs(value - finding.values[name]) <= NEAR * abs(value)
+            if near and error <= tolerance:
                 changes = trial
                 break
     return changes

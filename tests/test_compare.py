@@ -43,6 +43,7 @@ from diagnose import (
     reference,
 )
 from diagnose import official as official_module
+from diagnose.explain import Change, explain
 from diagnose.finding import merge_steps
 from diagnose.labels import search
 from diagnose.official import OfficialPair, RecordedPair
@@ -710,6 +711,16 @@ def test_a_trace_that_the_disk_cannot_take_is_one_line(tmp_path, monkeypatch, ca
     assert ended.value.code == 2 and list(tmp_path.iterdir()) == []
     line = capsys.readouterr().err
     assert line.endswith(": file write failed\n") and line.count("\n") == 1
+
+
+@pytest.mark.parametrize("estimate, told", [(0.21412, 0.214), (0.299971, 0.3), (7.0, 7.0)])
+def test_an_estimate_is_shortened_but_not_beyond_itself(estimate, told):
+    # a tolerance that would let far shorter numbers pass
+    row = Change("loss.made_up", CAUSE, "{value}", values=lambda *_: [{"value": estimate}])
+    replay = SimpleNamespace(shown=(), size=1, error=lambda changes: (0.0 if changes else 1.0, 0.1))
+    found = explain([replay], [[()], [(row,)]])
+    ((finding,),) = found.fits
+    assert finding.values == {"value": told} and found.tried == 2
 
 
 def test_nothing_writes_into_a_trace():
