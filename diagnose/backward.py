@@ -76,7 +76,7 @@ def contribution(backward):
 def backbone_gradients(passes, matches, dtype):
     """{number: values at the fixed places} from the first gradients at the features, in a dtype.
 
-    passes: diagnose.stages.features.Passes that reproduce the features.
+    passes: diagnose.stages.judge_features.Passes that reproduce the features.
     """
     replay, recipe = passes.replay, passes.recipe
     chosen = replay.backbones(dtype)

@@ -36,7 +36,7 @@ from diagnose.stages import judge_update as updates
 from diagnose.stages import schedule as schedules
 from diagnose.stages.features import GIVEN, IN_PARTS, NOT_TWO_SIDES, without_passes
 from diagnose.stepping import declared, history_of
-from diagnose.trace import batches_of, read_trace
+from diagnose.trace import Batch, batches_of, read_trace
 from diagnose.where import with_lines
 from disk.errors import command_line, fail_on, instrument, name_path, show_progress
 from run.findings import HARMLESS, give_answer
@@ -58,7 +58,7 @@ class BatchContext(NamedTuple):
     """What is known of one recorded batch before anything is replayed."""
 
     step: int
-    batch: dict
+    batch: Batch
     sides: Sides
     matches: list  # the Match of each side
     pairs: list  # the RecordedPair of each that was identified
@@ -92,7 +92,7 @@ def explain(trace, root, page=None):
 
 
 def view_batches(trace, reference, official):
-    """([(step, finding)] on the photos of all batches, their Views)."""
+    """([(step, finding)] on the photos of all batches, their BatchContexts)."""
     findings, views = [], []
     for step, batch in batches_of(trace):
         found, view = view_batch(trace, step, batch, reference, official)
@@ -206,19 +206,20 @@ def explain_batches(trace, views, reference):
     if views and views[0].step == 0:
         found = start.judge_start(views[0].batch, weights(0), trace.weights)
         findings += [(0, finding) for finding in found]
-    seen = [view for view in views if view.sides.inputs is not None]
-    found, passes = features.judge_passes(trace, seen, reference, weights)
-    findings += found
     roundings = [features.view_rounding(trace, view, weights(view.step)) for view in views]
+    seen = [place for place, view in enumerate(views) if view.sides.inputs is not None]
+    of_seen = [views[place] for place in seen], [roundings[place] for place in seen]
+    found, passes = features.judge_passes(trace, *of_seen, reference, weights)
+    findings += found
     found, ways = head.judge_heads(views, weights, roundings)
     findings += found
     computed = {n for n, weight in enumerate(trace.weights) if weight.computed}
-    own = dict(zip(map(id, seen), passes, strict=True))
+    own = dict(zip(seen, passes, strict=True))
     for place, view in enumerate(views):
         show_progress(f"replaying batch {place + 1}/{len(views)}", place + 1 == len(views))
         update, rounding = trace.updates[view.step], roundings[place]
         found = gradients.judge_head_backward(view, ways[place], rounding)
-        found += gradients.judge_contribution(view, own.get(id(view)), rounding, update, computed)
+        found += gradients.judge_contribution(view, own.get(place), rounding, update, computed)
         findings += [(view.step, finding) for finding in found]
     return findings, passes
 

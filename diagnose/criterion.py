@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from diagnose.explain import act_on
 from diagnose.numerics import FORMULA, factor_between, relative_error
 from diagnose.reference import column
 
@@ -35,11 +36,8 @@ class Recipe(NamedTuple):
 
 
 def recipe_of(changes):
-    """The Recipe with some findings, whose rows act on it one after the other."""
-    recipe = Recipe()
-    for finding in changes:
-        recipe = finding.row.act(recipe, finding.values)
-    return recipe
+    """The Recipe with some findings."""
+    return act_on(Recipe(), changes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,11 +21,13 @@ NEAR = 1e-3  # relative change by which an estimated value may be shortened
 class Change(Row):
     """A row that is tried: the reference with it is replayed.
 
-    values(replays, changes): dicts of what it may be found with, read from the record or estimated
-    with these other changes in place; None: it has no value. each: whether its values are answers
-    of their own; all that fit are reported.
+    act: what it does to the reference's part in its stage, see there; the last argument are the
+    values of its finding. values(replays, changes): dicts of what it may be found with, read from
+    the record or estimated with these other changes in place; None: it has no value. each: whether
+    its values are answers of their own; all that fit are reported.
     """
 
+    act: Callable = None
     values: Callable = None
     each: bool = False
 
@@ -64,6 +66,13 @@ class Explanation(NamedTuple):
         error, tolerance = self.relative_error, self.tolerance
         proof = {"relative_error": error, "tolerance": tolerance, "size": self.size}
         return dataclasses.replace(finding, **proof)
+
+
+def act_on(recipe, changes):
+    """A recipe with some findings, whose rows act on it one after the other."""
+    for finding in changes:
+        recipe = finding.row.act(recipe, finding.values)
+    return recipe
 
 
 def combinations_of(rows, most=2):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from diagnose.explain import act_on
 from diagnose.numerics import FORWARD, is_float32, relative_error, replay_tolerance
 from diagnose.reference import Sides, load_backbone
 
@@ -40,11 +41,8 @@ class Recipe:
 
 
 def recipe_of(changes):
-    """The Recipe with some findings, whose rows act on it one after the other."""
-    recipe = Recipe()
-    for finding in changes:
-        recipe = finding.row.act(recipe, finding.values)
-    return recipe
+    """The Recipe with some findings."""
+    return act_on(Recipe(), changes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,13 +51,7 @@ WEIGHTS = {"conv2d": (1, 2), "linear": (1, 2), "batch_norm": (1, 2, 3, 4)}  # pl
 BATCH_NORM = ["input", "running_mean", "running_var", "weight", "bias"]  # its operands in order
 BATCH_NORM += ["training", "momentum", "eps"]
 MERGES = ("sub", "__sub__", "rsub", "subtract", "cat", "concat", "mul", "__mul__")
-CHANGES = [
-    "__setitem__",
-    "__iadd__",
-    "__isub__",
-    "__imul__",
-    "__itruediv__",
-]  # ops in place by sign
+CHANGES = ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__")  # in place, by sign
 IN_PLACE = ("sub_", "isub__", "subtract_", "mul_", "imul__", "add_", "iadd__")
 JOINS = ("cat", "concat", "concatenate")
 MOVES = "stack chunk split tensor_split unbind __getitem__ narrow select index_select flip roll "
@@ -69,9 +63,10 @@ LONGEST_NAME = 200  # bytes of the trace's name; a longer one is written first
 NOT_OPS = "__get__ __set__ size dim backward requires_grad_ register_hook detach_ numel item tolist"
 NOT_OPS = (*NOT_OPS.split(), "__repr__", "__len__", "is_floating_point")
 NOWHERE_LINE = -1  # the number of a line that is not known
+LIBRARIES = {"site-packages", "dist-packages"}  # folders of code that is nobody's own
 LONGEST_LINE = 200  # characters of a line's text that are kept
 # What may be done to one photo before it meets a weight, by the ops of torch and of Pillow.
-PHOTO_OPS = {
+PHOTO_KINDS = {
     "resize": "resize thumbnail interpolate",
     "turn": "transpose flip rot90",
     "channels": "convert merge split index_select __getitem__",
@@ -79,7 +74,7 @@ PHOTO_OPS = {
     "arithmetic": "sub sub_ __sub__ div div_ __truediv__ mul mul_ __mul__ add __add__ __rmul__",
     "cast": "half bfloat16 to type",
 }
-PHOTO_OPS = {op: kind for kind, ops in PHOTO_OPS.items() for op in ops.split()}
+PHOTO_OPS = {op: kind for kind, ops in PHOTO_KINDS.items() for op in ops.split()}
 PILLOW = ("resize", "thumbnail", "transpose", "convert", "split", "crop", "paste")
 SLOT = 512  # bytes for a line's file and number, shared with the workers of a loader
 
@@ -179,17 +174,22 @@ class Lines:
         self.root, self.start = os.path.realpath(root), os.getcwd()
         self.own, self.numbers, self.lines = {}, {}, []
 
-    def here(self):
-        """The number of the nearest line of the trainer's own code; NOWHERE_LINE: there is none."""
+    def nearest(self):
+        """(file, line) of the nearest line of the trainer's own code, or None."""
         frame = sys._getframe(1)
         while frame is not None:
             code = frame.f_code
             if code not in self.own:
                 self.own[code] = self.is_own(code.co_filename)
             if self.own[code]:
-                return self.number(code.co_filename, frame.f_lineno)
+                return code.co_filename, frame.f_lineno
             frame = frame.f_back
-        return NOWHERE_LINE
+        return None
+
+    def here(self):
+        """The number of the nearest line of the trainer's own code; NOWHERE_LINE: there is none."""
+        place = self.nearest()
+        return NOWHERE_LINE if place is None else self.number(*place)
 
     def is_own(self, file):
         """Whether a file of code is the trainer's."""
@@ -224,9 +224,6 @@ class Lines:
         return self.number(code.co_filename, code.co_firstlineno)
 
 
-LIBRARIES = {"site-packages", "dist-packages"}
-
-
 def cell_of(file):
     """The name of a notebook's cell by the name of its code, as `cell 4`; None of a file."""
     named = re.match(r"<ipython-input-(\d+)-", file)
@@ -238,24 +235,23 @@ def cell_of(file):
 
 
 class PhotoLines:
-    """The last line at which each kind of PHOTO_OPS was done to a photo, also in the workers of a
+    """The last line at which each of PHOTO_KINDS was done to a photo, also in the workers of a
     loader, which share this memory where they are forked.
     """
 
     def __init__(self, lines):
-        self.lines, self.kinds = lines, sorted(set(PHOTO_OPS.values()))
+        self.lines, self.kinds = lines, list(PHOTO_KINDS)
         self.memory = mmap.mmap(-1, SLOT * len(self.kinds))
 
     def note(self, op):
         """Notes where an op is done to a photo."""
-        kind, number = PHOTO_OPS.get(op), self.lines.here()
-        if kind is None or number == NOWHERE_LINE:
+        place = self.lines.nearest()
+        if place is None:
             return
-        file, line = next(key for key, n in self.lines.numbers.items() if n == number)
-        text = f"{line} {file}".encode()
+        text = "{1} {0}".format(*place).encode()
         if len(text) < SLOT:
-            place = SLOT * self.kinds.index(kind)
-            self.memory[place : place + SLOT] = text.ljust(SLOT, b"\0")
+            first = SLOT * self.kinds.index(PHOTO_OPS[op])
+            self.memory[first : first + SLOT] = text.ljust(SLOT, b"\0")
 
     def found(self):
         """{kind: number of its line}."""

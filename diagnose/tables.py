@@ -64,6 +64,13 @@ def find_column(path, header, ours, names):
     return next((header.index(name) for name in known if name in header), None)
 
 
+def add_column_flags(parser, polar):
+    """Adds the flags that say how a file's columns are called; polar: those that hold 0 and 1."""
+    parser.add_argument("--columns", nargs="+", default=[], metavar="NAME=YOUR_COLUMN")
+    text = f"the photo that 1 stands for in {polar} columns (%(default)s)"
+    parser.add_argument("--label-1-means", choices=SIDES, default="photo_2", help=text)
+
+
 def named_columns(words, known):
     """{name: the file's column} of --columns NAME=YOUR_COLUMN; ends the program where a name is
     unknown.

@@ -67,9 +67,9 @@ class Row:
         """The stage that an id begins with."""
         return self.id.partition(".")[0]
 
-    def found(self, relative_error=0.0, **values):
-        """A Finding of this row with these values; relative_error: left with the change."""
-        return Finding(self, values, relative_error)
+    def found(self, **values):
+        """A Finding of this row with these values."""
+        return Finding(self, values)
 
 
 def rows_of(stage):

@@ -22,8 +22,8 @@ from diagnose.labels import search
 from diagnose.labels.align import write_alignment
 from diagnose.tables import (
     COLUMNS,
-    SIDES,
     UNDECIDED,
+    add_column_flags,
     inverted,
     merge_votes,
     named_columns,
@@ -324,9 +324,7 @@ def main(argv=None):
     parser = command_line(__file__, __doc__)
     parser.add_argument("labels", type=Path, metavar="FILE", help="another source of labels")
     parser.add_argument("--data", required=True, help="folder of the dataset; photos may be absent")
-    parser.add_argument("--columns", nargs="+", default=[], metavar="NAME=YOUR_COLUMN")
-    text = "the photo that 1 stands for in label columns (%(default)s)"
-    parser.add_argument("--label-1-means", choices=SIDES, default="photo_2", help=text)
+    add_column_flags(parser, "label")
     parser.add_argument("--base", type=int, choices=(0, 1), help="lowest photo number in FILE")
     parser.add_argument("--align", type=Path, metavar="OUT", help="recover permuted photo numbers")
     parser.add_argument("--json", action="store_true", help="the findings as JSON")

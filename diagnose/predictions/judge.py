@@ -23,9 +23,9 @@ from diagnose.labels import search as labels
 from diagnose.labels.judge import name_missing
 from diagnose.predictions.reading import COLUMNS, LEAST, orient, read_predictions
 from diagnose.tables import (
-    SIDES,
     TABLE,
     UNDECIDED,
+    add_column_flags,
     named_columns,
 )
 from disk.errors import command_line, instrument, stop
@@ -331,9 +331,7 @@ def main(argv=None):
     parser = command_line(__file__, __doc__)
     parser.add_argument("predictions", metavar="FILE", help="predictions of any origin")
     parser.add_argument("--data", required=True, help="folder of the dataset; photos may be absent")
-    parser.add_argument("--columns", nargs="+", default=[], metavar="NAME=YOUR_COLUMN")
-    text = "the photo that 1 stands for in label and predicted columns (%(default)s)"
-    parser.add_argument("--label-1-means", choices=SIDES, default="photo_2", help=text)
+    add_column_flags(parser, "label and predicted")
     parser.add_argument("--reported-accuracy", nargs="+", metavar="A", default=[],
                         help="what your program printed: .70, or one value per epoch")  # fmt: skip
     for name, word in (("repeated", "again"), ("rebatched", "again, in batches of another size")):

@@ -1,8 +1,7 @@
 """The backbone's forward passes: from the inputs to the features of both photos."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch.nn import functional as F
@@ -12,20 +11,13 @@ from diagnose.forward import EVERY, recipe_of
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
 
 
-@dataclass(frozen=True)
-class Pass(Change):
-    """A change of the forward passes: act(diagnose.forward.Recipe, values of its finding)."""
-
-    act: Callable = None
-
-
 def change(name, text, act, **options):
-    """A Pass of this stage."""
-    return Pass(f"features.{name}", CAUSE, text, act=act, **options)
+    """A change of the forward passes: act(diagnose.forward.Recipe, values)."""
+    return Change(f"features.{name}", CAUSE, text, act=act, **options)
 
 
 def after(name, text, function, **options):
-    """A Pass with one more function of the features [B, F]."""
+    """A change with one more function of the features [B, F]."""
     return change(name, text, lambda recipe, values: recipe.plus(function), **options)
 
 

@@ -1,8 +1,5 @@
 """The head: how the features of both photos are merged, and the layers behind, to the logits."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -18,19 +15,12 @@ from run.findings import CAUSE, DIFFERENT, HARMLESS, UNEXPLAINED, WRONG, Row
 PRODUCTS, SUMS = ("matmul", "__matmul__", "mm", "einsum"), ("add", "__add__", "__radd__")
 
 
-@dataclass(frozen=True)
-class Merge(Change):
-    """How the features of two photos are merged: apply(features_1, features_2) [B, F] each.
+def merge(name, text, act, kind=CAUSE, **options):
+    """How the features of two photos are merged: act(features_1, features_2) [B, F] each.
 
     It is the first op in which two photos meet; an op behind it, as abs, is one of ACTIVATIONS.
     """
-
-    apply: Callable = None
-
-
-def merge(name, text, apply, kind=CAUSE, **options):
-    """A Merge of this stage."""
-    return Merge(f"head.{name}", kind, text, apply=apply, **options)
+    return Change(f"head.{name}", kind, text, act=act, **options)
 
 
 def hidden_flags(values):
@@ -164,12 +154,14 @@ ACTIVATION = Change(
     "head.activation",
     CAUSE,
     "{function} is applied between the merge and the head",
+    act=lambda x, values: ACTIVATIONS[values["function"]](x),
     values=lambda replays, changes: [{"function": name} for name in ACTIVATIONS],
 )
 SCALED = Change(
     "head.scaled",
     CAUSE,
     "what enters a layer of the head is multiplied by {factor} (reference: 1)",
+    act=lambda x, values: values["factor"] * x,
     values=lambda replays, changes: [
         {"factor": factor_between([replays[0].given[0]], [replays[0].seen])}
     ],

@@ -17,7 +17,7 @@ import data
 from run.findings import CAUSE, DIFFERENT, Row
 
 COUNT = ("count", "total")  # of the photos of a batch
-# {part: what is done to a photo in the lines that do it, see record.PHOTO_OPS}
+# {part: what is done to a photo in the lines that do it, see record.PHOTO_KINDS}
 LINES = {"geometry": ("resize", "placement"), "filter": ("resize",), "turn": ("turn",)}
 LINES |= {"channels": ("channels",), "normalization": ("arithmetic",)}
 LINES |= {"padding": ("placement",), "cast": ("cast",)}

@@ -164,14 +164,14 @@ class Passes:
     tolerance: float
 
 
-def replay_of(trace, view, reference, weights):
+def replay_of(trace, view, rounding, reference, weights):
     """The Replay of the forward passes of a batch; see judge_passes."""
     values = weights(view.step)
     layer, told = linear_layer(trace.weights, view.matches[0], values)
     backbone = reference.ranker.backbone
     shown = shown_by(view.batch, view.sides, view.matches, backbone, told)
-    ranker, rounding = reference.ranker, view_rounding(trace, view, values)
-    return Replay(view.step, view.sides, ranker, weights, view.matches, layer, rounding, shown)
+    own = view.step, view.sides, reference.ranker, weights, view.matches
+    return Replay(*own, layer, rounding, shown)
 
 
 def view_rounding(trace, view, values):
@@ -180,12 +180,16 @@ def view_rounding(trace, view, values):
     return rounding_of(trace, view.step, kept)
 
 
-def judge_passes(trace, views, reference, weights):
+def judge_passes(trace, views, roundings, reference, weights):
     """([(step, finding)] on the forward passes of all batches, the Passes of each).
 
-    views: see diagnose.compare.BatchContext, those whose photos were recorded; weights: see Replay.
+    views: see diagnose.compare.BatchContext, those whose photos were recorded; roundings: of each,
+    see view_rounding; weights: see Replay.
     """
-    replays = [replay_of(trace, view, reference, weights) for view in views]
+    replays = [
+        replay_of(trace, view, rounding, reference, weights)
+        for view, rounding in zip(views, roundings, strict=True)
+    ]
     free = [*PASSES, *[MAX_POOL] * calls(views, "max"), *[DROPOUT] * calls(views, "dropout")]
     owns = explain_each(replays, combinations_of(free))
     findings, passes = [], []

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from diagnose.explain import explain_each
+from diagnose.explain import act_on, explain_each
 from diagnose.numerics import (
     FORMULA,
     estimated,
@@ -20,7 +20,6 @@ from diagnose.numerics import (
 from diagnose.reference import column
 from diagnose.stages.head import (
     ACTIVATION,
-    ACTIVATIONS,
     BEFORE,
     DIFFERENCE,
     DROPOUT,
@@ -78,15 +77,12 @@ class Replay:
 
 def merge_of(changes):
     """The function of both features [B, F] that some findings stand for."""
-    return changes[0].row.apply if changes else DIFFERENCE.apply
+    return (changes[0].row if changes else DIFFERENCE).act
 
 
 def activation_of(changes):
     """The function of a tensor that some findings stand for."""
-    if not changes:
-        return lambda x: x
-    values = changes[0].values
-    return ACTIVATIONS.get(values.get("function")) or (lambda x: values["factor"] * x)
+    return lambda x: act_on(x, changes)
 
 
 def judge_heads(views, weights, roundings):
@@ -140,7 +136,7 @@ def judge_alike(views, weights, roundings):
 
 def way_of(row, layers):
     """The function of both features that a merge and the layers behind it are."""
-    return lambda a, b: reduce(lambda x, layer: layer.apply(x), layers, row.apply(a, b))
+    return lambda a, b: reduce(lambda x, layer: layer.apply(x), layers, row.act(a, b))
 
 
 def judge_merges(views, merged, roundings):

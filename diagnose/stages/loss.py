@@ -1,8 +1,5 @@
 """The loss: which row of LOSSES gives it and its gradient, in every batch, at its own logits."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch.nn import functional as F
 
@@ -11,15 +8,8 @@ from diagnose.explain import Change, contradiction, one_of
 from run.findings import CAUSE, DECLARED, DIFFERENT, HARMLESS, SKIPPED, UNEXPLAINED, WRONG, Row
 
 
-@dataclass(frozen=True)
-class Loss(Change):
-    """A change of the loss: act(diagnose.criterion.Recipe, values of its finding)."""
-
-    act: Callable = None
-
-
 def loss(name, text, terms, between=None, shares=False, **options):
-    """A Loss of this stage: terms(logits [B, 2], label [B], value) [B], whose mean it is.
+    """A change of the loss: terms(logits [B, 2], label [B], value) [B], whose mean it is.
 
     between: two bounds of a value that is estimated from all batches; shares: whether the value is
     the official shares [B] of people that prefer photo_2.
@@ -32,7 +22,7 @@ def loss(name, text, terms, between=None, shares=False, **options):
         value = (lambda batch: batch.shares) if shares else values.get("value", 0.0)
         return recipe._replace(terms=terms, value=value)
 
-    return Loss(f"loss.{name}", CAUSE, text, act=act, **options)
+    return Change(f"loss.{name}", CAUSE, text, act=act, **options)
 
 
 def one_hot(z, y):
@@ -180,7 +170,7 @@ LOSSES = (
         between=(0.01, 100.0),
     ),
 )
-INVERTED = Loss(
+INVERTED = Change(
     "loss.labels_inverted",
     CAUSE,
     "the loss is computed on 1 - label",

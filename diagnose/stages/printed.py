@@ -3,8 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diagnose.explain import Change, explain
 from run.findings import CAUSE, SKIPPED, WRONG, Row
@@ -17,17 +16,12 @@ ROUNDED = 0.5 * (1 + 1e-6)  # of the last digit printed, that a figure may be of
 SO_FAR, SINCE_LINE = "so far", "since the line before"
 
 
-@dataclass(frozen=True)
-class Arithmetic(Change):
-    """A way to arrive at a figure: act(values [N] of batches, their pairs [N], its values)."""
-
-    act: Callable = None
-
-
 def arithmetic(name, text, act, values=None, **options):
-    """An Arithmetic of this stage; text: what the figure is."""
+    """A way to arrive at a figure: act(values [N] of batches, their pairs [N], values of its
+    finding); text: what the figure is.
+    """
     text = f"the printed {{figure}} is {text} ({{figures}} figures)"
-    return Arithmetic(f"printed.{name}", CAUSE, text, act=act, values=values, each=True, **options)
+    return Change(f"printed.{name}", CAUSE, text, act=act, values=values, each=True, **options)
 
 
 def windows(replays, changes):
@@ -46,10 +40,15 @@ def sizes(replays, changes):
     return found
 
 
+def over_pairs(values, pairs):
+    """The sum over all pairs of the means [N] of batches with these pairs [N]."""
+    return sum(value * count for value, count in zip(values, pairs, strict=True))
+
+
 OVER_PAIRS = arithmetic(
     "mean_over_pairs",
     "the mean over the pairs {where}",
-    lambda v, n, told: sum(map(float.__mul__, v, map(float, n))) / sum(n),
+    lambda v, n, told: over_pairs(v, n) / sum(n),
     windows,
 )
 OVER_BATCHES = arithmetic(
@@ -72,7 +71,7 @@ SUMS = (
     arithmetic(
         "sum_over_pairs",
         "the sum over the pairs {where}",
-        lambda v, n, told: sum(map(float.__mul__, v, map(float, n))),
+        lambda v, n, told: over_pairs(v, n),
         windows,
     ),
     arithmetic(
@@ -84,7 +83,7 @@ SUMS = (
     arithmetic(
         "mean_times_batch_size",
         "the mean times the batch size {where}",
-        lambda v, n, told: sum(map(float.__mul__, v, map(float, n))) / sum(n) * max(n),
+        lambda v, n, told: over_pairs(v, n) / sum(n) * max(n),
         windows,
     ),
     arithmetic(
@@ -159,7 +158,7 @@ class Figures:
 
     def figure(self, last, place, changes):
         """A figure behind a batch, where the one before was behind the batch `last`."""
-        way = next((f for f in changes if isinstance(f.row, Arithmetic)), OVER_PAIRS_SO_FAR)
+        way = next((f for f in changes if f.row.act), OVER_PAIRS_SO_FAR)
         value = way.row.act(*self.window(last, way.values.get("where"), place), way.values)
         rows = {finding.row for finding in changes}
         value = 1 - value if INVERTED in rows else value
@@ -192,7 +191,10 @@ def judge_printed(printed, facts):
     findings = []
     for figure in FIGURES:
         series = figures_of(figure, printed, len(facts))
-        findings += [found for rows in series for found in explain_figures(figure, rows, facts)]
+        for rows in series:
+            at = {PRINTED_AT: rows[-1][3]}
+            found = explain_figures(figure, rows, facts)
+            findings += [replace(finding, values=finding.values | at) for finding in found]
         findings += [] if series else [NO_LINES.found(figure=figure)]
     if any(re.search(VALIDATION, line, re.I) for _, _, line, _ in printed):
         findings.append(VALIDATION_LINES.found())
@@ -224,7 +226,7 @@ def levels_of(kind, is_epoch):
 
 def explain_figures(kind, rows, facts):
     """Findings on the figures of one form of line."""
-    places, texts, lines, numbers = map(list, zip(*rows, strict=True))
+    places, texts, lines, _ = map(list, zip(*rows, strict=True))
     figures = Figures(texts, places, [f[kind] for f in facts], [f["pairs"] for f in facts])
     is_epoch = all(re.search("epoch", line, re.I) for line in lines) and not figures.is_each_batch
     is_epoch = is_epoch and not any(re.search("step|batch|iter", line, re.I) for line in lines)
@@ -232,8 +234,7 @@ def explain_figures(kind, rows, facts):
     usual = explain([figures], levels[:1])
     if usual.fits:
         return []
-    values = {"figure": kind, "figures": len(rows), PRINTED_AT: numbers[-1]}
-    found = explain([figures], levels[1:])
+    found, values = explain([figures], levels[1:]), {"figure": kind, "figures": len(rows)}
     if not found.fits:
         return [NONE_OF.found(**values, tried=usual.tried + found.tried)]
     if all(fit[0].row is INVERTED for fit in found.fits):

@@ -3,9 +3,9 @@
 A row of TRICKS acts on what backward left, and must give what the optimizer takes in every step.
 """
 
+import functools
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,7 +35,7 @@ class Step:
 
     given: right after the last backward; taken: as the optimizer takes them, zeros where it finds
     none; before: those of the batch before; factor: by which the loss is multiplied, or None;
-    parameters: {number: diagnose.stages.update.Parameter}.
+    parameters: {number: diagnose.parameters.Parameter}.
     """
 
     step: int
@@ -83,16 +83,18 @@ class Step:
         return factor_between(made.values.values(), self.taken.values.values())
 
 
-@dataclass(frozen=True)
-class Trick(Change):
-    """What is done to gradients: act(step, gradients, values of its finding)."""
-
-    act: Callable = None
-
-
 def trick(name, text, act, values=None, kind=CAUSE, **options):
-    """A Trick of the stage `gradients`."""
-    return Trick(f"gradients.{name}", kind, text, act=act, values=values, **options)
+    """What is done to gradients: act(step, gradients, values)."""
+    return Change(f"gradients.{name}", kind, text, act=act, values=values, **options)
+
+
+clip = functools.partial(trick, help="do not clip gradients", at=("clip", "changed"))
+lost = functools.partial(
+    trick,
+    help="call optimizer.zero_grad() before backward, not after it",
+    matters=WRONG,
+    at=("changed", "zero_grad"),
+)
 
 
 # Estimated values
@@ -124,7 +126,7 @@ def norms(steps, changes):
     """
     step = first_changed(steps, changes)
     norm = step.after((*step.shown, *changes)).norm()
-    scales = [*sorted(groups_of(step, changes), reverse=True), step.scale(changes)]
+    scales = [*sorted(groups_of(step.factors(changes)), reverse=True), step.scale(changes)]
     return [{"norm": scale * (norm + eps), "eps": eps}
             for scale in scales if 0 < scale < 1 and math.isfinite(norm)
             for eps in (EPS, 0.0)]  # fmt: skip
@@ -140,9 +142,12 @@ def bounds(steps, changes):
     return [{"bound": max(max(step.taken.largest.values()) for step in steps)}]
 
 
-def groups_of(step, changes):
-    """{factor: numbers of the weights} of the parts with factors of their own; {} of too many."""
-    groups, own = {}, step.factors(changes)
+def groups_of(own):
+    """{factor: numbers of the weights} of the parts with factors of their own; {} of too many.
+
+    own: see Step.factors.
+    """
+    groups = {}
     for n, factor in own.items():
         groups.setdefault(estimated(factor), []).append(n)
     if not 1 < len(groups) <= PARTS:
@@ -156,7 +161,7 @@ def part_factors(steps, changes):
     own = step.factors(changes)
     free = [n for n in step.parameters if n not in own]  # with gradients of 0
     parts = {describe(some, step.parameters, free): (factor, tuple(some))
-             for factor, some in sorted(groups_of(step, changes).items())
+             for factor, some in sorted(groups_of(own).items())
              if abs(factor - 1) > UNTOUCHED}  # fmt: skip
     if not parts:
         return []
@@ -213,13 +218,10 @@ def zeros(step, made, values):
 
 
 # Shown by the record of each step.
-REMOVED = trick(
+REMOVED = lost(
     "removed",
     "gradients are set to None between backward and the optimizer step, so no parameter moves",
     zeros,
-    help="call optimizer.zero_grad() before backward, not after it",
-    matters=WRONG,
-    at=("changed", "zero_grad"),
 )
 STALE = trick(
     "of_the_batch_before",
@@ -229,13 +231,10 @@ STALE = trick(
     matters=WRONG,
     at=("changed", "step"),
 )
-ZEROED = trick(
+ZEROED = lost(
     "zeroed",
     "gradients are zeroed between backward and the optimizer step, so only weight decay acts",
     zeros,
-    help="call optimizer.zero_grad() before backward, not after it",
-    matters=WRONG,
-    at=("changed", "zero_grad"),
 )
 SCALED_BACK = trick(
     "scaled_back",
@@ -247,22 +246,18 @@ SCALED_BACK = trick(
 )
 # Tried alone and two at a time.
 TRICKS = (
-    trick(
+    clip(
         "norm_clipped",
         "the gradient norm is clipped (or set) to {norm}",
         clip_norm,
         norms,
-        help="do not clip gradients",
-        at=("clip", "changed"),
     ),
     trick("factor", "the gradients are multiplied by {factor}", multiply, factors),
-    trick(
+    clip(
         "values_clipped",
         "gradient values are clipped to +-{bound}",
         lambda step, made, values: made.each(lambda g: g.clamp(-values["bound"], values["bound"])),
         bounds,
-        help="do not clip gradients",
-        at=("clip", "changed"),
     ),
     trick(
         "factor_of_each",
@@ -270,13 +265,11 @@ TRICKS = (
         multiply_parts,
         part_factors,
     ),
-    trick(
+    clip(
         "norm_clipped_of_each",
         "the gradient norm is clipped in each part by itself: {norms}",
         clip_parts,
         part_norms,
-        help="do not clip gradients",
-        at=("clip", "changed"),
     ),
 )
 ONE_OF = one_of("gradients")

@@ -1,8 +1,5 @@
 """The optimizer step: which parameters it moves, by which rule, and what happens behind it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 
 from diagnose.explain import Change, one_of
@@ -10,16 +7,9 @@ from diagnose.numerics import factor_between
 from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, WRONG, Row, number
 
 
-@dataclass(frozen=True)
-class Afterwards(Change):
-    """What is done to the weights behind a step: act(Behind, values of its finding)."""
-
-    act: Callable = None
-
-
 def afterwards(name, text, act, values, **options):
-    """An Afterwards of this stage."""
-    return Afterwards(f"update.{name}", CAUSE, text, act=act, values=values, **options)
+    """What is done to the weights behind a step: act(judge_update.Behind, values)."""
+    return Change(f"update.{name}", CAUSE, text, act=act, values=values, **options)
 
 
 def flag_of_all(flag, key):

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torchvision.transforms.functional import to_tensor
 
+from plants import Plants
+
 MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
 SIZE = 224
@@ -47,24 +49,6 @@ clean_reversed_batch clean_double_after clean_extra_forward clean_autograd_backw
 clean_group_per_tensor clean_second_first
 outside_1 outside_3 outside_5 outside_6 outside_7 outside_8 outside_9 outside_10
 """.split()
-
-
-class Plants(dict):
-    """{name: value or None} of what is planted, as NAME or NAME=VALUE."""
-
-    def __init__(self, words):
-        pairs = [word.partition("=") for word in words]
-        super().__init__((name, float(value) if value else None) for name, _, value in pairs)
-        unknown = self.keys() - set(PLANTS)
-        if unknown:
-            raise SystemExit("no such plants: %s" % sorted(unknown))
-
-    def __and__(self, names):
-        return self.keys() & names
-
-    def value(self, name, usual):
-        """The value of a plant; usual: where none is given."""
-        return usual if self.get(name) is None else self[name]
 
 
 # --------------------------------------------------------------------------------------- data
@@ -444,7 +428,7 @@ def main():
     parser.add_argument("--lr-scale", type=float, default=1.0)
     parser.add_argument("--plant", nargs="+", default=[], metavar="NAME[=VALUE]")
     args = parser.parse_args()
-    P = Plants(args.plant)
+    P = Plants(args.plant, PLANTS)
     dtype = torch.float64 if "clean_double_after" in P else torch.float32
 
     torch.manual_seed(args.seed)

@@ -16,6 +16,8 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from plants import Plants
+
 MEAN = [0.485, 0.456, 0.406]
 STD = [0.229, 0.224, 0.225]
 SIZE = 224
@@ -58,24 +60,6 @@ clean_head_written_out
 outside_1 outside_2 outside_3 head_orthogonal outside_5 outside_6 outside_7 outside_8 outside_9
 outside_10 outside_11 outside_12 outside_13 outside_14 outside_15 outside_16
 """.split()
-
-
-class Plants(dict):
-    """{name: value or None} of what is planted, as NAME or NAME=VALUE."""
-
-    def __init__(self, words):
-        pairs = [word.partition("=") for word in words]
-        super().__init__((name, float(value) if value else None) for name, _, value in pairs)
-        unknown = self.keys() - set(PLANTS)
-        if unknown:
-            raise SystemExit("no such plants: %s" % sorted(unknown))
-
-    def __and__(self, names):
-        return self.keys() & names
-
-    def value(self, name, usual):
-        """The value of a plant; usual: where none is given."""
-        return usual if self.get(name) is None else self[name]
 
 
 # ------------------------------------------------------------------------------------- photos
@@ -665,7 +649,7 @@ def main():
     parser.add_argument("--lr-scale", type=float, default=1.0)
     parser.add_argument("--plant", nargs="+", default=[], metavar="NAME[=VALUE]")
     args = parser.parse_args()
-    P = Plants(args.plant)
+    P = Plants(args.plant, PLANTS)
     if "layer3" in P and args.tiny:
         parser.error("layer3 needs the real ResNet-50 (leave --tiny out)")
 

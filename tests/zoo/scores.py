@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from PIL import Image
+from plants import Plants
 
 PLANTS = ("label_invert_loss", "bgr", "batch_size", "no_momentum", "one_lr", "bn_eval", "smoothing")
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -54,8 +55,7 @@ def main():
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--plant", nargs="+", default=[])
     args = parser.parse_args()
-    plants = dict(word.partition("=")[::2] for word in args.plant)
-    assert plants.keys() <= set(PLANTS), plants
+    plants = Plants(args.plant, PLANTS)
     torch.manual_seed(args.seed)
     folder = pathlib.Path(args.data) / "train_val"
     lines = [line.split() for line in (folder / "train_pairlist.txt").read_text().splitlines()]
@@ -67,7 +67,7 @@ def main():
     groups = [{"params": rest, "lr": rates[0]}, {"params": fc.parameters(), "lr": rates[1]}]
     momentum = 0 if "no_momentum" in plants else 0.9
     optimizer = torch.optim.SGD(groups, lr=1e-4, momentum=momentum, weight_decay=5e-4)
-    count = int(float(plants.get("batch_size", 8)))
+    count = int(plants.value("batch_size", 8))
     for _ in range(args.epochs):
         net.train(mode="bn_eval" not in plants)
         order = torch.randperm(len(lines)).tolist()
@@ -82,7 +82,7 @@ def main():
             score_1, score_2 = net(torch.stack(photos)).squeeze(1).chunk(2)
             logits = torch.stack([score_1, score_2], dim=1)
             target = 1 - label if "label_invert_loss" in plants else label
-            share = float(plants.get("smoothing", 0))
+            share = plants.value("smoothing", 0)
             loss = F.cross_entropy(logits, target, label_smoothing=share)
             optimizer.zero_grad()
             loss.backward()

@@ -14,6 +14,8 @@ from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet50
 
+from plants import Plants
+
 IMAGENET_MEAN = numpy.array([0.485, 0.456, 0.406], dtype=numpy.float32)
 IMAGENET_STD = numpy.array([0.229, 0.224, 0.225], dtype=numpy.float32)
 IMAGE_SIZE = 224
@@ -51,24 +53,6 @@ clean_autograd_backward clean_second_first
 outside_1 outside_2 outside_3 head_orthogonal outside_5 outside_6 outside_7 outside_8 outside_9
 outside_10
 """.split()
-
-
-class Plants(dict):
-    """{name: value or None} of what is planted, as NAME or NAME=VALUE."""
-
-    def __init__(self, words):
-        pairs = [word.partition("=") for word in words]
-        super().__init__((name, float(value) if value else None) for name, _, value in pairs)
-        unknown = self.keys() - set(PLANTS)
-        if unknown:
-            raise SystemExit("no such plants: %s" % sorted(unknown))
-
-    def __and__(self, names):
-        return self.keys() & names
-
-    def value(self, name, usual):
-        """The value of a plant; usual: where none is given."""
-        return usual if self.get(name) is None else self[name]
 
 
 def read_pixels(path, size, P):
@@ -541,7 +525,7 @@ def main():
     parser.add_argument("--lr-scale", type=float, default=1.0)
     parser.add_argument("--plant", nargs="+", default=[], metavar="NAME[=VALUE]")
     args = parser.parse_args()
-    P = Plants(args.plant)
+    P = Plants(args.plant, PLANTS)
     torch.manual_seed(args.seed)
 
     model = Siamese(args.tiny, P)
