@@ -10,7 +10,7 @@ CODE = $(shell (echo "$(DEMO)"; cat train_resnet.py model.py data.py make_demo.p
 
 .PHONY: demo demo-run story lists test zoo lint
 
-# A folder of an older version is no failure: it is kept under another name.
+# A folder of an older version is not a failure: it is kept under another name.
 define set-older-aside
 @if test -e $(1) && test "$$(cat $(1).code 2>/dev/null)" != "$(CODE)"; then \
 	older=$$(mktemp -d $(1)-older.XXXXXX) && mv $(1) $$older/ && \

@@ -128,7 +128,7 @@ def first_batch(run):
 def bare_step(model, photo_1, photo_2, label):
     """The step of the page on tensors that are there already; model: ranker, criterion, optimizer.
 
-    A copy, since the page's own stands inline; its loss.
+    A copy, since the page's own is inline; its loss.
     """
     logits = model.ranker(photo_1, photo_2)
     loss = model.criterion(F.log_softmax(logits, dim=1), label)
@@ -205,7 +205,7 @@ def epochs_in_turn(flags, rounds):
     plain, ours, pairs = [], [], []
 
     def epochs(run):
-        """Epochs of the plain loop and of the page in turn, in the place of Run.epochs."""
+        """Epochs of the plain loop and of the page in turn, instead of Run.epochs."""
         model = plain_model(run)
         pairs.extend([len(run.train.pairs), len(run.val.pairs)])
         for _ in range(rounds):
@@ -295,7 +295,7 @@ def measure_evaluation(run, rounds):
 
 def measure_extraction(run, rounds):
     """(h) frozen features of the validation photos against bare forward passes of as many."""
-    page = importlib.import_module("variants.train_frozen")  # by name: it stands above
+    page = importlib.import_module("variants.train_frozen")  # by name: variants/ is above
     values = {key: row[0] for key, row in page.RECIPE.items()}
     values |= {"weights": "none", "size": run.args.size}
     ranker = page.build(SimpleNamespace(**values)).to(run.device)

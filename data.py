@@ -23,7 +23,7 @@ PAIR = np.dtype(
     [
         *(("series", "i8"), ("photo_1", "i8"), ("photo_2", "i8"), ("preference", "f8")),
         *(("rank_1", "i8"), ("rank_2", "i8"), ("label", "i8")),
-        ("line", "i8"),  # where the pair stands in its pairlist
+        ("line", "i8"),  # the line of the pair in its pairlist
     ]
 )
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -87,7 +87,7 @@ def read_list(root, split):
 def read_dataset(root, splits):
     """{split: (pairs [P] of PAIR, names [P, 2], photo folder)}, every line and photo checked.
 
-    Ends the program where a list or a photo is wrong, or a series stands in two lists.
+    Ends the program where a list or a photo is wrong, or a series is in two lists.
     """
     lists = {split: read_list(root, split) for split in splits}
     problems = [problem for *_, found in lists.values() for problem in found]
@@ -177,7 +177,7 @@ def take_inputs(split, rows, device, dtype=torch.float32):
 def decode_photo(path, size, fit):
     """fit_photo of a file, converted to RGB by Pillow and left in its stored orientation.
 
-    Raises what Pillow raises for a file that is no picture, truncated or a decompression bomb,
+    Raises what Pillow raises for a file that is not a picture, truncated or a decompression bomb,
     and ValueError for a strip too long to be cropped.
     """
     with Image.open(path) as photo:

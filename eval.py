@@ -3,7 +3,7 @@
     python eval.py --run runs/train_resnet --data data/phototriage [--split val|train|test]
     python eval.py --run runs/train_resnet --photos A.jpg B.jpg C.jpg [--sheet ranked.png]
 
-The first line is the verdict, the evidence stands below. Exit code 0: healthy, 1: a defect is
+The first line is the verdict, the evidence follows. Exit code 0: healthy, 1: a defect is
 established, 2: cannot judge. The predictions go to RUN/predictions_SPLIT.tsv; for val that file
 equals the training run's predictions.tsv. Predictions of any other origin: diagnose predictions.
 """
@@ -105,7 +105,7 @@ def embed(recipe, ranker, split, batch_size):
 
 
 def without_weights(recipe):
-    """The recipe with random weights in the place of those that it began with."""
+    """The recipe with random weights instead of those that it began with."""
     return argparse.Namespace(**(vars(recipe) | {"weights": "none"}))
 
 

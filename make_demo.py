@@ -29,7 +29,7 @@ BLUR, TILT, CUT = 1 / 36, 9, 0.44  # in full: part of a side, degrees, part of t
 STOPS = 1.2, -2.2, -2.2, -2.2  # exposure in full: too light, more often too dark
 DEFAULT_SERIES = 120
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}  # of the series
-# A sky: its colors above and at the horizon, and the light on all that stands below it.
+# A sky: its colors above and at the horizon, and the light on all that is below it.
 SKIES = ("#3e76be #c4d8e8 #fffffa", "#546096 #f6be8c #ffe0c2", "#96a0ac #d0d4d8 #e0e6ea")
 COLORS = {
     "skin": "bisque burlywood peru sienna", "hair": "#32241a #7a562e #1e1c1c #c09a5c",
@@ -95,7 +95,7 @@ def draw_land(rng, width, height, above, low, sea):
 
 
 def put(draw, rng, parts, light, x, y, size):
-    """Draws parts of a table that stand at x, y, size pixels high or wide."""
+    """Draws parts of a table at x, y, size pixels high or wide."""
     colors = {kind: rng.choice(names.split()) for kind, names in COLORS.items()}
     for part in parts.replace("\n", "|").split("|"):
         name, bright, *corners = part.split()

@@ -84,7 +84,7 @@ def vgg16(weights, size, inner_dropout=0.0):
     return backbone
 
 
-# Evaluation: every photo goes through the backbone once, however many pairs it stands in
+# Evaluation: every photo goes through the backbone once, however many pairs it is in
 
 
 def score_pairs(ranker, split, batch_size):

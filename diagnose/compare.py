@@ -18,6 +18,7 @@ from diagnose.criterion import Evidence
 from diagnose.finding import merge_steps
 from diagnose.official import Official, RecordedPair
 from diagnose.parameters import learning
+from diagnose.progress import Progress
 from diagnose.reference import (
     PAGES,
     Sides,
@@ -72,12 +73,13 @@ def explain(trace, root, page=None):
     size = None if photo is None else photo.shape[-1]
     reference = choose_reference(page, trace, size or 64)
     official, steps = Official(root, trace.files), len(trace.updates)
-    findings, views = view_batches(trace, reference, official)
+    progress = Progress(len(trace.batches))
+    findings, views = view_batches(trace, reference, official, progress)
     findings += features.judge_running(trace)
     known = [pair for view in views for pair in view.pairs]
     inverted = labels.are_inverted(known)
     whole, views, swapped = judge_losses(views, inverted)
-    found, passes = explain_batches(trace, views, reference)
+    found, passes = explain_batches(trace, views, reference, progress)
     findings += found + explain_updates(trace, views, reference)
     whole += judge_figures(trace, views, findings, swapped, inverted)
     whole += judge_data(views, known, swapped, reference.recipe, official)
@@ -91,7 +93,7 @@ def explain(trace, root, page=None):
     return with_lines(in_order(merge_steps(findings)), trace), basis
 
 
-def view_batches(trace, reference, official):
+def view_batches(trace, reference, official, progress):
     """([(step, finding)] on the photos of all batches, their BatchContexts)."""
     findings, views = [], []
     for step, batch in batches_of(trace):
@@ -100,6 +102,7 @@ def view_batches(trace, reference, official):
             found, view = [gradients.SAME_PHOTOS.found()], None
         findings += [(step, f) for f in found]
         views += [view] if view else []
+        progress.advance("identifying photos")
     return findings, views
 
 
@@ -197,7 +200,7 @@ def judge_data(views, known, swapped, recipe, official):
     return findings + pairs.judge_pairs(known, sizes, recipe, counts, official.count("train"))
 
 
-def explain_batches(trace, views, reference):
+def explain_batches(trace, views, reference, progress):
     """([(step, finding)] on all batches, from the passes to the gradients; the Passes of those
     whose photos were recorded).
     """
@@ -209,18 +212,19 @@ def explain_batches(trace, views, reference):
     roundings = [features.view_rounding(trace, view, weights(view.step)) for view in views]
     seen = [place for place, view in enumerate(views) if view.sides.inputs is not None]
     of_seen = [views[place] for place in seen], [roundings[place] for place in seen]
-    found, passes = features.judge_passes(trace, *of_seen, reference, weights)
+    found, passes = features.judge_passes(trace, *of_seen, reference, weights, progress)
     findings += found
     found, ways = head.judge_heads(views, weights, roundings)
     findings += found
     computed = {n for n, weight in enumerate(trace.weights) if weight.computed}
     own = dict(zip(seen, passes, strict=True))
     for place, view in enumerate(views):
-        show_progress(f"replaying batch {place + 1}/{len(views)}", place + 1 == len(views))
         update, rounding = trace.updates[view.step], roundings[place]
         found = gradients.judge_head_backward(view, ways[place], rounding)
         found += gradients.judge_contribution(view, own.get(place), rounding, update, computed)
         findings += [(view.step, finding) for finding in found]
+        progress.advance("repeating backward passes")
+    show_progress("", last=True)
     return findings, passes
 
 

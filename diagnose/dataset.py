@@ -37,10 +37,10 @@ SPLIT = row(
 UNLABELED = row(
     "split_without_labels", EQUAL, "{split}: {pairs:,} pairs, {series:,} series, no labels"
 )
-SHARED = row("shared_series", CAUSE, "{count} series stand in train and val, first {first}")
+SHARED = row("shared_series", CAUSE, "{count} series are in train and val, first {first}")
 NO_PHOTOS = row("no_photos", CAUSE, "no photo of {split} is there ({folder}/)")
 MISSING = row("missing_photos", CAUSE, "{split}: {count} photos have no file, first {first}")
-PHOTOS = row("photos", EQUAL, "{folder}/: {photos} photos, {unused} stand in no pair")
+PHOTOS = row("photos", EQUAL, "{folder}/: {photos} photos, {unused} are in no pair")
 BROKEN = row("broken_photos", CAUSE, "{count} files are no whole photos, first {first}")
 SIZES = row("sizes", EQUAL, "longer side {longer} pixels, shorter side {shorter}")
 EQUAL_BYTES = row(
@@ -102,7 +102,7 @@ def describe_split(split, pairs):
 
 
 def shared_series(official):
-    """Findings on series that stand in more than one of train and val."""
+    """Findings on series that are in more than one of train and val."""
     train, val = (set(official[split][0]["series"].tolist()) for split in ("train", "val"))
     both = sorted(train & val)
     return [SHARED.found(count=len(both), first=both[0])] if both else []

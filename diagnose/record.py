@@ -26,6 +26,7 @@ import os
 import re
 import runpy
 import sys
+import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -76,6 +77,7 @@ PHOTO_KINDS = {
 }
 PHOTO_OPS = {op: kind for kind, ops in PHOTO_KINDS.items() for op in ops.split()}
 PILLOW = ("resize", "thumbnail", "transpose", "convert", "split", "crop", "paste")
+EVERY = 3  # seconds between two lines of progress
 SLOT = 512  # bytes for a line's file and number, shared with the workers of a loader
 
 
@@ -612,6 +614,7 @@ class Recorder(OpTracer):
         self.batches, self.updates, self.waiting, self.pending = [], [], [], None
         # stays: whether the process goes on after the steps, as the kernel of a notebook does
         self.stays, self.saved = False, False
+        self.begin = self.said = None  # seconds: of the first backward, of a line of progress
         self.printed, self.files, self.schedules, self.stepping = [], [], [], {}
 
     def has_gradients(self):
@@ -625,6 +628,7 @@ class Recorder(OpTracer):
         pair = next((tag.pair for tag in tags if tag.pair), None)
         if pair is None or self.done or self.within or os.getpid() != self.pid:
             return plain_backward(tensors, *args, **options)
+        self.begin = self.begin or time.monotonic()
         before, self.within = self.gradients(), True  # torch calls it once more for the mode
         plain_backward(tensors, *args, **options)
         self.within = False
@@ -718,11 +722,24 @@ class Recorder(OpTracer):
         if self.pending is not None:
             self.updates.append(self.pending | {"next": self.state_of_weights()})
             self.pending = None
+            self.show_progress()
             if len(self.updates) >= self.steps:
                 self.done = True
                 if self.stays:
                     self.save()
                 sys.exit(0)
+
+    def show_progress(self):
+        """Says how many steps are recorded and about how long the others take; at most one line
+        every EVERY seconds.
+        """
+        done, now = len(self.updates), time.monotonic()
+        if now - (self.said or self.begin) < EVERY or done >= self.steps or sys.__stderr__ is None:
+            return
+        self.said = now
+        left = round((now - self.begin) / done * (self.steps - done))
+        text = f"record.py: {done} of {self.steps} steps recorded, about {left} s left"
+        print(text, file=sys.__stderr__, flush=True)
 
     def on_output_line(self, line):
         """A line that the trainer prints: those with numbers, and how many batches were done."""

@@ -67,7 +67,7 @@ def find_column(path, header, ours, names):
 def add_column_flags(parser, polar):
     """Adds the flags that say how a file's columns are called; polar: those that hold 0 and 1."""
     parser.add_argument("--columns", nargs="+", default=[], metavar="NAME=YOUR_COLUMN")
-    text = f"the photo that 1 stands for in {polar} columns (%(default)s)"
+    text = f"the photo that a 1 in the {polar} columns means (%(default)s)"
     parser.add_argument("--label-1-means", choices=SIDES, default="photo_2", help=text)
 
 
@@ -182,7 +182,7 @@ def read_wins(values, kind, where):
 
 
 def inverted(table):
-    """A copy of the table in which label 1 stands for photo_1 where it stood for photo_2."""
+    """A copy of the table in which label 1 means photo_1 where it meant photo_2."""
     table = table.copy()
     decided = table["label"] != UNDECIDED
     table["label"][decided] = 1 - table["label"][decided]

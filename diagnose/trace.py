@@ -226,7 +226,7 @@ def batches_of(trace):
 
 @cache
 def kinds_of(record):
-    """{key in the trace: (name, type)} of the fields of a record; `class_` stands for `class`."""
+    """{key in the trace: (name, type)} of the fields of a record; `class_` is `class` there."""
     return {name.removesuffix("_"): (name, kind)
             for name, kind in typing.get_type_hints(record).items()}  # fmt: skip
 

@@ -62,14 +62,14 @@ class listening:  # noqa: N801
 
 
 def show_progress(text, last=False):
-    """Redraws one line on stderr; where that is no terminal, prints one every half minute."""
+    """Redraws one line on stderr; where stderr is not a terminal, prints one every half minute."""
     if sys.stderr is None:
         return
     if sys.stderr.isatty():
         say(f"\r{text:<78}", sys.stderr, end="\r" + " " * 78 + "\r" if last else "")
         return
     now = time.monotonic()
-    if now - PROGRESS.setdefault("said", now) >= EVERY:
+    if text and now - PROGRESS.setdefault("said", now) >= EVERY:
         PROGRESS["said"] = now
         say(text, sys.stderr)
 

@@ -7,7 +7,9 @@ from uuid import uuid4
 
 from disk.errors import fail_on, stop
 
-LONGEST_NAME = 255 - len(f".{uuid4().hex}.part")  # bytes, of a file that is written beside first
+LONGEST_NAME = 255 - len(
+    f".{uuid4().hex}.part"
+)  # bytes, of a file that is written under another name first
 
 
 def check_new(flag, path):
@@ -23,16 +25,17 @@ def check_new(flag, path):
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         stop(__file__, f"{flag} {path}: a name has at most {LONGEST_NAME} bytes")
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        stop(__file__, f"{flag} {path}: {parent} is no folder that can be written")
+        stop(__file__, f"{flag} {path}: {parent} is not a folder that can be written to")
 
 
 def replace_file(path, write, there=lambda: False):
-    """Calls write(file) on a file beside path, flushes it to disk and renames it over path.
+    """Calls write(file) on a new file, flushes it to disk and renames it over path.
 
-    The file beside it has a name that did not exist, so no link is followed and nothing else is
-    overwritten. A kill at any moment leaves the old file or the new one, whole; a full disk leaves
-    the old one and ends the program with one line. Where there() by then another process has
-    written the same file, which it may hold open (Windows replaces no such file), that one stays.
+    The new file is in the same folder and has a name that did not exist, so no link is followed and
+    nothing else is overwritten. A kill at any moment leaves the old file or the new one, whole; a
+    full disk leaves the old one and ends the program with one line. Where there() by then another
+    process has written the same file, which it may hold open (Windows replaces no such file), that
+    one stays.
     """
     part = Path(f"{path}.{uuid4().hex}.part")
     culprit = f"{path}: cannot be written in full, what was there stays"

@@ -65,7 +65,7 @@ def missing_photos(path, pairs, names, folder, present):
 
 
 def shared_series(lists):
-    """Problems, each with file and line: series that stand in two lists.
+    """Problems, each with file and line: series that are in two lists.
 
     lists: {split: pairs [P] with the fields series and line}.
     """

@@ -1,4 +1,4 @@
-"""The lines of a pairlist as texts, every one checked; what they mean stands in data.py."""
+"""The lines of a pairlist as texts, every one checked; data.py says what they mean."""
 
 import re
 
@@ -11,7 +11,7 @@ def read_lines(path, columns):
     """The sound lines of a pairlist, (number from 1 on, fields as texts), and the problems.
 
     columns: 6, or 3 for a list without labels. Each problem names file and line: fields that
-    cannot be, a pair that stands twice, a photo with two ranks (whose line is kept all the same).
+    cannot be, a pair that is listed twice, a photo with two ranks (whose line is kept).
     """
     lines, problem = read_text(path)
     problems, pairs, ranks, sound = [problem] if problem else [], {}, {}, []
@@ -32,11 +32,11 @@ def read_lines(path, columns):
 
 
 def repeated(fields, pairs, number):
-    """The problem of a pair that stands in an earlier line, in either order, or None."""
+    """The problem of a pair that is in an earlier line, in either order, or None."""
     series, photo_1, photo_2 = map(int, fields[:3])
     first = pairs.setdefault((series, *sorted((photo_1, photo_2))), number)
     if first != number:
-        return f"photos {photo_1}, {photo_2} of series {series} stand in line {first}"
+        return f"photos {photo_1}, {photo_2} of series {series} are in line {first} already"
     return None
 
 
@@ -75,7 +75,7 @@ def line_problem(fields, columns):
 
 
 def preference_problem(text, rank_1, rank_2):
-    """What is wrong with a preference and the two ranks beside it, or None."""
+    """What is wrong with a preference and the two ranks of its line, or None."""
     is_number = re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]+)?|[0-9]+\.", text)
     if not is_number or not 0 <= float(text) <= 1:
         return f"preference {text[:LONGEST]!r} is not a number from 0 to 1"

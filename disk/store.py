@@ -128,7 +128,7 @@ def take_photos(photos, boxes, rows, device):
     for array, place in zip(taken, places.tolist(), strict=True):
         if len(place) > 4 and place[4] != row_checksum(array, place[:4]):
             path = getattr(photos, "filename", "the photo store")
-            stop(__file__, f"{path}: damaged since it was written; delete it, it is built anew")
+            stop(__file__, f"{path}: damaged since it was written; delete it, it is built again")
     taken, places = torch.from_numpy(taken), torch.from_numpy(places[:, :4])
     mapping = photos.base
     if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows

@@ -103,7 +103,7 @@ def check_state(expected, state, culprit):
 
 
 def alike(value, tensor):
-    """Whether a value of a state dict can stand for tensor: same shape, both floats or neither."""
+    """Whether a value of a state dict can replace a tensor: same shape, both floats or neither."""
     return (
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided

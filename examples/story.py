@@ -124,7 +124,7 @@ def inverted_count(count, self, loss, logits, label):
 
 
 def read_relabelled(trainer, votes, args, names):
-    """read_splits with the trainer's labels in the place of the official ones."""
+    """read_splits with the trainer's labels instead of the official ones."""
     splits = read_splits(args, names)
     for split in splits:
         split.pairs["label"] = trainer.labels(split.pairs, votes)
@@ -166,7 +166,7 @@ def read_figures(out, pairs):
 
 
 def judge_predictions(out, data, reported):
-    """The verdict of `diagnose predictions` on a run, of which this accuracy was printed."""
+    """The verdict of `diagnose predictions` on a run that printed this accuracy."""
     about = {"predictions": out / "predictions.tsv", "reported_accuracy": [f"{reported:.4f}"]}
     nothing = {"columns": [], "repeated": None, "rebatched": None, "sheet": None}
     nothing |= {"label_1_means": "photo_2"}
@@ -257,7 +257,7 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
     if len(set(args.seeds)) < len(args.seeds):
-        stop(__file__, f"--seeds {' '.join(map(str, args.seeds))}: one stands twice")
+        stop(__file__, f"--seeds {' '.join(map(str, args.seeds))}: one is given twice")
     if args.learned:
         learned, line = is_above_chance(args.learned)
         say(line, sys.stdout)

@@ -68,10 +68,10 @@ def load_last(run):
 
 
 def load_own(path, keys):
-    """A checkpoint with these keys, of the run that the args.json beside it is of."""
+    """A checkpoint with these keys, of the run that the args.json in its folder is of."""
     state = load_checkpoint(path, keys)
     if state["run"] != run_checksum(path.parent):
-        stop(__file__, f"{path}: that of another run than args.json beside it")
+        stop(__file__, f"{path}: of another run than args.json in its folder")
     return state
 
 
@@ -97,7 +97,7 @@ def save_best(run, epoch, accuracy, logits):
 
 
 def load_best(out):
-    """best.pt of a run folder, checked against args.json beside it; its model is not yet."""
+    """best.pt of a run folder, checked against its args.json; its model is not yet."""
     path = out / "best.pt"
     state = load_own(path, BEST)
     if not isinstance(state["logits"], torch.Tensor):

@@ -146,7 +146,7 @@ def brief(value):
 
 
 def show(value, between=" "):
-    """A value as text; between: what stands between the keys and the values of a dict."""
+    """A value as text; between: what separates the keys and the values of a dict."""
     if isinstance(value, Finding):
         return text_of(value)
     if between == "n":

@@ -12,7 +12,7 @@ from disk.errors import command_line, stop
 from run.evidence import end_on_signals
 from run.folder import check_out, recipe_name, source_checksums
 
-METAVARS = {int: "N", float: "X", str: "TEXT"}  # what stands for a value in --help
+METAVARS = {int: "N", float: "X", str: "TEXT"}  # the placeholder of a value in --help
 # Flags that say where to run and what to keep; none of them changes a number.
 RUN_FLAGS = {
     "data": ("data/phototriage", None, "folder of the dataset in the official layout"),

@@ -34,7 +34,7 @@ def recipe_name(script):
     """The name of a page by its file, as it is imported: train_resnet."""
     path = Path(script).resolve()
     if not path.is_relative_to(ROOT):
-        stop(__file__, f"{path}: a page stands in the folder of this project or below")
+        stop(__file__, f"{path}: a page must be in the folder of this project or below")
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
@@ -106,7 +106,7 @@ def check_resume(out, settings):
 def tell_difference(out, what, old, now, way_back):
     """Ends the program where something is not as in the run that is to go on, with a way out."""
     if old != now:
-        advice = f"{way_back}, or start anew with another --out"
+        advice = f"{way_back}, or start again with another --out"
         stop(__file__, f"--resume: {what} was {old} in {out}, now it is {now}; {advice}")
 
 
@@ -118,7 +118,7 @@ def run_checksum(out):
 
 
 def check_files(out):
-    """Ends the program where a run has lost last.pt after its first epoch: it would start anew."""
+    """Ends the program where a run has lost last.pt after its first epoch: it would start again."""
     history = out / "history.tsv"
     epochs = read_lightly(history).count("\n") - 1
     if epochs > 1 and not (out / "last.pt").is_file():
@@ -134,7 +134,7 @@ def checksum(content):
 
 
 def source_checksums(recipe):
-    """{path: checksum} of the page and of every file that it stands on, line ends aside."""
+    """{path: checksum} of the page and of every file that it imports, line ends aside."""
     page = f"{recipe.replace('.', '/')}.py"
     rooms = ["disk", "run"] + [page.rpartition("/")[0]] * ("/" in page)
     below = (path for room in rooms for path in sorted((ROOT / room).glob("*.py")))

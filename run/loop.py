@@ -1,6 +1,6 @@
 """Run: the context of a page's loop. Epochs and batches come from its generators.
 
-What stands behind a `yield` happens when the page asks for the next batch or epoch: the step, or
+What follows a `yield` happens when the page asks for the next batch or epoch: the step, or
 the epoch, is done. So the page holds the paper, and the run counts, saves, resumes and stops.
 """
 
@@ -183,7 +183,7 @@ class Run:
 
     def show_pace(self, clock, step, steps):
         """The progress line: pairs per second and the time left in the epoch."""
-        seconds = max(time.monotonic() - clock[0], 1e-3)  # Windows' clock may stand still
+        seconds = max(time.monotonic() - clock[0], 1e-3)  # Windows' clock may not have moved
         pairs, left = (step - clock[1]) * self.args.batch_size, steps - step
         left = int(seconds / (step - clock[1]) * left)
         text = f"epoch {self.position['epoch']}  step {step}/{steps}  {pairs / seconds:.1f} pairs/s"

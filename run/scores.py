@@ -79,7 +79,7 @@ def prior_loss(labels):
 
 
 def chance_levels(labels):
-    """What the scores of these labels stand beside."""
+    """What the scores of these labels are compared with."""
     return f"constant {constant_accuracy(labels):.4f}, prior loss {prior_loss(labels):.4f}"
 
 
@@ -193,7 +193,7 @@ def rank_series(pairs, scores):
 def number(text):
     """A number in a file; ValueError where float alone takes more, 1_0 or digits of no ASCII."""
     if "_" in text or not text.isascii():
-        raise ValueError(f"{text!r} is no number")
+        raise ValueError(f"{text!r} is not a number")
     return float(text)
 
 
@@ -217,7 +217,7 @@ def read_logits(path):
 
 
 def quality(path):
-    """(how good the model of a predictions.tsv is, beside chance; whether it is any better)."""
+    """(how good the model of a predictions.tsv is, compared with chance; whether it is better)."""
     if not path.is_file():
         return "how good this model is is not known: no predictions.tsv", False
     label, logits = read_logits(path)

@@ -795,7 +795,7 @@ def test_the_answer_on_the_command_line(tmp_path, capsys, monkeypatch):
     assert place["text"].startswith("train_loader = DataLoader(train_set, batch_size=batch")
 
 
-if __name__ == "__main__":  # makes golden/ anew
+if __name__ == "__main__":  # writes golden/ again
     for page in (train_resnet, train_vgg):
         with tempfile.TemporaryDirectory() as name:
             rows = digest(record_page(page, Path(name))).items()

@@ -271,8 +271,8 @@ BAD_DATA = {
     "photo 0": (line_2("2 0 2 0.2 2 1"), [":2: photo 0 is not in 1..99"]),
     "huge series": (line_2("12345678 1 2 0.2 2 1"), [":2: series 12345678"]),
     "photo against itself": (line_2("2 1 1 0.2 2 1"), [":2: photo 1 is paired with itself"]),
-    "pair twice": (line_2(LINES[0]), [":2: photos 1, 2 of series 1 stand in line 1"]),
-    "both orders": (line_2("1 2 1 0.1 2 1"), [":2: photos 2, 1 of series 1 stand in line 1"]),
+    "pair twice": (line_2(LINES[0]), [":2: photos 1, 2 of series 1 are in line 1 already"]),
+    "both orders": (line_2("1 2 1 0.1 2 1"), [":2: photos 2, 1 of series 1 are in line 1 already"]),
     "series in both": (
         content("train_val/val_pairlist.txt", b"3 1 2 0.7 1 2\n"),
         ["val_pairlist.txt:1: series 3 is also in train_pairlist.txt"],
@@ -373,7 +373,7 @@ def test_bad_checkpoints(train, demo, tmp_path, refused, monkeypatch):
         torch.save({"model": {}}, run / name)
         refused(main, argv, name, "not a checkpoint of a run")
         shutil.copy(other / name, run / name)
-        refused(main, argv, name, "that of another run than args.json beside it")
+        refused(main, argv, name, "of another run than args.json in its folder")
         (run / name).write_bytes(whole[name])
     assert not (tmp_path / "bomb.txt").exists()
     for text in ("{", "[]", "{}", '{"recipe": "train_resnet", "size": "64"}'):
@@ -392,7 +392,7 @@ def test_a_run_of_other_code_is_refused(train, demo, tmp_path, refused):
         other = settings | {"sources": sources | {path: "00000000"}}
         (run / "args.json").write_text(json.dumps(other))
         words = f"the checksum of {path} was 00000000", f"now it is {sources[path]}"
-        way_out = "; bring the file back, or start anew with another --out"
+        way_out = "; bring the file back, or start again with another --out"
         refused(train_resnet.main, flags, *words, way_out)
     older = {key: value for key, value in settings.items() if key != "sources"}
     (run / "args.json").write_text(json.dumps(older))

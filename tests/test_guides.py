@@ -1,4 +1,4 @@
-"""docs/change.md and docs/extend.md, followed as they are written, on a copy of this checkout."""
+"""docs/change.md, extend.md and plants.md, followed as they are written, on a copy."""
 
 import ast
 import re
@@ -83,11 +83,11 @@ def test_a_flag_that_no_line_reads_is_noticed(monkeypatch):
 
 
 def test_the_guide_to_extend_the_diagnosis(copy):
-    for name, old, new in blocks("extend.md"):
+    for name, old, new in (*blocks("extend.md"), *blocks("plants.md")):
         text = (copy / name).read_text(encoding="utf-8")
         assert old and text.count(old) == 1, old
         (copy / name).write_text(text.replace(old, new), encoding="utf-8")
-    (words,) = commands("extend.md")
+    (words,) = commands("plants.md")
     code, said = run(copy, *words)
     assert code == 0 and "\n5 rows, 0 wrong\n" in said, said
     for name in ("loss.exponential", "head.maximum", "gradients.signs", "update.clamped",

@@ -153,7 +153,7 @@ def test_which_pairs_are_in_the_file_is_said(lists, judge, tmp_path):
          HEADER),
         ("the whole train list, and nothing of val", 0, rows[: len(train)], HEADER),
         ("the first 60 rows of a list", 1, rows[:60], HEADER),
-        (f"; {val} pairs stand in both train and val", 1, twice, split),
+        (f"; {val} pairs are in both train and val", 1, twice, split),
         ("a split drawn over pairs: ", 1, cut, split),
         (f"both orders counted: {len(rows):,} pairs", 1, rows + turned, HEADER),
         ("; 10 rows repeat a pair", 1, rows + rows[:10], HEADER),
@@ -382,7 +382,7 @@ def test_a_dataset_is_checked_before_anyone_trains(judge, demo, tmp_path):
     assert code == found["exit_code"] == 1 and list(found) == ["verdict", "exit_code", "findings"]
     (shared,) = (row for row in found["findings"] if row["id"] == "dataset.shared_series")
     assert (shared["kind"], shared["values"]) == ("CAUSE", {"count": 1, "first": 4})
-    assert "1 series stand in train and val, first 4" in found["verdict"]
+    assert "1 series are in train and val, first 4" in found["verdict"]
 
     (root / "train_val" / "val_pairlist.txt").write_text("9 1 2 0.9 1 2\n")
     photos = root / "train_val" / "train_val_imgs"
@@ -392,7 +392,7 @@ def test_a_dataset_is_checked_before_anyone_trains(judge, demo, tmp_path):
     code, verdict, printed = judge(dataset.main, "--data", root)
     assert code == 1 and "1 photos have equal bytes across splits" in verdict
     assert "1 files are no whole photos, first 000011-01.JPG" in printed
-    assert "11 photos, 1 stand in no pair" in printed
+    assert "11 photos, 1 are in no pair" in printed
     whole = (photos / "000001-02.JPG").read_bytes()
     (photos / "000001-02.JPG").write_bytes(whole[: len(whole) // 2])
     assert (

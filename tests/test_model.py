@@ -267,7 +267,7 @@ def test_imagenet_weights_from_the_cache_or_one_line(tmp_path, monkeypatch, caps
     assert imagenet_file(unreachable, 97.8) == cached
 
 
-FORMULAS = {  # in the place of SiameseRanker.compare
+FORMULAS = {  # instead of SiameseRanker.compare
     "sign turned": lambda self, one, two: self.head(two - one),
     "head doubled": lambda self, one, two: 2 * self.head(one - two),
     "sum": lambda self, one, two: self.head(one + two),

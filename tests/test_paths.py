@@ -1,4 +1,4 @@
-"""Every path flag of every command, found in its parser, with what is no sound path."""
+"""Every path flag of every command, found in its parser, with what is not a sound path."""
 
 import argparse
 import contextlib

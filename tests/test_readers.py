@@ -1,4 +1,4 @@
-"""Thousands of damaged files through every reader: one line, or read as it stands in the file."""
+"""Thousands of damaged files through every reader: one line, or read as it is in the file."""
 
 import contextlib
 import copy
@@ -64,7 +64,7 @@ def rows_of(content, columns, delimiter=None):
     return [[row[place] for place in places] for row in rows[1:]]
 
 
-# {reader: (a sound file, what reads it, whether what was read is what stands in the file)}
+# {reader: (a sound file, what reads it, whether what was read is what the file holds)}
 
 
 def pairlist(path):
@@ -195,7 +195,7 @@ def test_a_damaged_text_is_one_line_or_read_as_it_stands(name, house, tmp_path):
     assert refused > 40
 
 
-# Files of torch: bytes, then what stands in them.
+# Files of torch: bytes, then what they hold.
 
 VALUES = [None, True, -1, 10**12, 1.5, float("nan"), "x", b"x", [], {}, [[]], (), torch.ones(2)]
 VALUES += [torch.tensor(float("nan")), torch.ones(2).to_sparse(), torch.ones(2, device="meta")]

@@ -183,7 +183,7 @@ def test_features_of_another_extractor(run_page, demo, tmp_path, refused):
         (names[1:], values[1:], f"are missing, first {names[0][:-4]}"),
         (names, values[:-1], "names, but features of shape"),
         (names, broken, f"{names[3]} are not"),
-        (np.append(names[:-1], names[0]), values, "a photo stands in it twice"),
+        (np.append(names[:-1], names[0]), values, "a photo is in it twice"),
     ]:  # fmt: skip
         np.savez(path, names=kept_names, features=held)
         flags = [*SMALL, "--data", demo, "--store", tmp_path / "s", "--out", tmp_path / "no"]

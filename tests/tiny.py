@@ -1,4 +1,4 @@
-"""Tiny backbones in the place of ResNet-50 and VGG-16.
+"""Tiny backbones instead of ResNet-50 and VGG-16.
 
     PYTHONPATH=. python tests/tiny.py SCRIPT [flags]
 

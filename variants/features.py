@@ -105,10 +105,12 @@ def read_file(path):
             held = {key: file[key] for key in file.files}
     if not isinstance(held, dict) or not {"names", "features"} <= set(held):
         stop(__file__, f"{culprit}: holds no `names` and `features`")
-    with fail_on(__file__, f"{culprit}: `names` is no list, or `features` no array", Exception):
+    with fail_on(
+        __file__, f"{culprit}: `names` is not a list, or `features` not an array", Exception
+    ):
         names, features = list(held["names"]), torch.as_tensor(held["features"])
     if not all(isinstance(name, str) for name in names):
-        stop(__file__, f"{culprit}: `names` holds what is no text")
+        stop(__file__, f"{culprit}: `names` holds something that is not text")
     if features.dim() != 2 or len(features) != len(names) or not features.is_floating_point():
         shape = list(features.shape)
         stop(__file__, f"{culprit}: {len(names)} names, but features of shape {shape}, not [N, F]")
@@ -123,7 +125,7 @@ def look_up(path, split):
     names, features = read_file(path)
     place = {Path(name).stem: row for row, name in enumerate(names)}
     if len(place) < len(names):
-        stop(__file__, f"--features {path}: a photo stands in it twice")
+        stop(__file__, f"--features {path}: a photo is in it twice")
     wanted = [Path(file).stem for file in split.files]
     missing = [file for file in wanted if file not in place]
     if missing:

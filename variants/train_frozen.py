@@ -85,7 +85,7 @@ def main(argv=None):
     optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)  # none
 
-    def load(split, args):  # in the place of the photos
+    def load(split, args):  # instead of the photos
         dtype, sets = ranker.backbone.mean.dtype, ranker.features.items()
         kept = [keep_features(name, module, split, args, dtype) for name, module in sets]
         features = torch.cat(kept, 1)

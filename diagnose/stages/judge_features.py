@@ -180,16 +180,19 @@ def view_rounding(trace, view, values):
     return rounding_of(trace, view.step, kept)
 
 
-def judge_passes(trace, views, roundings, reference, weights):
+def judge_passes(trace, views, roundings, reference, weights, progress):
     """([(step, finding)] on the forward passes of all batches, the Passes of each).
 
     views: see diagnose.compare.BatchContext, those whose photos were recorded; roundings: of each,
-    see view_rounding; weights: see Replay.
+    see view_rounding; weights: see Replay; progress: see diagnose.progress.Progress.
     """
     replays = [
         replay_of(trace, view, rounding, reference, weights)
         for view, rounding in zip(views, roundings, strict=True)
     ]
+    for replay in replays:  # each keeps what it has computed
+        replay.error(replay.shown)
+        progress.advance("repeating forward passes")
     free = [*PASSES, *[MAX_POOL] * calls(views, "max"), *[DROPOUT] * calls(views, "dropout")]
     owns = explain_each(replays, combinations_of(free))
     findings, passes = [], []

@@ -31,7 +31,7 @@ def evidence_of(batch, labels, pairs):
     """(findings, the Evidence of a batch or None where its loss cannot be judged).
 
     labels: see diagnose.stages.labels.label_of; pairs: the OfficialPair of each, whose labels
-    stand in for them.
+    replace them.
     """
     logits, logit_grads = logits_of(batch)
     if logits.dim() != 2 or logits.shape[1] > 2:

@@ -5,7 +5,7 @@
 The trainers were written apart from this project and are run unchanged under record.py. Prints
 the kill matrix: planted, said. Without names: of every script each plant alone and the clean one
 over 20 seeds, and of the first 100 draws of two or three. --real takes the real ResNet-50 in the
-place of a tiny backbone; `real` as a PLANT stands for the plants of REAL. The values of the plants
+place of a tiny backbone; `real` as a PLANT means the plants of REAL. The values of the plants
 are drawn; --draw: the seed of that.
 """
 
@@ -79,7 +79,7 @@ def drawn(plant, seed):
     return rng.choice(choices) if whole else float(f"{rng.uniform(*choices):.3g}")
 
 
-VALUE = object()  # stands for the value that was drawn
+VALUE = object()  # replaced by the value that was drawn
 # plant: (id of the finding, values that it must have, ...), stages in the order of execution.
 EXPECTED = {
     "no_shuffle": ("pairs.unshuffled", {}),
@@ -230,7 +230,7 @@ EXPECTED = {
 STEPS = dict.fromkeys(("epoch_mean_over_batches", "loss_sum_over_n", "loss_last_batch"), 10)
 STEPS["metric_inverted"] = 4
 UNTRAINED = "start.untrained"  # so do all of the zoo
-# What the style of a script is, beside its plants: right, and not the reference.
+# What the style of a script is, apart from its plants: right, and not the reference.
 STYLE = {"scores": {"features.score", "features.one_pass", "head.two_scores"}}
 SCRIPTS = ("plain", "workers", "functional", "scores")
 HARMLESS = ("bce", "log_softmax_twice", "loss_scaled_unscaled")
