@@ -22,7 +22,7 @@ FINETUNE = ("update.optimizer", "pairs.accumulated", "update.learning_rates_sche
 KINDS = {  # the word of a stage, the gravest first
     UNEXPLAINED: "unexplained",
     CAUSE: "changed",
-    SKIPPED: "skipped, or in part",
+    SKIPPED: "skipped",
     DECLARED: "declared below",
     HARMLESS: "equal",
 }
@@ -30,15 +30,37 @@ KINDS = {  # the word of a stage, the gravest first
 
 def lines_of(findings, basis):
     """A line per stage, and the findings in their order, each with its place and what mends it."""
+    yield f"covers     {covered(basis)}"
     for stage in STAGES:
-        kinds = {finding.kind for finding in findings if finding.stage == stage}
+        own = [finding for finding in findings if finding.stage == stage]
+        kinds = {finding.kind for finding in own if not finding.row.is_partial}
         word = next((word for kind, word in KINDS.items() if kind in kinds), "equal")
-        pairs = f" ({basis.pairs} pairs identified)" if stage == "labels" else ""
-        yield f"{stage:10} {word}{pairs}"
+        in_part = ", judged in part" * any(finding.row.is_partial for finding in own)
+        pairs = f" ({basis.pairs} pairs)" if stage == "labels" and SKIPPED not in kinds else ""
+        yield f"{stage:10} {word}{pairs}{in_part}"
     for finding in findings:
         yield line_of(finding, basis.steps)
         if finding.kind != SKIPPED:
             yield from below(finding)
+
+
+def covered(basis):
+    """What an answer rests on: steps, pairs, and whether an epoch ended within them."""
+    steps = f"{basis.steps} step{'s' * (basis.steps > 1)}"
+    if basis.steps < basis.asked:
+        steps += f" of {basis.asked} that were asked for: your trainer ended by itself"
+    pairs = f"{basis.recorded} pairs, {basis.pairs} of them found in the official lists"
+    if basis.epochs is None:
+        return f"{steps}; {pairs}; where an epoch ends is not known"
+    ended = basis.epochs - 1
+    epochs = f"the end of {ended} epoch{'s' * (ended > 1)}" if ended else "no end of an epoch"
+    return f"{steps}; {pairs}; {epochs}"
+
+
+def skipped_stages(findings):
+    """The stages in which there was something to judge and nothing was."""
+    lost = {f.stage for f in findings if f.kind == SKIPPED and not f.row.is_partial}
+    return [stage for stage in STAGES if stage in lost]
 
 
 def below(finding):
@@ -46,6 +68,10 @@ def below(finding):
     for place in finding.where[:1]:
         yield f"  --> {place.file}:{place.line}"
         yield f"      {place.text}"
+    for own in finding.values.get("examples", ()):
+        label = "not in the lists" if own["official"] is None else f"official {own['official']}"
+        photos = ", ".join(own["photos"])
+        yield f"  step {own['step']}, row {own['row']}: {photos}: label {own['label']}, {label}"
     if finding.row.help and finding.kind != HARMLESS:
         yield f"  help: {help_of(finding)}"
 
@@ -99,13 +125,14 @@ def is_nothing_judged(findings):
 def verdict(findings, basis):
     """What the findings come to, in one sentence or two."""
     kinds = Counter(finding.kind for finding in findings)
-    steps = "step" if basis.steps == 1 else f"{basis.steps} steps"
+    steps = "1 step" if basis.steps == 1 else f"{basis.steps} steps"
     changes = "this change" if kinds[CAUSE] == 1 else f"these {kinds[CAUSE]} changes"
     them = "it" if kinds[CAUSE] == 1 else "them"
     where = ""
     if basis.size not in (None, basis.reference_size):
         where = f" at {basis.size} pixels (reference: {basis.reference_size})"
-    where += " in what was judged" * bool(kinds[SKIPPED])
+    skipped = skipped_stages(findings)
+    where += f" in what was judged (skipped: {', '.join(skipped)})" if skipped else ""
     proof = ""
     if basis.relative_error is not None:
         error, tolerance = brief(basis.relative_error), brief(basis.tolerance)
@@ -119,6 +146,10 @@ def verdict(findings, basis):
         return f"{text} Elsewhere your trainer is the reference{where}{with_changes}."
     if kinds[CAUSE]:
         text = f"Your trainer is the reference with {changes}{where}. With {them} the reference"
-        return f"{text} reproduces your first {steps}, each stage from your own values{proof}."
-    text = f"EQUAL in {basis.steps} step{'s' * (basis.steps > 1)}{where}{proof}"
+        first = steps.removeprefix("1 ")
+        return f"{text} reproduces your first {first}, each stage from your own values{proof}."
+    text = f"EQUAL in {steps}{where}{proof}"
+    if skipped:
+        judged = ", ".join(stage for stage in STAGES if stage not in skipped)
+        text = f"EQUAL in what was judged: {judged}; skipped: {', '.join(skipped)}{proof}"
     return text + "; see what is declared" * bool(kinds[DECLARED])

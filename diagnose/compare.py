@@ -28,7 +28,7 @@ from diagnose.reference import (
     sides_of,
     weights_by_step,
 )
-from diagnose.stages import STAGES, gradients, labels, pairs, printed, start, tricks
+from diagnose.stages import STAGES, gradients, labels, mixups, pairs, printed, start, tricks
 from diagnose.stages import judge_features as features
 from diagnose.stages import judge_head as head
 from diagnose.stages import judge_inputs as inputs
@@ -47,7 +47,10 @@ class Basis(NamedTuple):
     """On what an answer rests."""
 
     steps: int
-    pairs: int  # whose photos were identified
+    asked: int  # steps that were to be recorded
+    recorded: int  # pairs
+    pairs: int  # whose photos were identified and that are in the lists
+    epochs: int | None  # that began, of which the last had not ended; None: not known
     relative_error: float | None  # largest of the features, with the changes in place
     tolerance: float | None  # what rounding explains of it
     size: int | None  # of the inputs, pixels
@@ -82,14 +85,17 @@ def explain(trace, root, page=None):
     found, passes = explain_batches(trace, views, reference, progress)
     findings += found + explain_updates(trace, views, reference)
     whole += judge_figures(trace, views, findings, swapped, inverted)
-    whole += judge_data(views, known, swapped, reference.recipe, official)
+    whole += judge_data(trace, views, known, swapped, reference.recipe, official)
     if all(f.row not in schedules.MOVES for _, f in findings):
         whole += schedules.judge_schedules(trace, reference.recipe, known)
     findings += [(step, f) for f in whole for step in range(steps)]
     identified = sum(pair.official is not None for pair in known)
     errors = [(p.relative_error, p.tolerance) for p in passes if p.recipe is not None]
     worst = map(max, zip(*errors, strict=True)) if errors else (None, None)
-    basis = Basis(steps, identified, *worst, size, reference.recipe["size"], reference.page)
+    recorded = sum(len(view.sides.features[0]) for view in views)
+    numbers = {number for number, _ in pairs.epochs_of(trace)}
+    counts = steps, trace.asked, recorded, identified, None if -1 in numbers else len(numbers)
+    basis = Basis(*counts, *worst, size, reference.recipe["size"], reference.page)
     return with_lines(in_order(merge_steps(findings)), trace), basis
 
 
@@ -119,19 +125,21 @@ def view_batch(trace, step, batch, reference, official):
     if sides is None:
         row = IN_PARTS if batch.joined == "others" else NOT_TWO_SIDES
         skipped = (stage for stage in STAGES if stage not in ("pairs", "features", "printed"))
-        return [row.found(), *(without_passes(stage).found() for stage in skipped)], None
+        shapes = tuple(str(list(side.shape)) for side in batch.features)
+        told = row.found(shapes=" and ".join(shapes) if len(set(shapes)) > 1 else None)
+        return [told, *(without_passes(stage).found() for stage in skipped)], None
     recorded, proved = [], []
     if sides.inputs is None:
         findings = [inputs.NO_PHOTO.found(), GIVEN.found()]
     else:
         findings, paths = inputs.judge_inputs(sides, official)
-        recorded, proved, sides = identify(sides, batch, label, paths, official)
+        recorded, proved, sides = identify(step, sides, batch, label, paths, official)
     matches = [match_weights(n, trace.weights, reference.weights) for n in sides.numbers]
     found, evidence = loss.evidence_of(batch, label, proved)
     return [*findings, *found], BatchContext(step, batch, sides, matches, recorded, evidence)
 
 
-def identify(sides, batch, label, paths, official):
+def identify(step, sides, batch, label, paths, official):
     """(the RecordedPairs of a batch, the OfficialPair of each where all are proved, its sides,
     photo_1 first).
 
@@ -140,12 +148,15 @@ def identify(sides, batch, label, paths, official):
     """
     entered = label[0].tolist() if label else [None] * len(paths)
     proved = [a is not None and b is not None for a, b in paths]
-    sure = [path for path, known in zip(paths, proved, strict=True) if known]
-    found = [official.find(a, b) for a, b in sure]
+    rows = [row for row, known in enumerate(proved) if known]
+    found = [official.find(*paths[row]) for row in rows]
     if is_reversed(sides, batch) and all(pair and pair.swapped for pair in found):
-        sides, found = sides.swapped(), [official.find(b, a) for a, b in sure]
-    entered = [y for y, known in zip(entered, proved, strict=False) if known]
-    recorded = [RecordedPair(*row) for row in zip(entered, found, strict=False)]
+        sides, found = sides.swapped(), [official.find(*paths[row][::-1]) for row in rows]
+    recorded = [
+        RecordedPair(entered[row], pair, step, row, len(paths), tuple(p.name for p in paths[row]))
+        for row, pair in zip(rows, found, strict=True)
+        if row < len(entered)
+    ]
     return recorded, found if all(proved) else [], sides
 
 
@@ -159,7 +170,8 @@ def judge_losses(views, inverted):
     if not known:
         return [], views, False
     inversion = None if inverted else loss.inversion_of(known[0].batch)
-    findings, fit = loss.judge_loss([view.evidence for view in known], inversion)
+    evidence, rows = zip(*((v.evidence, (v.step, v.pairs)) for v in known), strict=True)
+    findings, fit = loss.judge_loss(evidence, inversion, rows)
     factors = iter(fit.factors if fit else [None] * len(known))
     views = [v._replace(factor=next(factors) if v.evidence else None) for v in views]
     return findings, views, fit is not None and fit.inverted
@@ -185,19 +197,30 @@ def judge_figures(trace, views, findings, swapped, inverted):
             without = value / (view.factor or 1)
             facts.append(fact | {"loss": without if view.step in back else value})
             whole.append(fact | {"loss": without})
+    if len(facts) < len(trace.batches):
+        facts, whole = [], []  # a printed figure may be of a batch that was not judged
     ways = [printed.judge_printed(trace.printed, known) for known in (facts, whole)]
     return found + min(ways, key=len)
 
 
-def judge_data(views, known, swapped, recipe, official):
+def judge_data(trace, views, known, swapped, recipe, official):
     """Findings on the pairs and labels of all batches."""
     single = any(view.evidence and view.evidence.single for view in views)
     findings = pairs.judge_lists(known)
-    if all(pair.official is not None for pair in known):
-        findings += labels.judge_labels(known, single, swapped)
+    if any(pair.official is None for pair in known):
+        findings = mixups.judge_pairing(views, official) or findings
+    of_lists = [pair for pair in known if pair.official is not None]
+    if known and 2 * len(of_lists) <= len(known):
+        findings.append(labels.OF_OTHER_PAIRS.found())
+    else:
+        findings += labels.judge_labels(of_lists, single, swapped, official)
     sizes = [len(view.sides.features[0]) for view in views]
     counts = list(Counter(view.step for view in views).values())
-    return findings + pairs.judge_pairs(known, sizes, recipe, counts, official.count("train"))
+    epochs = (
+        pairs.epochs_of(trace) if len(views) == len(trace.batches) else [(-1, None)] * len(views)
+    )
+    listed = official.count("train")
+    return findings + pairs.judge_pairs(known, sizes, recipe, counts, listed, epochs)
 
 
 def explain_batches(trace, views, reference, progress):

@@ -27,12 +27,16 @@ class Recipe(NamedTuple):
     """What the loss is; the defaults are the page's.
 
     terms(logits [B, 2], label [B], value) [B], whose mean it is, times a factor; inverted: whether
-    it takes 1 - label; value: a number, or a function of the Evidence, as the people's shares are.
+    it takes 1 - label; value: a number, or a function of the Evidence, as the people's shares are;
+    function: what is applied to the logits before; every_label: whether each pair is held against
+    the labels of all pairs, as where [B, 1] meets [B].
     """
 
     terms: Callable = cross_entropy
     inverted: bool = False
     value: object = 0.0
+    function: Callable = None
+    every_label: bool = False
 
 
 def recipe_of(changes):
@@ -79,7 +83,13 @@ class Evidence:
         z = self.logits.double().clone().requires_grad_()
         value = recipe.value(self) if callable(recipe.value) else recipe.value
         value = torch.as_tensor(value, dtype=torch.float64)
-        made = recipe.terms(z, 1 - self.label if recipe.inverted else self.label, value)
+        label = 1 - self.label if recipe.inverted else self.label
+        logits = recipe.function(z) if recipe.function else z
+        if recipe.every_label:
+            every = [recipe.terms(logits, torch.full_like(label, int(y)), value) for y in label]
+            made = torch.stack(every).mean(0)
+        else:
+            made = recipe.terms(logits, label, value)
         (logit_grad,) = torch.autograd.grad(made.mean(), z, allow_unused=True)
         return made.mean().detach(), logit_grad if logit_grad is not None else torch.zeros_like(z)
 

@@ -28,6 +28,10 @@ class RecordedPair(NamedTuple):
 
     label: int | None  # as it came in; None where none was seen
     official: OfficialPair | None
+    step: int = 0
+    row: int = 0  # in its batch
+    rows: int = 0  # of its batch
+    names: tuple = ("", "")  # of the files of both photos
 
 
 class Official:
@@ -54,6 +58,11 @@ class Official:
     def count(self, split):
         """How many pairs the list of a split has."""
         return sum(of == split for of, _, _ in self.pairs.values())
+
+    def labels(self, split):
+        """The labels of the list of a split, line by line."""
+        rows = sorted((place, row) for of, place, row in self.pairs.values() if of == split)
+        return [int(row["label"]) for _, row in rows]
 
     def widen(self):
         """Whether there are photos that the trainer was not seen to open, which count from now on;

@@ -43,7 +43,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
-VERSION = 2
+VERSION = 3
 PATIENCE = 20  # updates without a pair of photos, more than asked for, before it gives up
 PASS = 2**32  # between the numbers of the first rows of two passes
 NOWHERE = -1  # the number of a row that comes from no photo
@@ -77,6 +77,7 @@ PHOTO_KINDS = {
 }
 PHOTO_OPS = {op: kind for kind, ops in PHOTO_KINDS.items() for op in ops.split()}
 PILLOW = ("resize", "thumbnail", "transpose", "convert", "split", "crop", "paste")
+MOST = 10**6  # items of a sampler, more than which count as unknown
 EVERY = 3  # seconds between two lines of progress
 SLOT = 512  # bytes for a line's file and number, shared with the workers of a loader
 
@@ -112,7 +113,7 @@ class Tag:
 def new_pass(photo, autocast):
     """The record of one pass of photos [B, 3, H, W] (None: features were given)."""
     record = {"input": photo, "norms": [], "weights": [], "ops": [], "autocast": autocast}
-    return record | {"line": NOWHERE_LINE}
+    return record | {"line": NOWHERE_LINE, "epoch": NOWHERE}
 
 
 def new_pair(merge, merged, passes, features, rows):
@@ -319,7 +320,9 @@ class Places(Origins):
         self.lines, self.last, self.numbers = Lines(root), {}, {}
         self.photos = PhotoLines(self.lines)
         self.built, self.made = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
-        self.origins = WeakTensorKeyDictionary()  # of what a loader gave: the lines of that loader
+        # of what a loader gave: (the lines of that loader, the number of its epoch)
+        self.origins, self.epoch_of = WeakTensorKeyDictionary(), WeakIdKeyDictionary()
+        self.epochs, self.epoch = [], NOWHERE  # of all loaders; of the last batch that was read
         self.optimizers, self.loaders = WeakIdKeyDictionary(), WeakIdKeyDictionary()
         self.updating, self.done = False, False
 
@@ -372,10 +375,22 @@ class Places(Origins):
         """Where the loader of the next batch was made, and its dataset begins to read a photo."""
         batch = read(iterator)
         lines = self.loaders.get(iterator._dataset, {"loader": NOWHERE_LINE})
+        self.epoch = self.epoch_of.get(iterator, NOWHERE)
         for tensor in tensors_in(batch):
-            self.origins[tensor] = lines
+            self.origins[tensor] = lines, self.epoch
         self.last |= lines
         return batch
+
+    def on_epoch(self, begin, loader):
+        """An epoch of a loader begins: how many items it has, and how many make a batch."""
+        iterator = begin(loader)
+        if not self.done:
+            items = len(loader.sampler) if hasattr(type(loader.sampler), "__len__") else MOST
+            epoch = {"items": items if items < MOST else None, "drops": bool(loader.drop_last)}
+            epoch |= {"batch_size": loader.batch_size, "sampler": type(loader.sampler).__name__}
+            self.epoch_of[iterator] = len(self.epochs)
+            self.epochs.append(epoch)
+        return iterator
 
     def on_parameter(self, register, module, name, parameter):
         if parameter is not None and parameter not in self.built:
@@ -461,10 +476,11 @@ class OpTracer(Places):
     def on_photo(self, photo):
         """The tag of a photo's pass, which holds the input."""
         self.passes += torch.is_grad_enabled()
-        self.last |= self.origins.get(photo, {})  # others may have been read since then
+        lines, epoch = self.origins.get(photo, ({}, self.epoch))
+        self.last |= lines  # others may have been read since then
         tag = self.new_tag(photo, keep(photo), torch.is_autocast_enabled(photo.device.type))
         for record in tag.passes.values():
-            record["line"] = self.lines.here()
+            record.update(line=self.lines.here(), epoch=epoch)
         return tag
 
     def on_features(self, operands):
@@ -614,7 +630,7 @@ class Recorder(OpTracer):
         self.batches, self.updates, self.waiting, self.pending = [], [], [], None
         # stays: whether the process goes on after the steps, as the kernel of a notebook does
         self.stays, self.saved = False, False
-        self.begin = self.said = None  # seconds: of the first backward, of a line of progress
+        self.begun = self.said = 0.0  # seconds: when the step began; a line of progress was said
         self.printed, self.files, self.schedules, self.stepping = [], [], [], {}
 
     def has_gradients(self):
@@ -628,7 +644,7 @@ class Recorder(OpTracer):
         pair = next((tag.pair for tag in tags if tag.pair), None)
         if pair is None or self.done or self.within or os.getpid() != self.pid:
             return plain_backward(tensors, *args, **options)
-        self.begin = self.begin or time.monotonic()
+        self.begun = self.begun or time.monotonic()
         before, self.within = self.gradients(), True  # torch calls it once more for the mode
         plain_backward(tensors, *args, **options)
         self.within = False
@@ -734,16 +750,16 @@ class Recorder(OpTracer):
         every EVERY seconds.
         """
         done, now = len(self.updates), time.monotonic()
-        if now - (self.said or self.begin) < EVERY or done >= self.steps or sys.__stderr__ is None:
+        left, self.begun = round((now - self.begun) * (self.steps - done)), now
+        if now - self.said < EVERY or done >= self.steps or sys.__stderr__ is None:
             return
         self.said = now
-        left = round((now - self.begin) / done * (self.steps - done))
         text = f"record.py: {done} of {self.steps} steps recorded, about {left} s left"
         print(text, file=sys.__stderr__, flush=True)
 
     def on_output_line(self, line):
         """A line that the trainer prints: those with numbers, and how many batches were done."""
-        if any(c.isdigit() for c in line) and len(self.printed) < 10_000:
+        if any(c.isdigit() for c in line) and len(self.printed) < 10_000 and not self.done:
             done = len(self.batches) + len(self.waiting), len(self.updates)
             self.printed.append([*done, line[:500], self.lines.here()])
 
@@ -776,6 +792,7 @@ class Recorder(OpTracer):
         done = self.pending is not None and "after" in self.pending
         last = [self.pending | {"next": None}] if done else []
         trace |= {"updates": self.updates + last, "printed": self.printed}
+        trace |= {"asked": self.steps, "epochs": self.epochs}
         trace["files"] = self.files[:20_000]
         kept = ("steps", "line", "stepped")
         trace["schedules"] = [describe(s["object"]) | {k: s[k] for k in kept}
@@ -798,8 +815,16 @@ class Recorder(OpTracer):
         with Unwritten(part), open(part, "xb") as file:
             torch.save(trace, file)
         os.replace(part, self.out)
-        said = f"record.py: updates: {len(trace['updates'])}, batches: {len(self.batches)}, "
-        print(f"{said}tensors: {len(self.weights)} -> {self.out}", file=sys.__stderr__)
+        print(written(trace, self.out), file=sys.__stderr__)
+
+
+def written(trace, out):
+    """What is said of a trace that was written: what is in it, and what is missing."""
+    done, asked = len(trace["updates"]), trace["asked"]
+    said = f"record.py: updates: {done}, batches: {len(trace['batches'])}, "
+    said += f"tensors: {len(trace['weights'])} -> {out}"
+    early = f"record.py: your trainer ended after {done} of the {asked} steps asked for"
+    return f"{said}\n{early}" if done < asked else said
 
 
 def dims_of(args, kwargs):
@@ -985,6 +1010,7 @@ class Recording(ExitStack):
         """Has the lines noted at which loaders, parameters and optimizers are made and called."""
         optimizer, utils = torch.optim.Optimizer, torch.nn.utils
         self.wrap(DataLoader, "__init__", recorder.on_loader_made)
+        self.wrap(DataLoader, "__iter__", recorder.on_epoch)
         self.wrap(_BaseDataLoaderIter, "__next__", recorder.on_loader_read)
         self.wrap(torch.nn.Module, "register_parameter", recorder.on_parameter)
         self.wrap(torch.nn.Module, "train", recorder.on_mode)
@@ -999,7 +1025,8 @@ class Recording(ExitStack):
         """Has the lines noted at which a method of Pillow's photos is called."""
 
         def hook(called, *args, **options):
-            recorder.photos.note(name)
+            if name != "convert" or (args[1:2] or [options.get("mode")])[0] not in ("RGB", None):
+                recorder.photos.note(name)
             return called(*args, **options)
 
         self.wrap(sys.modules["PIL.Image"].Image, name, hook)

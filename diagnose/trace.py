@@ -44,7 +44,11 @@ class Norm:
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward pass of the backbone; input: [N, 3, S, S], None where features were given."""
+    """A forward pass of the backbone.
+
+    input: [N, 3, S, S], None where features were given; epoch: in which its photos were read, -1
+    where that is not known.
+    """
 
     input: Tensor | None
     norms: tuple[Norm, ...]
@@ -52,6 +56,7 @@ class Pass:
     ops: tuple[str, ...]
     autocast: bool
     line: int
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,19 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Epoch:
+    """An epoch of a loader that began, by its place in the trace.
+
+    items: of the loader's sampler, None where it has no length; drops: whether it has drop_last.
+    """
+
+    items: int | None
+    drops: bool
+    batch_size: int | None
+    sampler: str
+
+
+@dataclass(frozen=True)
 class Line:
     """A line of the trainer's own code; every `line` above is its number in the trace, or -1."""
 
@@ -178,6 +196,8 @@ class Line:
 class Trace:
     """All that record.py writes; printed: (batches done, updates done, text, number of its line).
 
+    asked: steps that were to be recorded; epochs: of all loaders, in the order in which they began.
+
     photo_lines: {what is done to a photo: number of the last line that does}.
     """
 
@@ -188,6 +208,8 @@ class Trace:
     batches: tuple[Batch, ...]
     updates: tuple[Update, ...]
     printed: tuple[tuple, ...]
+    asked: int
+    epochs: tuple[Epoch, ...]
     files: tuple[str, ...]
     schedules: tuple[Schedule, ...]
     photo_lines: dict[str, int]

@@ -45,7 +45,9 @@ class Row:
     values is None. varies: names of values that may differ from step to step, which are then told
     as a series. is_wrong: whether it alone makes the exit code 1. help: what mends it, in one line.
     flag: what makes the reference do the same, a template of the values or a function of them.
-    matters: what it does to a result. at: names of the lines that it points at, see diagnose.where.
+    matters: what it does to a result. is_partial: of what is SKIPPED, whether the rest of its stage
+    was judged, or there was nothing to judge. at: names of the lines that it points at, see
+    diagnose.where.
     """
 
     id: str
@@ -56,6 +58,7 @@ class Row:
     help: str = ""
     flag: str = ""
     matters: str = LEARNS
+    is_partial: bool = False
     at: tuple = ()
 
     def __post_init__(self):

@@ -81,14 +81,14 @@ EVALUATION = change(
     "batchnorm_eval",
     "BatchNorm is in evaluation mode during training",
     lambda recipe, values: replace(recipe, eval_mode=(EVERY,)),
-    help="call model.train() before the training batches, after each evaluation",
+    help="train in training mode: no .eval() before the batches; model.train() after an evaluation",
     at=("eval", "forward"),
 )
 STILL = change(
     "batchnorm_partly_eval",
     "BatchNorm of {layers} is in evaluation mode during training",
     lambda recipe, values: replace(recipe, eval_mode=values["modules"]),
-    help="call model.train() before the training batches, after each evaluation",
+    help="train in training mode: no .eval() before the batches; model.train() after an evaluation",
     at=("eval", "forward"),
 )
 EPS = change(
@@ -120,7 +120,10 @@ AUTOCAST = Row(
     "the forward passes run under autocast, which is not replayed; record without --as-is",
 )
 NOT_TWO_SIDES = Row(
-    "features.not_two_sides", UNEXPLAINED, "the forward passes are not two sides of equal shape"
+    "features.not_two_sides",
+    UNEXPLAINED,
+    "the forward passes are not two sides of equal shape"
+    "[: features of shapes {shapes} meet, and are broadcast]",
 )
 IN_PARTS = Row(
     "features.in_parts",

@@ -87,6 +87,7 @@ BACKBONE_SKIPPED = Row(
     "gradients.backbone_skipped",
     SKIPPED,
     "the backbone's gradients were not judged, since its features are not reproduced",
+    is_partial=True,
 )
 HEAD = Row(
     "gradients.head_not_reproduced",

@@ -157,6 +157,16 @@ ACTIVATION = Change(
     act=lambda x, values: ACTIVATIONS[values["function"]](x),
     values=lambda replays, changes: [{"function": name} for name in ACTIVATIONS],
 )
+OF_LOGITS = Change(
+    "head.logits_activation",
+    CAUSE,
+    "{function} is applied to the logits, behind the last layer (reference: nothing)",
+    act=lambda recipe, values: recipe._replace(function=ACTIVATIONS[values["function"]]),
+    values=lambda replays, changes: [{"function": name} for name in ACTIVATIONS],
+    help="remove what follows the last layer of the head",
+    matters=WRONG,
+    at=("loss",),
+)
 SCALED = Change(
     "head.scaled",
     CAUSE,

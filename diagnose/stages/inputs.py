@@ -213,6 +213,7 @@ ORDERS = (
             "channels are in the order {channels} (reference: {reference})",
             reorder(order),
             "channels",
+            help="feed RGB: no [..., ::-1], and cv2.cvtColor(photo, cv2.COLOR_BGR2RGB) with OpenCV",
         )
         for order in permutations("RGB")
     ),

@@ -7,12 +7,15 @@ import torch
 from diagnose.criterion import Evidence, Recipe, logits_of, recipe_of
 from diagnose.explain import alone, explain, findings_of
 from diagnose.numerics import estimated, relative_error
+from diagnose.stages.head import OF_LOGITS
+from diagnose.stages.judge_rows import describe_rows
 from diagnose.stages.loss import (
     ADDED,
     COARSE,
     CONTRADICTION,
     DIVIDED,
     EITHER,
+    EVERY_LABEL,
     FACTOR,
     FACTORS,
     FIRST_LOGIT,
@@ -75,7 +78,16 @@ def inversion_of(batch):
     return LOGITS_SWAPPED if can_swap(batch) else EITHER
 
 
-LEVELS = ([()], [(INVERTED,)], [(row,) for row in LOSSES], [(INVERTED, row) for row in LOSSES])
+EXACT = [row for row in LOSSES if row.values is None]  # whose value is not estimated
+LEVELS = (
+    [()],
+    [(INVERTED,)],
+    [(row,) for row in LOSSES],
+    [(INVERTED, row) for row in LOSSES],
+    [(OF_LOGITS,), (EVERY_LABEL,)],
+    [(INVERTED, OF_LOGITS), *((EVERY_LABEL, row) for row in EXACT)],
+    [(INVERTED, EVERY_LABEL, row) for row in EXACT],
+)
 
 
 class Fit(NamedTuple):
@@ -90,15 +102,15 @@ class Fit(NamedTuple):
         return recipe_of(self.changes).inverted
 
 
-def judge_loss(batches, inversion):
+def judge_loss(batches, inversion, known):
     """(findings, the Fit to all batches or None).
 
     batches: Evidence of each. inversion: the row of a loss that takes 1 - label; None where labels
-    come in inverted.
+    come in inverted. known: [(step, RecordedPairs)] of each.
     """
     found = explain(batches, LEVELS)
     if not found.fits:
-        return [describe_rest(batches, found.tried)], None
+        return [describe_rest(batches, found.tried), *describe_rows(batches, known)], None
     fits = [Fit(changes, [batch.factor(changes) for batch in batches]) for changes in found.fits]
     plain = [fit for fit in fits if max(abs(f - 1) for f in fit.factors) < 1e-6]
     fits = plain or fits  # one change, rather than one and a factor

@@ -1,16 +1,24 @@
 """The labels as they come in, by the official lists."""
 
 import itertools
+import math
 
 import numpy as np
 
+from diagnose.describe import examples_of, facts_of, of_pair, rules_of
 from diagnose.labels.search import rules
+from diagnose.stages.mixups import judge_mixups
 from run.findings import CAUSE, DECLARED, DIFFERENT, HARMLESS, SKIPPED, UNEXPLAINED, WRONG, Row
 
 FEW = 16  # pairs whose labels are alike by chance once in 30,000 times
 ENOUGH = 8  # pairs whose labels are all inverted by no chance
 NOT_SEEN = Row("labels.not_seen", SKIPPED, "no labels were recorded")
 NOT_KNOWN = Row("labels.unknown", SKIPPED, "the photos could not be identified")
+OF_OTHER_PAIRS = Row(
+    "labels.of_other_pairs",
+    SKIPPED,
+    "most of the pairs are not in the official lists, which have no label for them",
+)
 ONE_LOGIT = Row(
     "labels.of_one_logit",
     DECLARED,
@@ -62,7 +70,9 @@ SOME_SWAPPED = Row(
 OTHERS = Row(
     "labels.not_official",
     UNEXPLAINED,
-    "{wrong} of {pairs} labels differ from the official ones; see diagnose labels",
+    "{wrong} of {pairs} labels differ from the official ones[: exactly where {rules}]"
+    "[; labels of other pairs would differ in about {half}]",
+    help="run python -m diagnose labels on all of your labels",
     matters=WRONG,
 )
 SECOND_FIRST = Row(
@@ -116,10 +126,10 @@ def are_inverted(pairs):
     return len(known) >= ENOUGH and all(pair.label != pair.official.label for pair in known)
 
 
-def judge_labels(pairs, single, swapped):
+def judge_labels(pairs, single, swapped, official):
     """Findings on the labels of the recorded pairs, which are all official.
 
-    single: whether there is one logit, which takes labels that are 1 for either photo; swapped:
+    official: see diagnose.official.Official. single: whether there is one logit, which takes labels that are 1 for either photo; swapped:
     whether the loss takes the other label.
     """
     known = [pair for pair in pairs if pair.label is not None]
@@ -132,6 +142,7 @@ def judge_labels(pairs, single, swapped):
     found["swapped"] = sum(pair.official.swapped for pair in known)
     inverted = are_inverted(pairs)
     found["rules"] = " or ".join(misreadings(known)) or None
+    mixups = [] if inverted else judge_mixups(known, official)
     rows = (
         (right == 0 and single, ONE_LOGIT),
         (inverted and swapped, TAKEN_SO),
@@ -142,7 +153,21 @@ def judge_labels(pairs, single, swapped):
         (found["swapped"] >= 2 and all(map(follows_the_list, known)), SOME_SWAPPED),
         (True, OTHERS),
     )
-    return [next(row for holds, row in rows if holds).found(**found)]
+    row = next(row for holds, row in rows if holds)
+    return [row.found(**found)] if row is not OTHERS else mixups or [describe_others(known)]
+
+
+def describe_others(pairs):
+    """The finding on labels that no rule gives: which they are, and up to three of them."""
+    wrong = [pair.label != pair.official.label for pair in pairs]
+    rules = rules_of(wrong, facts_of(list(map(of_pair, pairs))))
+    half = len(pairs) / 2
+    unrelated = len(pairs) >= FEW and abs(sum(wrong) - half) <= math.sqrt(len(pairs))
+    examples = examples_of(itertools.compress(pairs, wrong))
+    counts = {"wrong": sum(wrong), "pairs": len(pairs)}
+    return OTHERS.found(
+        **counts, rules=rules, half=round(half) if unrelated else None, examples=examples
+    )
 
 
 def misreadings(pairs):

@@ -105,6 +105,16 @@ LOSSES = (
         lambda z, y, v: ((z - one_hot(z, y)) ** 2).mean(1),
     ),
     loss(
+        "mse_of_logit",
+        "the loss is the mean squared error of the single logit and the label",
+        lambda z, y, v: (z[:, 1] - z[:, 0] - y) ** 2,
+    ),
+    loss(
+        "mae_of_logit",
+        "the loss is the mean absolute error of the single logit and the label",
+        lambda z, y, v: (z[:, 1] - z[:, 0] - y).abs(),
+    ),
+    loss(
         "softmax_over_batch",
         "softmax runs over the batch, dim=0 (reference: over the two logits, dim=1)",
         lambda z, y, v: F.nll_loss(F.log_softmax(z, 0), y, reduction="none"),
@@ -179,6 +189,15 @@ INVERTED = Change(
     matters=WRONG,
     at=("label", "loss"),
 )
+EVERY_LABEL = Change(
+    "loss.every_label",
+    CAUSE,
+    "every output is compared with every label of the batch: shapes [B, 1] and [B] are broadcast "
+    "to [B, B]",
+    act=lambda recipe, values: recipe._replace(every_label=True),
+    help="give both one shape: outputs.squeeze(1), or labels[:, None]",
+    matters=WRONG,
+)
 LOGITS_SWAPPED = Row(
     "loss.logits_swapped",
     CAUSE,
@@ -204,6 +223,33 @@ NONE_OF = Row(
     "loss.not_reproduced",
     UNEXPLAINED,
     "none of {tried} losses reproduces the loss and its gradient at the logits",
+)
+ZERO_ROWS = Row(
+    "loss.no_gradient",
+    UNEXPLAINED,
+    "{count} of {total} pairs have a gradient of 0 at the logits[: exactly where {rules}]",
+)
+AGAINST = Row(
+    "loss.against_the_label",
+    UNEXPLAINED,
+    "the loss pushes {count} of {total} pairs away from their label[: exactly where {rules}]",
+)
+TIMES = Row(
+    "loss.weighted_rows",
+    UNEXPLAINED,
+    "the cross-entropy of {count} of {total} pairs counts {times} times as much as that of the "
+    "others[: exactly where {rules}]",
+)
+OTHERWISE = Row(
+    "loss.otherwise_cross_entropy",
+    UNEXPLAINED,
+    "the other pairs have the gradient of the cross-entropy, times {factors}",
+)
+NO_SOFTMAX = Row(
+    "loss.not_of_the_difference",
+    UNEXPLAINED,
+    "in {count} of {total} pairs the gradients at the two logits do not add up to 0, so the loss "
+    "is not one of their difference[: exactly where {rules}]",
 )
 ADDED = Row(
     "loss.added", UNEXPLAINED, "{added} is added to the loss and does not depend on these logits"

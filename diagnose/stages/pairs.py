@@ -2,6 +2,7 @@
 
 import itertools
 
+from diagnose.describe import examples_of
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, WRONG, Row
 
 BATCH_SIZE = Row(
@@ -44,6 +45,25 @@ AGAIN = Row(
     "are drawn with replacement",
     help="draw every pair of train_pairlist.txt once per epoch",
 )
+PART = Row(
+    "pairs.part_in_epoch",
+    CAUSE,
+    "an epoch has {items} pairs (reference: all {listed} of train_pairlist.txt)"
+    "[; {epochs} recorded epochs never had these lines of it: {missing}]",
+    help="give the loader every line of train_pairlist.txt",
+)
+DROPPED = Row(
+    "pairs.last_batch_dropped",
+    CAUSE,
+    "the last {dropped} pairs of every epoch are dropped: drop_last=True (reference: all are used)",
+    help="pass drop_last=False to the loader",
+)
+SAME_ORDER = Row(
+    "pairs.same_order",
+    CAUSE,
+    "the pairs of an epoch are in the order of the epoch before ({pairs} pairs seen of both)",
+    help="shuffle again for every epoch: shuffle=True, or sampler.set_epoch(epoch)",
+)
 VALIDATION = Row(
     "pairs.validation",
     CAUSE,
@@ -65,23 +85,27 @@ NOTHING = Row(
     SKIPPED,
     "the pairs could not be identified, so their order and the batch size were not judged",
 )
+MISSING = 3  # lines of the list that are named
 ENOUGH = 8  # pairs, more than which come in the order of the list by no chance
 
 
 def judge_lists(pairs):
     """Findings on the lists that the recorded pairs [P] are of; None where one is not official."""
-    strange = sum(pair.official is None for pair in pairs)
+    strange = [pair for pair in pairs if pair.official is None]
     if strange:
-        return [NOT_OFFICIAL.found(strange=strange, pairs=len(pairs))]
+        counts = {"strange": len(strange), "pairs": len(pairs)}
+        return [NOT_OFFICIAL.found(**counts, examples=examples_of(strange))]
     validation = sum(pair.official.split == "val" for pair in pairs)
     found = VALIDATION.found(validation=validation, pairs=len(pairs))
     return [found] if validation else []
 
 
-def judge_pairs(pairs, sizes, recipe, steps, listed):
+def judge_pairs(pairs, sizes, recipe, steps, listed, epochs):
     """Findings on the size of the batches, their order, and how many make a step.
 
-    sizes: of the batches; steps: how many make each step; listed: pairs of the training list.
+    sizes: of the batches; steps: how many make each step; listed: pairs of the training list;
+    epochs: [(number of its epoch, -1 where that is not known, diagnose.trace.Epoch or None)] of
+    the batches.
     """
     findings = []
     if sizes and max(sizes) != recipe["batch_size"]:
@@ -92,24 +116,70 @@ def judge_pairs(pairs, sizes, recipe, steps, listed):
         findings.append(ACCUMULATED.found(batches=steps[0]))
     if not pairs:
         findings.append((NO_ORDER if sizes else NOTHING).found())
-    return findings + judge_order(pairs, sizes, listed)
-
-
-def judge_order(pairs, sizes, listed):
-    """Findings on the order of the pairs [P], in batches of these sizes, over `listed` of them."""
     places = [pair.official[:2] for pair in pairs if pair.official is not None]
-    findings = []
-    follow = all(b[1] == a[1] + 1 for a, b in itertools.pairwise(places))
-    if len(places) > ENOUGH and follow:
-        findings.append(UNSHUFFLED.found())
     if len(places) != sum(sizes):
-        return findings
+        return findings + judge_loader({}, sizes, listed, epochs)
     begins = [0, *itertools.accumulate(sizes)]
     batches = [places[a:b] for a, b in itertools.pairwise(begins)]
-    twice = sum(len(batch) - len(set(batch)) for batch in batches)
-    again = next((n for n, batch in enumerate(batches) if set(batch) & set(places[: begins[n]])), 0)
+    by_epoch = {}
+    for (number, _), batch in zip(epochs, batches, strict=True):
+        by_epoch.setdefault(number, []).append(batch)
+    return [
+        *findings,
+        *judge_order(by_epoch, sizes, listed),
+        *judge_loader(by_epoch, sizes, listed, epochs),
+    ]
+
+
+def judge_order(by_epoch, sizes, listed):
+    """Findings on the order of pairs: {epoch: batches of (split, place)}, `listed` in the list."""
+    orders = {epoch: list(itertools.chain(*batches)) for epoch, batches in by_epoch.items()}
+    pairs, findings = sum(map(len, orders.values())), []
+    steps = [step for order in orders.values() for step in itertools.pairwise(order)]
+    if len(steps) >= ENOUGH and all(b[1] == a[1] + 1 for a, b in steps):
+        findings.append(UNSHUFFLED.found())
+    alike = [min(len(a), len(b)) for a, b in itertools.pairwise(orders.values())
+             if all(x == y for x, y in zip(a, b, strict=False))]  # fmt: skip
+    if not findings and alike and max(alike) > ENOUGH:
+        findings.append(SAME_ORDER.found(pairs=max(alike)))
+    twice = sum(len(b) - len(set(b)) for batches in by_epoch.values() for b in batches)
+    again = min(filter(None, map(repeats_after, by_epoch.values())), default=0)
     if twice:
-        findings.append(TWICE.found(twice=twice, pairs=len(places)))
-    elif again and begins[again] <= listed - max(sizes):
-        findings.append(AGAIN.found(pairs=begins[again], listed=listed))
+        findings.append(TWICE.found(twice=twice, pairs=pairs))
+    elif again and again <= listed - max(sizes):
+        findings.append(AGAIN.found(pairs=again, listed=listed))
     return findings
+
+
+def repeats_after(batches):
+    """After how many pairs one of them comes again, in whole batches; 0: none does."""
+    earlier = set()
+    for batch in batches:
+        if earlier & set(batch):
+            return len(earlier)
+        earlier |= set(batch)
+    return 0
+
+
+def judge_loader(by_epoch, sizes, listed, epochs):
+    """Findings on how many pairs an epoch has, by its loader, whose items must be pairs."""
+    loader = next((epoch for _, epoch in epochs if epoch is not None), None)
+    if loader is None or loader.items is None or loader.batch_size != max(sizes):
+        return []
+    findings, ended = [], list(by_epoch.values())[:-1]
+    if loader.items != listed:
+        seen = {place for batches in ended for batch in batches for _, place in batch}
+        missing = [place + 1 for place in range(listed) if place not in seen]
+        known = ended and len(missing) == listed - loader.items
+        values = {"missing": tuple(missing[:MISSING]) if known else None, "epochs": len(ended)}
+        findings.append(PART.found(items=loader.items, listed=listed, **values))
+    dropped = loader.items % loader.batch_size
+    if loader.drops and dropped:
+        findings.append(DROPPED.found(dropped=dropped))
+    return findings
+
+
+def epochs_of(trace):
+    """[(number of its epoch, or -1, its Epoch or None)] of the batches of a trace."""
+    numbers = [batch.passes[0].epoch for batch in trace.batches]
+    return [(n, trace.epochs[n] if 0 <= n < len(trace.epochs) else None) for n in numbers]

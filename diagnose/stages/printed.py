@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from diagnose.explain import Change, explain
-from run.findings import CAUSE, SKIPPED, WRONG, Row
+from run.findings import CAUSE, SKIPPED, UNEXPLAINED, WRONG, Row
 
 VALIDATION = r"(?<![a-z])(?:e?val(?!ue)|test)"  # words of a line that is not of the training
 PRINTED_AT = "printed_at"  # the value of a finding that is the number of a line
@@ -107,27 +107,32 @@ PERHAPS_INVERTED = Row(
     "printed.accuracy_perhaps_inverted",
     SKIPPED,
     "the printed {figure} may be 1 - {figure} ({figures} figures), too few to tell",
+    is_partial=True,
 )
 ONE_OF = Row(
     "printed.one_of",
-    SKIPPED,
+    CAUSE,
     "one of: {ways}",
+    matters=WRONG,
 )
 NONE_OF = Row(
     "printed.none_of",
-    SKIPPED,
+    UNEXPLAINED,
     "the printed {figure} matches none of {tried} ways to compute it ({figures} figures)",
+    matters=WRONG,
 )
 NO_FACTS = Row("printed.no_losses", SKIPPED, "the loss was not judged, so printed losses were not")
 NO_LINES = Row(
     "printed.no_figures",
     SKIPPED,
-    "fewer than two lines with a training {figure} were printed",
+    "fewer than two lines with a training {figure} were found in the output",
+    is_partial=True,
 )
 VALIDATION_LINES = Row(
     "printed.validation",
     SKIPPED,
     "printed figures of the validation were not judged; see diagnose predictions",
+    is_partial=True,
 )
 
 
@@ -186,11 +191,11 @@ def judge_printed(printed, facts):
     printed: [batches done, updates done, text, number of its line]; facts: of each batch its
     accuracy, loss, pairs.
     """
-    if not facts:
-        return [NO_FACTS.found()]
     findings = []
     for figure in FIGURES:
-        series = figures_of(figure, printed, len(facts))
+        series = figures_of(figure, printed, len(facts) or math.inf)
+        if series and not facts:
+            return [NO_FACTS.found()]
         for rows in series:
             at = {PRINTED_AT: rows[-1][3]}
             found = explain_figures(figure, rows, facts)

@@ -33,6 +33,7 @@ FEATURES_GIVEN = Row(
     "start.features_given",
     SKIPPED,
     "features were given: whether their backbone was trained was not seen",
+    is_partial=True,
 )
 BIASES = Row(
     "start.head_bias",

@@ -48,6 +48,7 @@ COMPUTED = Row(
     "update.computed_skipped",
     SKIPPED,
     "parameters that are computed at every step (a parametrization) were not judged",
+    is_partial=True,
 )
 OTHER_CLASS = Row(
     "update.other_optimizer",

@@ -1,0 +1,63 @@
+"""What a loss that no row reproduces does to each pair, by the gradients at the logits."""
+
+import torch
+
+from diagnose.criterion import Recipe
+from diagnose.describe import facts_of, of_logits, of_pair, rules_of
+from diagnose.numerics import estimated
+from diagnose.official import RecordedPair
+from diagnose.stages.loss import AGAINST, NO_SOFTMAX, OTHERWISE, TIMES, ZERO_ROWS
+
+NONE = 1e-9  # relative size of a gradient that counts as 0
+ALIKE = 1e-6  # relative difference of two ratios that count as one
+
+
+def describe_rows(batches, known):
+    """Findings on the gradients at the logits, pair by pair, of all batches.
+
+    batches: Evidence of each; known: [(step, RecordedPairs)] of each.
+    """
+    rows = []
+    for batch, (step, pairs) in zip(batches, known, strict=True):
+        count = len(batch.label)
+        pairs = pairs if len(pairs) == count else [RecordedPair(None, None)] * count
+        for place, (own, pair) in enumerate(
+            zip(of_logits(batch.logits, batch.label), pairs, strict=True)
+        ):
+            rows.append(of_pair(pair._replace(step=step, row=place, rows=count)) | own)
+    facts, total = facts_of(rows), len(rows)
+
+    def told(row, departs, **values):
+        return row.found(count=sum(departs), total=total, rules=rules_of(departs, facts), **values)
+
+    of_difference = torch.cat(list(map(adds_up, batches)))
+    if not of_difference.all():
+        return [told(NO_SOFTMAX, (~of_difference).tolist())]
+    ratios = [ratios_of(batch) for batch in batches]
+    every = torch.cat(ratios)
+    zero, against = every == 0, every < 0
+    findings = [told(ZERO_ROWS, zero.tolist())] if zero.any() and not zero.all() else []
+    if against.any():
+        return [*findings, told(AGAINST, against.tolist())]
+    least = [float(own[own > 0].min()) if (own > 0).any() else 1.0 for own in ratios]
+    times = torch.cat([own / factor for own, factor in zip(ratios, least, strict=True)])
+    larger = times > 1 + ALIKE
+    if not larger.any() and findings:
+        findings.append(OTHERWISE.found(factors=tuple(dict.fromkeys(map(estimated, least)))))
+    elif larger.any() and float(times[larger].max() / times[larger].min()) < 1 + ALIKE:
+        value = estimated(float(times[larger].mean()))
+        findings.append(told(TIMES, larger.tolist(), times=value))
+    return findings
+
+
+def adds_up(batch):
+    """Whether the gradients at the two logits of each pair add up to 0, [B]."""
+    return batch.gradient.sum(1).abs() <= ALIKE * batch.gradient.abs().max()
+
+
+def ratios_of(batch):
+    """The gradient of each pair, by that of the reference's loss at the same logits, [B]."""
+    _, usual = batch.replay(Recipe())
+    own = batch.gradient
+    ratios = (own * usual).sum(1) / (usual**2).sum(1).clamp(min=1e-300)
+    return torch.where(own.abs().amax(1) <= NONE * own.abs().max(), 0.0, ratios)

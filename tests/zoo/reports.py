@@ -1,0 +1,246 @@
+"""A trainer in a fifth style, with the faults of public bug reports, one at a time.
+
+    python reports.py --data DATA [--tiny] [--size 64] [--seed 0] [--plant NAME ...]
+
+Without a plant it is right. Each plant is one that somebody reported, or one of its kind; no row of
+the tables was written after it.
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from PIL import Image
+from plants import Plants
+from torch.utils.data import DataLoader, Dataset
+
+PLANTS = """
+    square_broadcast last_pair_only first_pairs_only relu_last softplus_last loss_of_label_1
+    loss_of_positive twice_where_wrong cut_data cut_numpy cut_features layer4_fresh layer1_fresh
+    teacher unsorted_files stale_index shifted_labels paired_otherwise batch_before_photos
+    one_second_photo normalized_in_place ends_early prints_dict prints_json prints_exponent
+    prints_other_names prints_nothing_known accuracy_broadcast replicas frozen_moving_norms
+    bce_inverted ranking_margin ranking_margin_inverted blurred
+""".split()  # noqa: SIM905
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+class Pairs(Dataset):
+    """The training pairs: both photos, the label."""
+
+    def __init__(self, root, size, plants):
+        self.folder, self.size, self.plants = root / "train_val" / "train_val_imgs", size, plants
+        lines = (root / "train_val" / "train_pairlist.txt").read_text().splitlines()
+        self.rows = [line.split() for line in lines]
+        self.labels = [int(int(r[4]) > int(r[5])) for r in self.rows]
+        self.kept = {}
+        rng = np.random.default_rng(int(plants.value("stale_index", 7)))
+        if "stale_index" in plants:  # a shuffled table, read by its old index
+            self.labels = [self.labels[i] for i in rng.permutation(len(self.labels))]
+        if "shifted_labels" in plants:
+            by = int(plants.value("shifted_labels", 1))
+            self.labels = self.labels[by:] + self.labels[:by]
+        self.names = {}
+        if "unsorted_files" in plants:  # in the order of the file system
+            for series in {r[0] for r in self.rows}:
+                files = sorted(self.folder.glob(f"{int(series):06d}-*"))
+                for number, place in enumerate(rng.permutation(len(files)), 1):
+                    self.names[series, str(number)] = files[place]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def photo(self, series, number):
+        usual = self.folder / f"{int(series):06d}-{int(number):02d}.JPG"
+        path = self.names.get((series, number), usual)
+        if path not in self.kept:
+            self.kept[path] = self.load(path)
+        return self.kept[path]
+
+    def load(self, path):
+        image = Image.open(path).convert("RGB")
+        scale = self.size / max(image.size)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        pixels = torchvision.transforms.functional.to_tensor(
+            image.resize((width, height), Image.BILINEAR)
+        )
+        canvas = MEAN.expand(3, self.size, self.size).clone()
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        canvas[:, top : top + height, left : left + width] = pixels
+        return canvas if "normalized_in_place" in self.plants else (canvas - MEAN) / STD
+
+    def __getitem__(self, place):
+        row = self.rows[place]
+        photos = [self.photo(row[0], row[k]) for k in (1, 2)]
+        if "normalized_in_place" in self.plants:
+            for photo in photos:
+                photo.sub_(MEAN).div_(STD)
+            photos = [photo.clone() for photo in photos]
+        return *photos, self.labels[place]
+
+
+class Net(torch.nn.Module):
+    """A backbone, and a head on the difference of its features."""
+
+    def __init__(self, tiny, plants):
+        super().__init__()
+        self.plants, self.before = plants, None
+        if tiny:
+            norm = torch.nn.BatchNorm2d(16)
+            layers = [torch.nn.Conv2d(3, 16, 8, 8, bias=False), norm, torch.nn.ReLU()]
+            layers += [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+            self.encoder = torch.nn.Sequential(*layers, torch.nn.Linear(16, 2048))
+        else:
+            self.encoder = torchvision.models.resnet50()
+            self.encoder.fc = torch.nn.Identity()
+        single = {"square_broadcast", "bce_inverted", "ranking_margin", "ranking_margin_inverted"}
+        self.head = torch.nn.Linear(2048, 1 if plants & single else 2)
+        torch.nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
+        torch.nn.init.zeros_(self.head.bias)
+        scores = {"ranking_margin", "ranking_margin_inverted"}
+        self.scores = bool(plants & scores)
+
+    def forward(self, first, second):
+        plants = self.plants
+        if "batch_before_photos" in plants:
+            before, self.before = self.before, second
+            alike = before is not None and len(before) == len(second)
+            second = before if alike else second
+        if "one_second_photo" in plants:
+            second = second[:1]
+        if "paired_otherwise" in plants:
+            features = self.encoder(torch.cat([first, second])).view(-1, 2, 2048)
+            return self.head(features[:, 0] - features[:, 1])
+        a, b = self.encoder(first), self.encoder(second)
+        if self.scores:
+            return self.head(a), self.head(b)
+        if "cut_features" in plants:
+            a, b = (torch.tensor(f.detach().numpy()) for f in (a, b))
+        z = self.head(a - b)
+        if "relu_last" in plants:
+            z = F.relu(z)
+        if "softplus_last" in plants:
+            z = F.softplus(z)
+        if "cut_data" in plants:
+            z = z.data
+        if "cut_numpy" in plants:
+            z = torch.from_numpy(z.detach().numpy())
+        return z
+
+
+def loss_of(z, label, plants):
+    """The loss of a batch."""
+    if plants & {"ranking_margin", "ranking_margin_inverted"}:
+        sign = 1.0 - 2.0 * label if "ranking_margin" in plants else 2.0 * label - 1.0
+        margin = plants.value("ranking_margin", 0.3)
+        return F.margin_ranking_loss(*(s.squeeze(1) for s in z), sign, margin=margin)
+    if "square_broadcast" in plants:
+        return F.mse_loss(z, label.to(z.dtype))
+    if "bce_inverted" in plants:
+        return F.binary_cross_entropy_with_logits(z.squeeze(1), 1 - label.to(z.dtype))
+    if "last_pair_only" in plants:
+        for row, y in zip(z, label, strict=True):
+            losses = []
+            losses.append(F.cross_entropy(row[None], y[None]))
+        return sum(losses)
+    each = F.cross_entropy(z, label, reduction="none")
+    if "first_pairs_only" in plants:
+        return each[: int(plants.value("first_pairs_only", 5))].mean()
+    if "loss_of_label_1" in plants:
+        return (each * label).mean()
+    if "loss_of_positive" in plants:
+        return (each * (z[:, 1] > 0)).mean()
+    if "twice_where_wrong" in plants:
+        return (each * (1.0 + (z.argmax(1) != label))).mean()
+    return each.mean()
+
+
+def learned(net, fresh):
+    """Statistics and weights as a network has them that has been trained, but for some layers."""
+    rng = torch.Generator().manual_seed(5)
+    for name, tensor in net.encoder.state_dict().items():
+        own = any(name.startswith(layer) for layer in fresh)
+        if not own and tensor.is_floating_point():
+            tensor.mul_(1 + 0.05 * torch.rand(tensor.shape, generator=rng))
+            tensor.add_(0.01 * torch.rand(tensor.shape, generator=rng))
+
+
+def show(step, loss, accuracy, plants):
+    """Prints the figures of a step."""
+    if "prints_dict" in plants:
+        print({"step": step, "loss": round(loss, 6), "acc": round(1 - accuracy, 4)})
+    elif "prints_json" in plants:
+        print(f'{{"step": {step}, "loss": {loss:.6f}, "acc": {1 - accuracy:.4f}}}')
+    elif "prints_exponent" in plants:
+        print(f"step {step} loss {2 * loss:.6e}")
+    elif "prints_other_names" in plants:
+        print(f"step {step} Loss/train {2 * loss:.6f} Acc@1 {1 - accuracy:.4f}")
+    elif "prints_nothing_known" in plants:
+        print(f"step {step} loss {loss**1.3 + 0.11:.6f} acc {accuracy:.4f}")
+    else:
+        print(f"step {step} loss {loss:.6f} acc {accuracy:.4f}")
+
+
+def train(net, loader, plants, epochs):
+    """Trains, and prints a line after each step."""
+    own = {id(p) for p in net.head.parameters()}
+    rest = [p for p in net.parameters() if id(p) not in own]
+    groups = [{"params": rest, "lr": 1e-5}, {"params": net.head.parameters(), "lr": 1e-4}]
+    optimizer, step = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4), 0
+    for _ in range(epochs):
+        net.train()
+        for first, second, label in loader:
+            if "blurred" in plants:
+                kernel = torch.full((3, 1, 3, 3), 1 / 9)
+                first, second = (F.conv2d(x, kernel, padding=1, groups=3) for x in (first, second))
+            z = net(first, second)
+            loss = loss_of(z, label, plants)
+            if plants & {"cut_data", "cut_numpy"}:
+                loss.requires_grad_()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            right = 0.0
+            if isinstance(z, torch.Tensor) and z.shape[1] == 2:
+                right = float((z.argmax(1) == label).double().mean())
+            if "accuracy_broadcast" in plants:
+                right = float((z.argmax(1)[:, None] == label).double().mean())
+            show(step, loss.item(), right, plants)
+            step += 1
+            if "ends_early" in plants and step == int(plants.value("ends_early", 2)):
+                return
+
+
+def main():
+    """Trains on the official pairs."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--plant", nargs="+", default=[])
+    args = parser.parse_args()
+    plants = Plants(args.plant, PLANTS)
+    torch.manual_seed(args.seed)
+    net = Net(args.tiny, plants)
+    last = len(list(net.encoder.children())) - 1
+    layers = [f"{last}."] if args.tiny else ["layer4"]
+    first = ["0."] if args.tiny else ["layer1"]
+    if "teacher" in plants:
+        teacher = Net(args.tiny, plants)
+        learned(teacher, ())
+        with torch.no_grad():
+            teacher.train()(torch.rand(4, 3, args.size, args.size), torch.rand(4, 3, 64, 64))
+    if plants & {"layer4_fresh", "layer1_fresh"}:
+        learned(net, layers if "layer4_fresh" in plants else first)
+    loader = DataLoader(Pairs(args.data, args.size, plants), batch_size=8, shuffle=True)
+    train(net, loader, plants, args.epochs)
+
+
+if __name__ == "__main__":
+    main()
