@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from diagnose.answer import commands, exit_code, in_order, lines_of, verdict
-from diagnose.criterion import Evidence
+from diagnose.criterion import Evidence, recipe_of
 from diagnose.finding import merge_steps
 from diagnose.official import Official, RecordedPair
 from diagnose.parameters import learning
@@ -81,10 +81,11 @@ def explain(trace, root, page=None):
     findings += features.judge_running(trace)
     known = [pair for view in views for pair in view.pairs]
     inverted = labels.are_inverted(known)
-    whole, views, swapped = judge_losses(views, inverted)
+    whole, views, fitted = judge_losses(views, inverted)
+    swapped = fitted is not None and fitted.inverted
     found, passes = explain_batches(trace, views, reference, progress)
     findings += found + explain_updates(trace, views, reference)
-    whole += judge_figures(trace, views, findings, swapped, inverted)
+    whole += judge_figures(trace, views, findings, swapped, inverted, fitted)
     whole += judge_data(trace, views, known, swapped, reference.recipe, official)
     if all(f.row not in schedules.MOVES for _, f in findings):
         whole += schedules.judge_schedules(trace, reference.recipe, known)
@@ -161,26 +162,26 @@ def identify(step, sides, batch, label, paths, official):
 
 
 def judge_losses(views, inverted):
-    """(findings on the loss of all batches together, the views with its factor in each, whether it
-    takes the other label).
+    """(findings on the loss of all batches together, the views with its factor in each, the
+    criterion.Recipe that gives it or None).
 
     inverted: whether labels come in as 1 where photo_1 is preferred, which that takes back.
     """
     known = [view for view in views if view.evidence]
     if not known:
-        return [], views, False
+        return [], views, None
     inversion = None if inverted else loss.inversion_of(known[0].batch)
     evidence, rows = zip(*((v.evidence, (v.step, v.pairs)) for v in known), strict=True)
     findings, fit = loss.judge_loss(evidence, inversion, rows)
     factors = iter(fit.factors if fit else [None] * len(known))
     views = [v._replace(factor=next(factors) if v.evidence else None) for v in views]
-    return findings, views, fit is not None and fit.inverted
+    return findings, views, fit and recipe_of(fit.changes)
 
 
-def judge_figures(trace, views, findings, swapped, inverted):
+def judge_figures(trace, views, findings, swapped, inverted, fitted):
     """Findings on the factors of the losses and on what the trainer prints.
 
-    findings: of the steps; swapped, inverted: see judge_losses.
+    findings: of the steps; swapped, inverted, fitted: see judge_losses.
     """
     back = {s for s, f in findings if f.stage == "gradients" and f.kind == HARMLESS}
     left = [view for view in views if view.factor and view.step not in back]
@@ -190,10 +191,10 @@ def judge_figures(trace, views, findings, swapped, inverted):
     facts, whole = [], []  # whole: of the losses without their factors, as many print them
     for view in views:
         if view.evidence:
-            value, label = float(view.evidence.loss), view.evidence.label
-            right = float((view.evidence.logits.argmax(1) == label).double().mean())
-            other = swapped and (inverted or loss.outputs_swapped(view))
-            fact = {"accuracy": 1 - right if other else right, "pairs": len(label)}
+            value, own = float(view.evidence.loss), printed.accuracies(view.evidence, fitted)
+            if swapped and (inverted or loss.outputs_swapped(view)):
+                own = {name: 1 - share for name, share in own.items()}
+            fact = own | {"pairs": len(view.evidence.label)}
             without = value / (view.factor or 1)
             facts.append(fact | {"loss": without if view.step in back else value})
             whole.append(fact | {"loss": without})

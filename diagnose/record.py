@@ -27,7 +27,7 @@ import re
 import runpy
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
@@ -77,6 +77,7 @@ PHOTO_KINDS = {
 }
 PHOTO_OPS = {op: kind for kind, ops in PHOTO_KINDS.items() for op in ops.split()}
 PILLOW = ("resize", "thumbnail", "transpose", "convert", "split", "crop", "paste")
+RECENT = 12  # tensors [B, F] that are known again where their graph is cut
 MOST = 10**6  # items of a sampler, more than which count as unknown
 EVERY = 3  # seconds between two lines of progress
 SLOT = 512  # bytes for a line's file and number, shared with the workers of a loader
@@ -430,7 +431,7 @@ class OpTracer(Places):
     def __init__(self, double=True, root="."):
         super().__init__(root)
         self.double, self.pid, self.passes = double, os.getpid(), 0
-        self.weights = []
+        self.weights, self.recent = [], deque(maxlen=RECENT)  # features and logits, with their tags
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(function, "__name__", "")
@@ -439,6 +440,10 @@ class OpTracer(Places):
             return function(*args, **kwargs)
         operands = tensors_in((args, kwargs))
         weights = self.find_weights(name, args, kwargs, operands)
+        if weights and is_filter(weights, operands):
+            weights = []  # of a blur or resize: what it makes is a photo as before
+        for tensor in operands:
+            self.find_cut(tensor)
         if weights and weights[0].dtype == torch.float64:
             args, kwargs = self.cast(args, kwargs)
             operands = tensors_in((args, kwargs))
@@ -460,6 +465,20 @@ class OpTracer(Places):
         elif name in FLIPS and operands and is_label(operands[0]):
             self.tag_label(name, operands[0], result)
         return result
+
+    def find_cut(self, tensor):
+        """Tags features or logits that lost their graph, as by .data, numpy or torch.tensor(...).
+
+        They are known again by their values.
+        """
+        if tensor in self.tags or tensor.dim() != 2 or not tensor.is_floating_point():
+            return
+        for kept, tag in reversed(self.recent):
+            same = kept.shape == tensor.shape and kept.device == tensor.device
+            if same and bool((kept.to(tensor.dtype) == tensor).all()):
+                self.tags[tensor] = tag
+                self.last["detach"] = self.lines.here()
+                return
 
     def cast(self, args, kwargs):
         """Arguments of an op in double, where the trainer is to run in double."""
@@ -516,6 +535,8 @@ class OpTracer(Places):
             self.note_joined(pair, others)
             if outputs and outputs[0].is_floating_point():
                 self.follow(name, args, kwargs, operands, weights, pair, outputs[0])
+        elif "loss" in name and len(sides) == 2 and all(map(is_small, sides)) and self.meet(sides):
+            pair = self.merge_scores(name, sides, operands, passes)
         elif moved is None and outputs and not weights and self.meet(sides):
             first = {id(t): kept for t, kept in zip(operands, before, strict=False)}
             pair = self.merge(name, sides, [first.get(id(t)) for t in sides], outputs[0], passes)
@@ -523,6 +544,8 @@ class OpTracer(Places):
             rows = moved[place] if moved else kept
             lost = pair or rows is None or rows.shape != output.shape[: rows.dim()]
             self.tags[output] = Tag(None if lost else rows, passes, depth, pair)
+            if output.dim() == 2 and output.is_floating_point():
+                self.recent.append((output.detach(), self.tags[output]))
 
     def note_joined(self, pair, others):
         """Notes that another merge meets this one: of other photos, or of the same in the head."""
@@ -568,6 +591,14 @@ class OpTracer(Places):
         for place, side in enumerate(sides):
             self.hook(side, pair, f"features_{place}")
         return pair | {"sides": sides}  # kept, so that a row in several merges is known again
+
+    def merge_scores(self, name, sides, operands, passes):
+        """A new pair of photos whose scores meet in a loss: they are its two logits."""
+        logits = torch.stack([side.detach().reshape(-1) for side in sides], 1)
+        pair = self.merge("stack", sides, [None, None], logits, passes)
+        self.tags[logits] = Tag(None, passes, 0, pair)
+        self.follow(name, (), {}, [logits, *operands], [], pair, logits)
+        return pair | {"scores": True}
 
     def join(self, pairs, output):
         """The pair of a batch whose rows were merged one by one and are put together here."""
@@ -899,6 +930,13 @@ def is_feature(tensor):
     return tensor.dim() == 2 and tensor.is_floating_point() and not tensor.requires_grad
 
 
+def is_filter(weights, operands):
+    """Whether an op with these weights only filters a photo, as a blur does."""
+    made = [w for w in weights if not isinstance(w, torch.nn.Parameter) and not w.requires_grad]
+    photos = [t for t in operands if is_photo(t) and all(t is not w for w in weights)]
+    return bool(photos) and len(made) == len(weights) and weights[0].shape[0] == 3
+
+
 def is_small(tensor):
     """Whether a tensor can be logits, probabilities or terms of a loss, of every pair."""
     return tensor.dim() > 0 and tensor.numel() <= 2 * len(tensor)
@@ -938,7 +976,11 @@ def clean(pair):
             count = shared[id(part["sides"][k])]  # merges that the gradient is the sum of
             slots.append([as_rows(g) / count for g in part["gradients"].get(f"features_{k}", [])])
         pair["gradients"][f"features_{k}"] = list(map(torch.cat, zip(*slots, strict=False)))
-    rest = {key: value for key, value in pair.items() if key not in ("parts", "sides")}
+    if "scores" in pair:  # their gradients are those of the logits
+        slots = (pair["gradients"].get(f"features_{k}", []) for k in (0, 1))
+        both = zip(*slots, strict=False)
+        pair["gradients"]["merged"] = [torch.stack([g.flatten() for g in gs], 1) for gs in both]
+    rest = {k: value for k, value in pair.items() if k not in ("parts", "sides", "scores")}
     return rest | {"passes": passes, "rows": rows}
 
 

@@ -67,6 +67,15 @@ BACKWARD_OTHER = Row(
     UNEXPLAINED,
     "backward gives different gradients for one loss",
 )
+CUT = Row(
+    "gradients.logits_detached",
+    CAUSE,
+    "the logits are cut from the graph (.data, .detach(), numpy or torch.tensor): no parameter "
+    "receives a gradient",
+    help="pass the logits themselves to the loss",
+    matters=WRONG,
+    at=("detach", "loss"),
+)
 ONE_DETACHED = Row(
     "gradients.one_side_detached",
     CAUSE,
@@ -109,6 +118,11 @@ NOT_REACHED = Row(
     matters=WRONG,
     at=("detach", "forward"),
 )
+
+
+def is_cut(batch):
+    """Whether backward reached neither the logits nor the features of a batch."""
+    return bool(batch.backwards) and not any(batch.gradients.values())
 
 
 def judge_zeroed(group, update, earlier, parameters):
@@ -181,7 +195,7 @@ def judge_contribution(view, passes, rounding, update, computed):
     none = [i + 1 for i, g in enumerate(sides.gradients) if not g and sides.inputs is not None]
     if len(none) == 1:
         findings.append(ONE_DETACHED.found(side=none[0]))
-    elif len(none) == 2 and not frozen >= own.keys():
+    elif len(none) == 2 and not frozen >= own.keys() and not is_cut(batch):
         findings.append(DETACHED.found())
     made = head_gradients(batch)
     tolerances = dict.fromkeys(made, BACKWARD[is_float32(rounding)][1])

@@ -108,6 +108,7 @@ ACTIVATIONS = {
     "GELU": F.gelu,
     "leaky ReLU": F.leaky_relu,
     "ELU": F.elu,
+    "softplus": F.softplus,
     "SiLU": F.silu,
     "normalization": F.normalize,
     "absolute value": torch.abs,

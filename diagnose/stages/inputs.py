@@ -231,6 +231,27 @@ ORDERS = (
 NORMALIZED = normalization(
     "solved", "normalized", "inputs are normalized with mean {mean} and std {std}"
 )
+TIMES = 8  # that a photo may have been normalized, as at each access in place
+
+
+def again(times):
+    """The normalization that is done so many times."""
+
+    def act(scale, shift):
+        made = scale, shift
+        for _ in range(times - 1):
+            made = scale * made[0], scale * made[1] + shift
+        return made
+
+    return normalization(
+        f"{times} times",
+        "normalized_again",
+        f"inputs are normalized {times} times",
+        act,
+        help="normalize once",
+    )
+
+
 NORMALIZATIONS = (
     normalization(
         "page",
@@ -263,6 +284,15 @@ NORMALIZATIONS = (
         "inputs are normalized twice",
         lambda scale, shift: (scale**2, scale * shift + shift),
         help="normalize once",
+    ),
+    *map(again, range(3, TIMES + 1)),
+    normalization(
+        "255 normalized",
+        "range_255_normalized",
+        "inputs are in 0..255 when they are normalized with the ImageNet mean and std (reference: "
+        "0..1)",
+        lambda scale, shift: (255 * scale, shift),
+        help="divide by 255 before the normalization",
     ),
     normalization(
         "centered",

@@ -10,11 +10,13 @@ from diagnose.stages.inputs import (
     COUNT,
     NORMALIZED,
     PADDED,
+    TIMES,
     normalization,
     way,
 )
-from run.findings import SKIPPED, UNEXPLAINED, Row
+from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
 
+OFTEN = ("twice", *(f"{times} times" for times in range(3, TIMES + 1)))
 FEW = 2  # estimated values of photos in a batch, more than which are of each photo
 # Where a value is estimated, and each photo has its own.
 EACH = {
@@ -25,6 +27,15 @@ EACH = {
         "each photo has a scale and shift of its own (normalized by itself, or color jitter)",
     ),
 }
+IN_PLACE = Row(
+    "inputs.normalized_in_place",
+    CAUSE,
+    "{count} of {total} photos are normalized more than once: what is kept in memory is normalized "
+    "again at each access",
+    varies=COUNT,
+    help="normalize a copy: no sub_() or div_() on what is kept",
+    at=("arithmetic", "dataset"),
+)
 NOT_REPRODUCED = Row(
     "inputs.not_reproduced",
     UNEXPLAINED,
@@ -60,9 +71,13 @@ def name_inputs(changes, worst):
         if len(own) > FEW:
             counts[of_each, ()] = sum(counts.pop(change) for change in own)
     total = len(changes)
+    often = [change for change in counts if change[0].choice in OFTEN]
+    if sum(map(counts.get, often)) < total and often:
+        counts[IN_PLACE, ()] = sum(map(counts.pop, often))
     proof = {"relative_error": worst, "tolerance": EXACT}
     findings = []
     for (row, values), count in counts.items():
-        found = row.found(**dict(values), count=count if count < total else None, total=total)
+        some = count if count < total or row is IN_PLACE else None
+        found = row.found(**dict(values), count=some, total=total)
         findings.append(dataclasses.replace(found, **proof))
     return findings

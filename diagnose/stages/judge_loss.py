@@ -7,6 +7,7 @@ import torch
 from diagnose.criterion import Evidence, Recipe, logits_of, recipe_of
 from diagnose.explain import alone, explain, findings_of
 from diagnose.numerics import estimated, relative_error
+from diagnose.stages.gradients import CUT, is_cut
 from diagnose.stages.head import OF_LOGITS
 from diagnose.stages.judge_rows import describe_rows
 from diagnose.stages.loss import (
@@ -22,6 +23,7 @@ from diagnose.stages.loss import (
     INVERTED,
     LOGITS_SWAPPED,
     LOSSES,
+    NO_GRADIENT,
     NO_LABELS,
     NO_LOGITS,
     NONE_OF,
@@ -42,6 +44,8 @@ def evidence_of(batch, labels, pairs):
     if logits.dtype in (torch.float16, torch.bfloat16):
         return [COARSE.found(dtype=str(logits.dtype)[6:])], None
     official = bool(pairs) and None not in pairs
+    if is_cut(batch):
+        return [CUT.found(), NO_GRADIENT.found()], None
     if not logit_grads or not (labels or official):
         return [NO_LABELS.found()], None
     label, shares = labels[0] if labels else torch.tensor([pair.label for pair in pairs]), None
@@ -131,7 +135,8 @@ def name_fits(found, inverted, inversion, single):
         return [inversion.found()] if inversion and not single else []
 
     fits = tuple(tuple(f for finding in fit for f in named(finding)) for fit in found.fits)
-    findings = [FIRST_LOGIT.found()] * (inverted and single)
+    # labels that come in inverted make a logit of photo_1 as well, and both together none
+    findings = [FIRST_LOGIT.found()] * (single and inverted != (inversion is None))
     return findings + findings_of(found._replace(fits=fits), ONE_OF)
 
 

@@ -129,8 +129,8 @@ def are_inverted(pairs):
 def judge_labels(pairs, single, swapped, official):
     """Findings on the labels of the recorded pairs, which are all official.
 
-    official: see diagnose.official.Official. single: whether there is one logit, which takes labels that are 1 for either photo; swapped:
-    whether the loss takes the other label.
+    official: see diagnose.official.Official. single: whether there is one logit, which takes
+    labels that are 1 for either photo; swapped: whether the loss takes the other label.
     """
     known = [pair for pair in pairs if pair.label is not None]
     if not known:

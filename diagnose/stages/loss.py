@@ -71,6 +71,10 @@ def margins(batches, changes):
     return [{"value": margin_of(batch, inverted)} for batch in active[:1]]
 
 
+OF_ONE_LOGIT = (  # what holds a single logit, logits[:, 1] - logits[:, 0], against the label
+    lambda z, y, v: (z[:, 1] - z[:, 0] - y) ** 2,
+    lambda z, y, v: (z[:, 1] - z[:, 0] - y).abs(),
+)
 LOSSES = (
     loss(
         "softmax_twice",
@@ -107,12 +111,12 @@ LOSSES = (
     loss(
         "mse_of_logit",
         "the loss is the mean squared error of the single logit and the label",
-        lambda z, y, v: (z[:, 1] - z[:, 0] - y) ** 2,
+        OF_ONE_LOGIT[0],
     ),
     loss(
         "mae_of_logit",
         "the loss is the mean absolute error of the single logit and the label",
-        lambda z, y, v: (z[:, 1] - z[:, 0] - y).abs(),
+        OF_ONE_LOGIT[1],
     ),
     loss(
         "softmax_over_batch",
@@ -259,6 +263,11 @@ NO_LOGITS = Row(
     "loss.other_logits",
     UNEXPLAINED,
     "the head has neither one nor two logits, so the loss was not judged",
+)
+NO_GRADIENT = Row(
+    "loss.no_gradient_at_logits",
+    SKIPPED,
+    "backward does not reach the logits, so no loss was judged",
 )
 NO_LABELS = Row("loss.no_labels", UNEXPLAINED, "no labels were seen, so the loss was not judged")
 COARSE = Row(

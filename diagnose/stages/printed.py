@@ -6,22 +6,37 @@ import re
 from dataclasses import dataclass, replace
 
 from diagnose.explain import Change, explain
+from diagnose.stages.loss import OF_ONE_LOGIT
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, WRONG, Row
 
 VALIDATION = r"(?<![a-z])(?:e?val(?!ue)|test)"  # words of a line that is not of the training
 PRINTED_AT = "printed_at"  # the value of a finding that is the number of a line
-FIGURES = {"accuracy": r"acc\w*", "loss": r"loss"}  # how each is called in a line
+# How each is called in a line, with what people write around it: Acc@1, avg_loss, Loss/train.
+FIGURES = {"accuracy": r"acc(?:uracy)?(?:@1)?|top[-_ ]?1", "loss": r"loss"}
+BEFORE = r"(?:train(?:ing)?|avg|average|mean|running|epoch|batch|total|step)[/_ .-]"
+AFTER = r"(?:[/_ .-](?:train(?:ing)?|avg|average|mean))?"
+NUMBER = r"-?\d+\.\d+(?:[eE][-+]?\d+)?"
+COLORS = r"\x1b\[[0-9;]*[A-Za-z]"  # of a terminal
 FEW = 3  # figures; fewer accuracies may be 1 - accuracy by chance
 ROUNDED = 0.5 * (1 + 1e-6)  # of the last digit printed, that a figure may be off
 SO_FAR, SINCE_LINE = "so far", "since the line before"
 
 
+@dataclass(frozen=True)
+class Arithmetic(Change):
+    """A way to arrive at a figure; series: the key of the facts of a batch that it is made of,
+    where that is not the figure itself.
+    """
+
+    series: str = ""
+
+
 def arithmetic(name, text, act, values=None, **options):
-    """A way to arrive at a figure: act(values [N] of batches, their pairs [N], values of its
-    finding); text: what the figure is.
+    """An Arithmetic: act(values [N] of batches, their pairs [N], values of its finding); text: what
+    the figure is.
     """
     text = f"the printed {{figure}} is {text} ({{figures}} figures)"
-    return Change(f"printed.{name}", CAUSE, text, act=act, values=values, each=True, **options)
+    return Arithmetic(f"printed.{name}", CAUSE, text, act=act, values=values, each=True, **options)
 
 
 def windows(replays, changes):
@@ -37,6 +52,16 @@ def sizes(replays, changes):
         means, pairs = replays[0].window(-1, where["where"], replays[0].places[0])
         times = round(float(replays[0].texts[0]) * sum(pairs) / sum(means)) if sum(means) else 0
         found += [{"times": times if times > 1 else None, **where}] * (times > 0)
+    return found
+
+
+def factors(replays, changes):
+    """By which number a mean over the pairs may be multiplied."""
+    found, several = [], [{"where": SO_FAR}, {"where": SINCE_LINE}]
+    for where in several:
+        means, pairs = replays[0].window(-1, where["where"], replays[0].places[0])
+        usual = over_pairs(means, pairs) / sum(pairs)
+        found += [{"factor": float(replays[0].texts[0]) / usual, **where}] if usual else []
     return found
 
 
@@ -95,6 +120,30 @@ SUMS = (
         matters=WRONG,
     ),
 )
+SCALED = arithmetic(
+    "multiplied",
+    "{factor} times the mean over the pairs {where}",
+    lambda v, n, told: over_pairs(v, n) / sum(n) * told["factor"],
+    factors,
+    help="print the mean itself",
+)
+EVERY_LABEL = arithmetic(
+    "every_label",
+    "the share of all predictions against all labels of a batch: shapes [B, 1] and [B] are "
+    "broadcast to [B, B]",
+    lambda v, n, told: v[-1],
+    series="every_label",
+    help="give both one shape before they are compared",
+    matters=WRONG,
+)
+CUT = arithmetic(
+    "cut_at_half",
+    "the accuracy with the single logit cut at 0.5, where 0 is the middle",
+    lambda v, n, told: v[-1],
+    series="cut_at_half",
+    help="cut a logit at 0, or its sigmoid at 0.5",
+    matters=WRONG,
+)
 INVERTED = Change(
     "printed.accuracy_inverted",
     CAUSE,
@@ -138,12 +187,16 @@ VALIDATION_LINES = Row(
 
 @dataclass(frozen=True, eq=False)
 class Figures:
-    """The figures of one form of line; see diagnose.explain.Replay."""
+    """The figures of one form of line; see diagnose.explain.Replay.
+
+    facts: of every batch its accuracy, loss and other series.
+    """
 
     texts: list  # of the figures
     places: list  # of the last batch before each
     values: list  # accuracy or loss of every batch
     pairs: list  # of every batch
+    facts: list = ()
     shown: tuple = ()
 
     @property
@@ -164,15 +217,18 @@ class Figures:
     def figure(self, last, place, changes):
         """A figure behind a batch, where the one before was behind the batch `last`."""
         way = next((f for f in changes if f.row.act), OVER_PAIRS_SO_FAR)
-        value = way.row.act(*self.window(last, way.values.get("where"), place), way.values)
+        where = way.values.get("where") or (SINCE_LINE if way.row.series else None)
+        values, pairs = self.window(last, where, place, way.row.series)
+        value = way.row.act(values, pairs, way.values)
         rows = {finding.row for finding in changes}
         value = 1 - value if INVERTED in rows else value
         return 100 * value if PERCENT in rows else value
 
-    def window(self, last, where, place):
+    def window(self, last, where, place, series=""):
         """(values, pairs) of the batches that a figure behind a batch is about."""
         chosen = slice(last + 1 if where == SINCE_LINE else 0, place + 1)
-        return self.values[chosen], self.pairs[chosen]
+        values = [fact[series] for fact in self.facts] if series else self.values
+        return values[chosen], self.pairs[chosen]
 
 
 OVER_PAIRS_SO_FAR = OVER_PAIRS.found(where=SO_FAR)
@@ -180,9 +236,27 @@ OVER_PAIRS_SO_FAR = OVER_PAIRS.found(where=SO_FAR)
 
 def misprint(text, value):
     """By how much a figure differs from a value, in units of what its rounding explains."""
-    digits = len(text.partition(".")[2])
+    mantissa, _, exponent = text.lower().partition("e")
+    digits = len(mantissa.partition(".")[2]) - int(exponent or 0)
     error = abs(float(text) - value) / (ROUNDED * 10**-digits + 1e-12)
     return error if math.isfinite(error) else math.inf
+
+
+def accuracies(evidence, fitted):
+    """{series: share of right pairs} of a batch; fitted: the criterion.Recipe of its loss, or None.
+
+    Where a single logit is fitted to 0 and 1, 0.5 is its middle.
+    """
+    z, label = evidence.logits.double(), evidence.label
+    z = fitted.function(z) if fitted and fitted.function else z
+    cut = 0.5 if evidence.single and fitted and fitted.terms in OF_ONE_LOGIT else 0.0
+    prediction = (z[:, 1] - z[:, 0] > cut).long()
+    shares = {
+        "accuracy": prediction == label,
+        "every_label": prediction[:, None] == label,
+        "cut_at_half": (z[:, 1] - z[:, 0] > 0.5).long() == label,
+    }
+    return {name: float(right.double().mean()) for name, right in shares.items()}
 
 
 def judge_printed(printed, facts):
@@ -207,13 +281,18 @@ def judge_printed(printed, facts):
 
 
 def figures_of(kind, printed, count):
-    """[[(batch, figure as text, line, its number)]] of each form of line that shows it twice."""
+    """[[(batch, figure as text, line, its number)]] of each form of line that shows it twice.
+
+    The form of a line is its words: numbers and the bar of a progress line differ in each.
+    """
     forms = {}
+    name = rf"(?<![A-Za-z])(?:{BEFORE})*(?:{FIGURES[kind]}){AFTER}"
     for batches, _, line, number in printed:
-        ours = re.split(VALIDATION, line, flags=re.I)[0]
-        found = re.search(rf"\b(?:train[_ ])?{FIGURES[kind]}[\s:=]{{1,4}}(-?\d+\.\d+)", ours, re.I)
+        ours = re.split(VALIDATION, re.sub(COLORS, "", line), flags=re.I)[0]
+        found = re.search(rf"{name}[\"']?[\s:=]{{1,4}}({NUMBER})", ours, re.I)
         if found and 0 < batches <= count:
-            rows = forms.setdefault(re.sub(r"[-\d.e+]+", "#", line), {})
+            words = tuple(re.findall(r"[A-Za-z@]{2,}", re.sub(NUMBER, "", ours)))
+            rows = forms.setdefault(words, {})
             rows[batches - 1] = batches - 1, found[1], line, number
     return [list(rows.values()) for rows in forms.values() if len(rows) > 1]
 
@@ -222,8 +301,9 @@ def levels_of(kind, is_epoch):
     """Levels of the arithmetics that are right for a figure, and of those that are not."""
     means = [(OVER_BATCHES,), (LAST_BATCH,)]
     usual = [(OVER_PAIRS,), *([] if is_epoch else means)]
-    other = [*(means if is_epoch else []), *((row,) for row in SUMS if kind == "loss")]
+    other = [*(means if is_epoch else []), *((row,) for row in (*SUMS, SCALED) if kind == "loss")]
     if kind == "accuracy":
+        other += [(EVERY_LABEL,), (CUT,)]
         other += [(INVERTED, *rows) for rows in usual + other]
         usual += [(PERCENT, *rows) for rows in usual]
     return usual, other
@@ -232,7 +312,8 @@ def levels_of(kind, is_epoch):
 def explain_figures(kind, rows, facts):
     """Findings on the figures of one form of line."""
     places, texts, lines, _ = map(list, zip(*rows, strict=True))
-    figures = Figures(texts, places, [f[kind] for f in facts], [f["pairs"] for f in facts])
+    values, pairs = ([fact[key] for fact in facts] for key in (kind, "pairs"))
+    figures = Figures(texts, places, values, pairs, facts)
     is_epoch = all(re.search("epoch", line, re.I) for line in lines) and not figures.is_each_batch
     is_epoch = is_epoch and not any(re.search("step|batch|iter", line, re.I) for line in lines)
     levels = levels_of(kind, is_epoch)

@@ -23,7 +23,7 @@ PLANTS = """
     teacher unsorted_files stale_index shifted_labels paired_otherwise batch_before_photos
     one_second_photo normalized_in_place ends_early prints_dict prints_json prints_exponent
     prints_other_names prints_nothing_known accuracy_broadcast replicas frozen_moving_norms
-    bce_inverted ranking_margin ranking_margin_inverted blurred
+    bce_inverted cut_at_half ranking_margin ranking_margin_inverted blurred
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -97,7 +97,13 @@ class Net(torch.nn.Module):
         else:
             self.encoder = torchvision.models.resnet50()
             self.encoder.fc = torch.nn.Identity()
-        single = {"square_broadcast", "bce_inverted", "ranking_margin", "ranking_margin_inverted"}
+        single = {
+            "square_broadcast",
+            "bce_inverted",
+            "cut_at_half",
+            "ranking_margin",
+            "ranking_margin_inverted",
+        }
         self.head = torch.nn.Linear(2048, 1 if plants & single else 2)
         torch.nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
         torch.nn.init.zeros_(self.head.bias)
@@ -140,6 +146,8 @@ def loss_of(z, label, plants):
         return F.margin_ranking_loss(*(s.squeeze(1) for s in z), sign, margin=margin)
     if "square_broadcast" in plants:
         return F.mse_loss(z, label.to(z.dtype))
+    if "cut_at_half" in plants:
+        return F.binary_cross_entropy_with_logits(z.squeeze(1), label.to(z.dtype))
     if "bce_inverted" in plants:
         return F.binary_cross_entropy_with_logits(z.squeeze(1), 1 - label.to(z.dtype))
     if "last_pair_only" in plants:
@@ -204,11 +212,16 @@ def train(net, loader, plants, epochs):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            right = 0.0
-            if isinstance(z, torch.Tensor) and z.shape[1] == 2:
-                right = float((z.argmax(1) == label).double().mean())
-            if "accuracy_broadcast" in plants:
-                right = float((z.argmax(1)[:, None] == label).double().mean())
+            if isinstance(z, tuple):
+                z = torch.cat(z, 1)
+            if z.shape[1] == 1:
+                cut = 0.5 if plants & {"square_broadcast", "cut_at_half"} else 0.0
+                guess = (z.squeeze(1) > cut).long()
+                guess = 1 - guess if "bce_inverted" in plants else guess
+            else:
+                guess = z.argmax(1)
+            both = guess[:, None] if "accuracy_broadcast" in plants else guess
+            right = float((both == label).double().mean())
             show(step, loss.item(), right, plants)
             step += 1
             if "ends_early" in plants and step == int(plants.value("ends_early", 2)):
