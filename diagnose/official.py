@@ -6,6 +6,7 @@ import numpy as np
 
 from data import read_pairlist
 from diagnose import preprocessing, recognition
+from diagnose.nearest import CANDIDATES, nearest_of
 from disk.errors import show_progress, stop
 from disk.layout import find_split, photo_names
 
@@ -54,6 +55,10 @@ class Official:
         opened = set(opened)
         self.paths = [path for path in self.every if path.name in opened] or self.every
         self.described, self.photos, self.hints = None, {}, []
+        self.nearby, self.unsure = (
+            None,
+            0,
+        )  # what was nearest last; how many in turn showed no photo
 
     def count(self, split):
         """How many pairs the list of a split has."""
@@ -111,6 +116,24 @@ class Official:
             preparations, paths, worst = self.solve(inputs)
         changes = [own and preprocessing.changes_of(own) for own in preparations]
         return changes, paths, worst
+
+    def nearest(self, inputs):
+        """[(Nearest, path of its photo)] of inputs that nothing reproduces, [N, 3, S, S]; (None,
+        None) where it is not sure which photo one shows.
+        """
+        self.look()
+        size, found = inputs.shape[-1], []
+        rows_of = recognition.recognize(inputs, self.described, CANDIDATES)
+        for x, rows in zip(inputs, rows_of, strict=True):
+            if self.unsure >= HOPELESS:
+                found.append((None, None))
+                continue
+            photos = [self.photo(row) for row in rows]
+            own = nearest_of(x, photos, size, self.nearby)
+            self.nearby = own.preparation if own.is_sure else self.nearby
+            self.unsure = 0 if own.is_sure else self.unsure + 1
+            found.append((own, self.paths[rows[own.number]]) if own.is_sure else (None, None))
+        return found
 
     def keep_hint(self, preparation):
         """Keeps how an input was prepared, to be tried first on the next ones.

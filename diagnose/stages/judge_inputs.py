@@ -5,6 +5,8 @@ from collections import Counter
 
 import torch
 
+from diagnose.nearest import changes_in
+from diagnose.numerics import estimated
 from diagnose.preprocessing import EXACT
 from diagnose.stages.inputs import (
     COUNT,
@@ -39,8 +41,10 @@ IN_PLACE = Row(
 NOT_REPRODUCED = Row(
     "inputs.not_reproduced",
     UNEXPLAINED,
-    "{count} of {total} inputs match no known preprocessing",
-    varies=COUNT,
+    "{count} of {total} inputs match no known preprocessing"
+    "[; {identified} photos were identified all the same, and come nearest to: {nearest}. They "
+    "differ from that by up to {levels} of 255, in up to {share} % of the values]",
+    varies=(*COUNT, "identified", "levels", "share"),
 )
 NO_PHOTO = Row("inputs.no_photo", SKIPPED, "features were given: no photo was seen")
 
@@ -48,13 +52,37 @@ NO_PHOTO = Row("inputs.no_photo", SKIPPED, "features were given: no photo was se
 def judge_inputs(sides, official):
     """(findings, [B] of (path of photo_1, path of photo_2)) of a batch.
 
-    The path is None where the photo is not proved by its preparation: photos of a series are alike.
+    The path is None where another photo is nearly as like: photos of a series are alike.
     """
     inputs = torch.cat([x.double() for x in sides.inputs])
     changes, paths, worst = official.identify(inputs)
     paths = [path if own is not None else None for path, own in zip(paths, changes, strict=True)]
+    lost = [place for place, own in enumerate(changes) if own is None]
+    findings = [] if lost else name_inputs(changes, worst)
+    if lost:
+        nearest = official.nearest(inputs[lost])
+        for place, (_, path) in zip(lost, nearest, strict=True):
+            paths[place] = path
+        findings = [describe_lost([own for own, _ in nearest], len(inputs))]
     half = len(paths) // 2
-    return name_inputs(changes, worst), list(zip(paths[:half], paths[half:], strict=True))
+    return findings, list(zip(paths[:half], paths[half:], strict=True))
+
+
+def describe_lost(nearest, total):
+    """The finding on inputs that nothing reproduces; nearest: the Nearest of each,
+    None where it is not sure which photo it shows.
+    """
+    sure = [own for own in nearest if own is not None]
+    counts = {"count": len(nearest), "total": total, "identified": len(sure)}
+    if not sure:
+        return NOT_REPRODUCED.found(**counts, nearest=None, levels=None, share=None)
+    kinds = Counter(tuple(f.row.choice for f in changes_in(own)) for own in sure)
+    usual, _ = kinds.most_common(1)[0]
+    common = next(changes_in(own) for own in sure
+                  if tuple(f.row.choice for f in changes_in(own)) == usual)  # fmt: skip
+    levels = estimated(max(own.levels for own in sure))
+    share = estimated(100 * max(own.share for own in sure))
+    return NOT_REPRODUCED.found(**counts, nearest=(common,), levels=levels, share=share)
 
 
 def name_inputs(changes, worst):
@@ -62,9 +90,6 @@ def name_inputs(changes, worst):
 
     changes: of each input its (Way, items of its values), or None where it is not reproduced.
     """
-    lost = sum(own is None for own in changes)
-    if lost:
-        return [NOT_REPRODUCED.found(count=lost, total=len(changes))]
     counts = Counter(change for own in changes for change in own)
     for of_value, of_each in EACH.items():
         own = [change for change in counts if change[0] == of_value]

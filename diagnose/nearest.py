@@ -1,0 +1,111 @@
+"""Inputs that no preparation reproduces: which photo each shows all the same, and what comes
+nearest.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from diagnose.preprocessing import (
+    affine_of,
+    apply,
+    changes_of,
+    coarse_fits,
+    fine_fits,
+    finish,
+    fit,
+    name_affine,
+    name_border,
+    reference,
+    simplest,
+)
+
+CANDIDATES = 6  # photos that are like an input
+ALIKE = 0.5  # least residual of a photo that an input may show: 0 is the same, 1.4 unrelated
+APART = 2.0  # times the residual of the photo, that every other one must have at least
+ABOUT = 0.1  # relative difference of a normalization that is about another
+SAME = 0.3  # share of equal values, more than which an input shows a photo
+LEVELS = 255
+SMALLEST = 0.25  # levels, less than which a value counts as equal
+
+
+class Nearest(NamedTuple):
+    """What comes nearest to an input."""
+
+    number: int  # of the photo among the candidates
+    is_sure: bool  # whether no other photo is nearly as near
+    preparation: dict
+    levels: float  # largest difference, in levels of 255
+    share: float  # of the values that differ
+
+
+def nearest_of(x, photos, size, hint=None):
+    """The Nearest of an input [3, S, S] among the photos that are like it, which come first.
+
+    hint: the preparation that was nearest to another input, whose parts are tried first.
+    """
+    photos = photos[:CANDIDATES]
+    for preparation in (*([hint] if hint else []), reference()):
+        gaps = [gaps_of(x, photo, preparation, size) for photo in photos]
+        insides = [photo.base(preparation, size)[1] for photo in photos]  # padding is alike in all
+        shares = [float((own[:, inside] <= SMALLEST).double().mean())
+                  for own, inside in zip(gaps, insides, strict=True)]  # fmt: skip
+        same = torch.tensor(shares)
+        number = int(same.argmax())
+        others = torch.cat([same[:number], same[number + 1 :]])
+        if same[number] > SAME and bool((APART * others < same[number]).all()):
+            return told(number, True, preparation, gaps[number])
+    if hint:
+        parts = {part: hint[part] for part in ("geometry", "filter", "turn")}
+        parts["late"] = hint.get("late", False)
+        fits = [[fit(x, photo, parts, size)] for photo in photos]
+        number, is_sure = told_apart(fits)
+    if not hint or not is_sure:
+        fits = [coarse_fits(x, photo, size) for photo in photos]
+        number, is_sure = told_apart(fits)
+    photo = photos[number]
+    fine = fine_fits(x, photo, size, fits[number])
+    _, parts = min(fine, key=lambda found: found[0])
+    preparation = loosely(simplest(finish(x, photo, parts, size), x, photo, size))
+    return told(number, is_sure, preparation, gaps_of(x, photo, preparation, size))
+
+
+def gaps_of(x, photo, preparation, size):
+    """By how much an input differs from what a preparation makes of a photo, [3, S, S], levels."""
+    scale, _ = affine_of(preparation)
+    return (apply(photo, preparation, size) - x).abs() / scale.abs()[:, None, None] * LEVELS
+
+
+def told(number, is_sure, preparation, gaps):
+    """The Nearest with these differences; see gaps_of."""
+    share = float((gaps > SMALLEST).double().mean())
+    return Nearest(number, is_sure, preparation, float(gaps.max()), share)
+
+
+def loosely(preparation):
+    """A preparation with a normalization and padding by name, where one is about the same."""
+    if preparation["normalization"] == "solved":
+        order = preparation["channels"]
+        named = name_affine(*preparation["affine"], order, ABOUT)
+        preparation = {k: v for k, v in preparation.items() if k != "affine"} | named
+        if "border" in preparation:
+            border = preparation.pop("border")
+            preparation |= name_border(border, preparation, ABOUT)
+    return preparation
+
+
+def told_apart(fits):
+    """(number of the photo with the least residual, whether it is like the input and no other is);
+    fits: of each photo, see preprocessing.fit.
+    """
+    residuals = torch.tensor([min(residual for residual, _ in own) for own in fits])
+    number = int(residuals.argmin())
+    others = torch.cat([residuals[:number], residuals[number + 1 :]])
+    least = float(residuals[number])
+    return number, least < ALIKE and bool((others > APART * least).all())
+
+
+def changes_in(nearest):
+    """The findings that its preparation is, without the counts; () where it is the reference's."""
+    return tuple(row.found(**dict(values), count=None, total=None)
+                 for row, values in changes_of(nearest.preparation))  # fmt: skip
