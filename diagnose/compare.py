@@ -231,7 +231,8 @@ def explain_batches(trace, views, reference, progress):
     weights = weights_by_step(trace)
     findings = []
     if views and views[0].step == 0:
-        found = start.judge_start(views[0].batch, weights(0), trace.weights)
+        names = views[0].matches[0].names
+        found = start.judge_start(views[0].batch, weights(0), trace.weights, names)
         findings += [(0, finding) for finding in found]
     roundings = [features.view_rounding(trace, view, weights(view.step)) for view in views]
     seen = [place for place, view in enumerate(views) if view.sides.inputs is not None]

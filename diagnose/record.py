@@ -425,13 +425,124 @@ class Places(Origins):
         return made
 
 
-class OpTracer(Places):
+class Merges(Places):
+    """What follows from two photos' features: how they were merged, the head, the labels."""
+
+    def __init__(self, root="."):
+        super().__init__(root)
+        self.weights = []  # in the order in which a photo meets them
+
+    def note_joined(self, pair, others):
+        """Notes that another merge meets this one: of other photos, or of the same in the head."""
+        for other in others:
+            if pair["backwards"] or other["backwards"]:
+                continue  # sums over an epoch
+            if are_others(pair, other):
+                pair["joined"] = "others"
+            elif not pair["labels"]:
+                pair["joined"] = pair["joined"] or "same"
+
+    def number(self, name, weights, depth):
+        """Numbers the weights that an op meets for the first time."""
+        first = 2 if name == "batch_norm" and len(weights) == 2 else 0  # no running statistics
+        for place, weight in enumerate(weights, first):
+            if id(weight) not in self.numbers:
+                self.numbers[id(weight)] = len(self.weights)
+                facts = {"depth": depth, "op": name, "place": place, "shape": list(weight.shape)}
+                facts["built"] = self.built.get(weight, NOWHERE_LINE)
+                facts["line"] = self.made.get(weight, facts["built"])
+                self.weights.append({"tensor": weight, **facts})
+
+    def note_norm(self, args, kwargs, passes, before):
+        """What a batch_norm was told, and its running statistics before and after."""
+        values = batch_norm_values(args, kwargs)
+        norm = {key: plain(values.get(key)) for key in ("training", "momentum", "eps")}
+        norm["weight"] = self.numbers.get(id(values.get("weight")))
+        norm["before"], norm["after"] = before, running(args, kwargs)
+        for record in passes.values():
+            record["norms"].append(norm)
+
+    def merge(self, name, sides, changed, output, passes):
+        """A new pair of photos: the features of both sides, and how they were merged.
+
+        changed: what a side was where the op has changed it, else None.
+        """
+        pairs = zip(sides, changed, strict=True)
+        features = [keep(t) if was is None else was for t, was in pairs]
+        rows = [keep(self.tags[t].rows) for t in sides]
+        pair = new_pair(name, output, passes, features, rows)
+        pair["lines"] |= {"merge": self.lines.here(), **self.last}
+        self.hook(output, pair, "merged")
+        for place, side in enumerate(sides):
+            self.hook(side, pair, f"features_{place}")
+        return pair | {"sides": sides}  # kept, so that a row in several merges is known again
+
+    def merge_scores(self, name, sides, operands, passes):
+        """A new pair of photos whose scores meet in a loss: they are its two logits."""
+        logits = torch.stack([side.detach().reshape(-1) for side in sides], 1)
+        pair = self.merge("stack", sides, [None, None], logits, passes)
+        self.tags[logits] = Tag(None, passes, 0, pair)
+        self.follow(name, (), {}, [logits, *operands], [], pair, logits)
+        return pair | {"scores": True}
+
+    def join(self, pairs, output):
+        """The pair of a batch whose rows were merged one by one and are put together here."""
+        passes = {number: record for pair in pairs for number, record in pair["passes"].items()}
+        features, rows = [], []
+        for k in (0, 1):
+            made = [as_rows(pair["features"][k]) for pair in pairs]
+            numbers = [pair["rows"][k] for pair in pairs]
+            features.append(torch.cat(made))
+            rows.append(torch.cat([n[: len(m)] for n, m in zip(numbers, made, strict=True)]))
+        joined = new_pair(pairs[0]["merge"], output, passes, features, rows)
+        joined["lines"] = dict(pairs[0]["lines"])
+        joined["parts"] = [part for pair in pairs for part in pair.get("parts", [pair])]
+        self.hook(output, joined, "merged")
+        return joined
+
+    def hook(self, tensor, pair, name):
+        """Has the gradient at a tensor added to those of the pair, one for each backward."""
+        if tensor.requires_grad:
+            slots = pair["gradients"].setdefault(name, [])
+            tensor.register_hook(lambda gradient: slots.append(keep(gradient)))
+
+    def follow(self, name, args, kwargs, operands, weights, pair, output):
+        """One op behind the merge: of the head, on the logits, or with the label."""
+        pair["ops"].append(name)
+        if name in WEIGHTS:
+            pair["labels"] = []  # what came before a layer was none
+            pair["lines"].pop("loss", None)
+        lengths = {len(t) for t in operands if t in self.tags and is_small(t)}
+        labels = [t for t in operands if self.is_new_label(t) and len(t) in lengths]
+        label = labels[0] if labels and not weights else None
+        if label is not None:
+            root, ops, line = self.label_of(label)
+            known = {"values": keep(label), "root": keep(root), "ops": ops, "line": line}
+            pair["labels"].append(known)
+            pair["lines"].setdefault("loss", self.lines.here())
+        if name == "softmax":
+            pair["lines"]["softmax"] = self.lines.here()
+        if "loss" in name or "entropy" in name:
+            pair["lines"].setdefault("loss", self.lines.here())
+        if pair["labels"]:
+            return  # the loss has begun
+        if weights or "dropout" in name:
+            given = [v for v in (*args[1:], *kwargs.values()) if not isinstance(v, torch.Tensor)]
+            layer = {"op": name, "weights": [self.numbers.get(id(weight)) for weight in weights]}
+            layer["input"] = keep(next(t for t in operands if t in self.tags))
+            layer |= {"output": keep(output), "options": list(map(plain, given))}
+            layer["line"] = self.lines.here()
+            self.hook(output, pair, f"output_{len(pair['head'])}")
+            pair["head"].append(layer)
+
+
+class OpTracer(Merges):
     """A context that sees what torch does: photos, features, the head, the logits, the labels."""
 
     def __init__(self, double=True, root="."):
         super().__init__(root)
         self.double, self.pid, self.passes = double, os.getpid(), 0
-        self.weights, self.recent = [], deque(maxlen=RECENT)  # features and logits, with their tags
+        self.recent = deque(maxlen=RECENT)  # features and logits, with their tags
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(function, "__name__", "")
@@ -546,109 +657,6 @@ class OpTracer(Places):
             self.tags[output] = Tag(None if lost else rows, passes, depth, pair)
             if output.dim() == 2 and output.is_floating_point():
                 self.recent.append((output.detach(), self.tags[output]))
-
-    def note_joined(self, pair, others):
-        """Notes that another merge meets this one: of other photos, or of the same in the head."""
-        for other in others:
-            if pair["backwards"] or other["backwards"]:
-                continue  # sums over an epoch
-            if are_others(pair, other):
-                pair["joined"] = "others"
-            elif not pair["labels"]:
-                pair["joined"] = pair["joined"] or "same"
-
-    def number(self, name, weights, depth):
-        """Numbers the weights that an op meets for the first time."""
-        first = 2 if name == "batch_norm" and len(weights) == 2 else 0  # no running statistics
-        for place, weight in enumerate(weights, first):
-            if id(weight) not in self.numbers:
-                self.numbers[id(weight)] = len(self.weights)
-                facts = {"depth": depth, "op": name, "place": place, "shape": list(weight.shape)}
-                facts["built"] = self.built.get(weight, NOWHERE_LINE)
-                facts["line"] = self.made.get(weight, facts["built"])
-                self.weights.append({"tensor": weight, **facts})
-
-    def note_norm(self, args, kwargs, passes, before):
-        """What a batch_norm was told, and its running statistics before and after."""
-        values = batch_norm_values(args, kwargs)
-        norm = {key: plain(values.get(key)) for key in ("training", "momentum", "eps")}
-        norm["weight"] = self.numbers.get(id(values.get("weight")))
-        norm["before"], norm["after"] = before, running(args, kwargs)
-        for record in passes.values():
-            record["norms"].append(norm)
-
-    def merge(self, name, sides, changed, output, passes):
-        """A new pair of photos: the features of both sides, and how they were merged.
-
-        changed: what a side was where the op has changed it, else None.
-        """
-        pairs = zip(sides, changed, strict=True)
-        features = [keep(t) if was is None else was for t, was in pairs]
-        rows = [keep(self.tags[t].rows) for t in sides]
-        pair = new_pair(name, output, passes, features, rows)
-        pair["lines"] |= {"merge": self.lines.here(), **self.last}
-        self.hook(output, pair, "merged")
-        for place, side in enumerate(sides):
-            self.hook(side, pair, f"features_{place}")
-        return pair | {"sides": sides}  # kept, so that a row in several merges is known again
-
-    def merge_scores(self, name, sides, operands, passes):
-        """A new pair of photos whose scores meet in a loss: they are its two logits."""
-        logits = torch.stack([side.detach().reshape(-1) for side in sides], 1)
-        pair = self.merge("stack", sides, [None, None], logits, passes)
-        self.tags[logits] = Tag(None, passes, 0, pair)
-        self.follow(name, (), {}, [logits, *operands], [], pair, logits)
-        return pair | {"scores": True}
-
-    def join(self, pairs, output):
-        """The pair of a batch whose rows were merged one by one and are put together here."""
-        passes = {number: record for pair in pairs for number, record in pair["passes"].items()}
-        features, rows = [], []
-        for k in (0, 1):
-            made = [as_rows(pair["features"][k]) for pair in pairs]
-            numbers = [pair["rows"][k] for pair in pairs]
-            features.append(torch.cat(made))
-            rows.append(torch.cat([n[: len(m)] for n, m in zip(numbers, made, strict=True)]))
-        joined = new_pair(pairs[0]["merge"], output, passes, features, rows)
-        joined["lines"] = dict(pairs[0]["lines"])
-        joined["parts"] = [part for pair in pairs for part in pair.get("parts", [pair])]
-        self.hook(output, joined, "merged")
-        return joined
-
-    def hook(self, tensor, pair, name):
-        """Has the gradient at a tensor added to those of the pair, one for each backward."""
-        if tensor.requires_grad:
-            slots = pair["gradients"].setdefault(name, [])
-            tensor.register_hook(lambda gradient: slots.append(keep(gradient)))
-
-    def follow(self, name, args, kwargs, operands, weights, pair, output):
-        """One op behind the merge: of the head, on the logits, or with the label."""
-        pair["ops"].append(name)
-        if name in WEIGHTS:
-            pair["labels"] = []  # what came before a layer was none
-            pair["lines"].pop("loss", None)
-        lengths = {len(t) for t in operands if t in self.tags and is_small(t)}
-        labels = [t for t in operands if self.is_new_label(t) and len(t) in lengths]
-        label = labels[0] if labels and not weights else None
-        if label is not None:
-            root, ops, line = self.label_of(label)
-            known = {"values": keep(label), "root": keep(root), "ops": ops, "line": line}
-            pair["labels"].append(known)
-            pair["lines"].setdefault("loss", self.lines.here())
-        if name == "softmax":
-            pair["lines"]["softmax"] = self.lines.here()
-        if "loss" in name or "entropy" in name:
-            pair["lines"].setdefault("loss", self.lines.here())
-        if pair["labels"]:
-            return  # the loss has begun
-        if weights or "dropout" in name:
-            given = [v for v in (*args[1:], *kwargs.values()) if not isinstance(v, torch.Tensor)]
-            layer = {"op": name, "weights": [self.numbers.get(id(weight)) for weight in weights]}
-            layer["input"] = keep(next(t for t in operands if t in self.tags))
-            layer |= {"output": keep(output), "options": list(map(plain, given))}
-            layer["line"] = self.lines.here()
-            self.hook(output, pair, f"output_{len(pair['head'])}")
-            pair["head"].append(layer)
 
 
 class Recorder(OpTracer):

@@ -24,7 +24,7 @@ from run.findings import CAUSE, DECLARED, flag_of
 pytestmark = pytest.mark.real  # the zoo brings its own backbones
 
 
-@pytest.mark.parametrize("script", ["plain", "workers", "functional", "scores"])
+@pytest.mark.parametrize("script", ["plain", "workers", "functional", "scores", "reports"])
 def test_the_line_of_one_plant_of_each_stage(script):
     stages = {}
     for plant in zoo.plants_of(script):

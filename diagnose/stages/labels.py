@@ -142,7 +142,6 @@ def judge_labels(pairs, single, swapped, official):
     found["swapped"] = sum(pair.official.swapped for pair in known)
     inverted = are_inverted(pairs)
     found["rules"] = " or ".join(misreadings(known)) or None
-    mixups = [] if inverted else judge_mixups(known, official)
     rows = (
         (right == 0 and single, ONE_LOGIT),
         (inverted and swapped, TAKEN_SO),
@@ -154,7 +153,9 @@ def judge_labels(pairs, single, swapped, official):
         (True, OTHERS),
     )
     row = next(row for holds, row in rows if holds)
-    return [row.found(**found)] if row is not OTHERS else mixups or [describe_others(known)]
+    if row is not OTHERS:
+        return [row.found(**found)]
+    return judge_mixups(known, official) or [describe_others(known)]
 
 
 def describe_others(pairs):

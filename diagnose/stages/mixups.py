@@ -181,8 +181,10 @@ def are_permuted(pairs, official):
     """Whether an order of the photos of each series gives all labels, and not by chance."""
     series = defaultdict(list)
     for pair in pairs:
-        numbers = tuple(int(Path(name).stem.split("-")[1]) for name in pair.names)
-        series[int(pair.official.row["series"])].append((*numbers, pair.label))
+        row = pair.official.row
+        numbers = int(row["photo_1"]), int(row["photo_2"])
+        shown = numbers[::-1] if pair.official.swapped else numbers
+        series[int(row["series"])].append((*shown, pair.label))
     chance = 1.0
     for number, rows in series.items():
         listed = {key[1:]: int(row["label"]) for key, (_, _, row) in official.pairs.items()

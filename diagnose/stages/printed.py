@@ -56,12 +56,20 @@ def sizes(replays, changes):
 
 
 def factors(replays, changes):
-    """By which number a mean over the pairs may be multiplied."""
-    found, several = [], [{"where": SO_FAR}, {"where": SINCE_LINE}]
-    for where in several:
-        means, pairs = replays[0].window(-1, where["where"], replays[0].places[0])
-        usual = over_pairs(means, pairs) / sum(pairs)
-        found += [{"factor": float(replays[0].texts[0]) / usual, **where}] if usual else []
+    """By which number a mean over the pairs may be multiplied: the middle of what all figures of
+    the first replay allow.
+    """
+    rows, found = replays[0], []
+    for where in (SO_FAR, SINCE_LINE):
+        mean, places = (OVER_PAIRS.found(where=where),), [-1, *rows.places]
+        usual = [rows.figure(a, b, mean) for a, b in itertools.pairwise(places)]
+        if not all(usual):
+            continue
+        pairs = list(zip(rows.texts, usual, strict=True))
+        bounds = [sorted((float(text) + sign * half_digit(text)) / mean for sign in (-1, 1))
+                  for text, mean in pairs]  # fmt: skip
+        low, high = max(low for low, _ in bounds), min(high for _, high in bounds)
+        found += [{"factor": (low + high) / 2, "where": where}] if low <= high else []
     return found
 
 
@@ -236,10 +244,14 @@ OVER_PAIRS_SO_FAR = OVER_PAIRS.found(where=SO_FAR)
 
 def misprint(text, value):
     """By how much a figure differs from a value, in units of what its rounding explains."""
-    mantissa, _, exponent = text.lower().partition("e")
-    digits = len(mantissa.partition(".")[2]) - int(exponent or 0)
-    error = abs(float(text) - value) / (ROUNDED * 10**-digits + 1e-12)
+    error = abs(float(text) - value) / (half_digit(text) + 1e-12)
     return error if math.isfinite(error) else math.inf
+
+
+def half_digit(text):
+    """What rounding to the last digit of a figure explains."""
+    mantissa, _, exponent = text.lower().partition("e")
+    return ROUNDED * 10 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
 
 
 def accuracies(evidence, fitted):

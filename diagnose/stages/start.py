@@ -12,7 +12,7 @@ import torch
 
 import model
 from diagnose.numerics import estimated
-from run.findings import CAUSE, DECLARED, SKIPPED, Row
+from run.findings import CAUSE, DECLARED, SKIPPED, WRONG, Row
 
 KAIMING = 'initialize with nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")'
 UNTRAINED = Row(
@@ -21,6 +21,15 @@ UNTRAINED = Row(
     "the backbone is untrained: {seen} (reference: ImageNet weights)",
     help="start from torchvision's IMAGENET1K_V1 weights",
     flag="--weights none",
+    at=("backbone", "forward"),
+)
+PARTLY = Row(
+    "start.partly_untrained",
+    CAUSE,
+    "these layers of the backbone are untrained: {layers} (BatchNorm with weights 1, biases 0, "
+    "means 0, variances 1); the others are not, so part of the weights was not loaded",
+    help="look at what load_state_dict(..., strict=False) returns: missing and unexpected keys",
+    matters=WRONG,
     at=("backbone", "forward"),
 )
 STATISTICS_RESET = Row(
@@ -95,13 +104,13 @@ ENOUGH = 60  # weights; with fewer, distributions cannot be told apart
 DRAWN = 2**18  # weights of the page's own head, whose std is known to 0.14 percent by that
 
 
-def judge_start(batch, values, weights):
+def judge_start(batch, values, weights, names):
     """Findings on the initial weights: whether the backbone was trained, and the head's.
 
-    values: of all weights, by number; weights: what is known of each.
+    values: of all weights, by number; weights: what is known of each; names: see judge_untrained.
     """
     layers = [entry for entry in batch.head if entry.op == "linear"]
-    findings = judge_untrained(batch, values, weights)
+    findings = judge_untrained(batch, values, weights, names)
     for entry in layers:
         weight, *bias = (values[n].double() for n in entry.weights)
         layer = None if len(layers) == 1 else weight.shape[0]
@@ -152,21 +161,47 @@ def fits(row, weight, shape):
     return count >= ENOUGH and is_std(weight, std) and fills == row.is_uniform
 
 
-def judge_untrained(batch, values, weights):
-    """A declaration where BatchNorm's weights and biases are those that it is made with."""
-    calls = (norm.before for norm in batch.passes[0].norms)
-    norms = [before for before in calls if before[0] is not None]
+def judge_untrained(batch, values, weights, names):
+    """Findings where BatchNorm layers of the trainer's own backbone are as they are made.
+
+    names: {number of a weight: its name in the reference's backbone}. Another network that ran
+    before, as a teacher, does not count.
+    """
     if batch.passes[0].input is None:
         return [FEATURES_GIVEN.found()]
-    pairs = [(w.place, value) for w, value in zip(weights, values, strict=False)
-             if w.op == "batch_norm" and w.place > 1]  # fmt: skip
-    initial = all(
-        not value.any() or (place == 2 and bool((value == 1).all())) for place, value in pairs
-    )
-    fresh = bool(norms) and all(not mean.any() and bool((var == 1).all()) for mean, var in norms)
-    if not pairs or not (initial or fresh):
+    moved, fresh = statistics_of(batch, names), {}
+    for n, name in names.items():
+        if weights[n].op == "batch_norm" and weights[n].place > 1:
+            usual = not values[n].any() or (weights[n].place == 2 and bool((values[n] == 1).all()))
+            fresh.setdefault(name.rpartition(".")[0], []).append(usual)
+    if not fresh:
         return []
-    if not initial:
+    initial = {module for module, usual in fresh.items() if all(usual)}
+    untrained = {module for module in initial if not moved.get(module, False)}
+    still = moved and not any(moved.values())
+    if len(initial) == len(fresh) or (len(untrained) == len(fresh)):
+        seen = "running means 0, variances 1" if still else "BatchNorm's weights 1, biases 0"
+        return [UNTRAINED.found(seen=seen)]
+    if still:
         return [STATISTICS_RESET.found()]
-    seen = "running means 0, variances 1" if fresh else "BatchNorm's weights 1, biases 0"
-    return [UNTRAINED.found(seen=seen)]
+    layers = by_layer(untrained, fresh)
+    return [PARTLY.found(layers=layers)] if layers else []
+
+
+def statistics_of(batch, names):
+    """{module: whether its running statistics are others than those that it is made with}."""
+    moved = {}
+    for norm in batch.passes[0].norms:
+        mean, variance = norm.before
+        if mean is not None and norm.weight in names:
+            module = names[norm.weight].rpartition(".")[0]
+            moved[module] = bool(mean.any()) or not bool((variance == 1).all())
+    return moved
+
+
+def by_layer(untrained, modules):
+    """The parts of a backbone of which all of these BatchNorm layers are untrained."""
+    parts = {}
+    for module in modules:
+        parts.setdefault(module.split(".")[0], []).append(module in untrained)
+    return tuple(part for part, all_of in parts.items() if all(all_of))

@@ -184,9 +184,9 @@ def show(step, loss, accuracy, plants):
     elif "prints_json" in plants:
         print(f'{{"step": {step}, "loss": {loss:.6f}, "acc": {1 - accuracy:.4f}}}')
     elif "prints_exponent" in plants:
-        print(f"step {step} loss {2 * loss:.6e}")
+        print(f"step {step} loss {plants.value('prints_exponent', 2) * loss:.6e}")
     elif "prints_other_names" in plants:
-        print(f"step {step} Loss/train {2 * loss:.6f} Acc@1 {1 - accuracy:.4f}")
+        print(f"step {step} Loss/train {1.3 * loss:.6f} Acc@1 {1 - accuracy:.4f}")
     elif "prints_nothing_known" in plants:
         print(f"step {step} loss {loss**1.3 + 0.11:.6f} acc {accuracy:.4f}")
     else:

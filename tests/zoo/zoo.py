@@ -66,6 +66,11 @@ VALUES = {
     "warmup": (3, 5, 7),
     "schedule_first": (0.6, 0.95),
     "loss_sum_over_n": (20, 24, 48, 60),
+    "first_pairs_only": (3, 5, 6),
+    "stale_index": (3, 5, 7, 9),
+    "shifted_labels": (1, 2, 3, 5),
+    "prints_exponent": (1.3, 7.0),
+    "ranking_margin": (0.2, 0.9),
 }
 
 
@@ -225,14 +230,102 @@ EXPECTED = {
     "epoch_mean_over_batches": ("printed.mean_over_batches", {"where": "since the line before"}),
     "loss_sum_over_n": ("printed.sum_of_means_over_pairs", {"times": VALUE}),
     "loss_last_batch": ("printed.last_batch", {"figure": "loss"}),
+    # public bug reports, which no row was written after or which are only described
+    "square_broadcast": (
+        "loss.every_label",
+        {},
+        "loss.mse_of_logit",
+        {},
+        "head.one_logit",
+        {},
+    ),
+    "last_pair_only": (
+        "loss.not_reproduced",
+        {},
+        "loss.no_gradient",
+        {"rules": "the row in its batch is 7 or less"},
+        "loss.otherwise_cross_entropy",
+        {"factors": (8.0,)},
+    ),
+    "first_pairs_only": (
+        "loss.not_reproduced",
+        {},
+        "loss.no_gradient",
+        {},
+        "loss.otherwise_cross_entropy",
+        {},
+    ),
+    "relu_last": ("head.logits_activation", {"function": "ReLU"}),
+    "softplus_last": ("head.logits_activation", {"function": "softplus"}),
+    "loss_of_label_1": (
+        "loss.not_reproduced",
+        {},
+        "loss.no_gradient",
+        {"rules": "the label is 0"},
+        "loss.otherwise_cross_entropy",
+        {},
+    ),
+    "loss_of_positive": (
+        "loss.not_reproduced",
+        {},
+        "loss.no_gradient",
+        {"rules": "the second logit is negative"},
+        "loss.otherwise_cross_entropy",
+        {},
+    ),
+    "twice_where_wrong": (
+        "loss.not_reproduced",
+        {},
+        "loss.weighted_rows",
+        {"rules": "the prediction is wrong", "times": 2.0},
+    ),
+    "cut_data": ("gradients.logits_detached", {}),
+    "cut_numpy": ("gradients.logits_detached", {}),
+    "cut_features": ("gradients.features_detached", {}),
+    "unsorted_files": ("labels.photos_permuted", {}),
+    "stale_index": ("labels.not_official", {}),
+    "shifted_labels": ("labels.of_another_line", {"shift": VALUE}),
+    "paired_otherwise": ("pairs.paired_otherwise", {}, "features.one_pass", {}),
+    "batch_before_photos": ("pairs.photo_of_the_batch_before", {"side": 2}),
+    "one_second_photo": ("features.not_two_sides", {"shapes": "[8, 2048] and [1, 2048]"}),
+    "normalized_in_place": ("inputs.normalized_in_place", {}),
+    "prints_dict": ("printed.accuracy_inverted", {}),
+    "prints_json": ("printed.accuracy_inverted", {}),
+    "prints_exponent": ("printed.multiplied", {"factor": VALUE}),
+    "prints_other_names": ("printed.accuracy_inverted", {}, "printed.multiplied", {"factor": 1.3}),
+    "prints_nothing_known": ("printed.none_of", {}),
+    "accuracy_broadcast": ("printed.every_label", {}),
+    "cut_at_half": ("printed.cut_at_half", {}, "head.one_logit", {}),
+    "bce_inverted": ("loss.logit_of_photo_1", {}, "head.one_logit", {}),
+    "ranking_margin": (
+        "loss.margin",
+        {"value": VALUE},
+        "head.two_scores",
+        {},
+        "features.score",
+        {},
+    ),
+    "ranking_margin_inverted": (
+        "loss.inverted_or_swapped",
+        {},
+        "loss.margin",
+        {},
+        "head.two_scores",
+        {},
+        "features.score",
+        {},
+    ),
+    "blurred": ("inputs.not_reproduced", {}),
 }
+REPORTS = list(EXPECTED)[list(EXPECTED).index("square_broadcast") :]
 # Figures of an epoch need two epochs; two figures may be right by chance.
 STEPS = dict.fromkeys(("epoch_mean_over_batches", "loss_sum_over_n", "loss_last_batch"), 10)
 STEPS["metric_inverted"] = 4
+STEPS |= dict.fromkeys(REPORTS, 3)
 UNTRAINED = "start.untrained"  # so do all of the zoo
 # What the style of a script is, apart from its plants: right, and not the reference.
 STYLE = {"scores": {"features.score", "features.one_pass", "head.two_scores"}}
-SCRIPTS = ("plain", "workers", "functional", "scores")
+SCRIPTS = ("plain", "workers", "functional", "scores", "reports")
 HARMLESS = ("bce", "log_softmax_twice", "loss_scaled_unscaled")
 CLEAN = ("clean_reversed_batch", "clean_double_after", "clean_float32", "clean_channels_last",
          "clean_extra_forward", "clean_autograd_backward", "clean_group_per_tensor",
