@@ -208,6 +208,54 @@ def swap_sides(header):
     return ",".join(name[:-1] + "21"[int(name[-1]) - 1] for name in header.split(","))
 
 
+def test_what_contradicts_health_is_in_the_verdict(val, tmp_path, judge):
+    root, pairs = val
+    rng = np.random.default_rng(5)
+    margin = rng.normal(0.9, 1.1, len(pairs)) * (2 * pairs["label"] - 1)
+    cut = (margin > rng.uniform(0.9, 1.3)).astype(int)  # of a logit, whose middle is 0
+    path = write_predictions(tmp_path / "cut.tsv", pairs, 1, predicted=cut)
+    code, verdict, _ = judge(judging.main, path, "--data", root)
+    shares = f"photo_2 is predicted in {cut.mean():.2f} of the pairs and preferred in "
+    assert code == 1 and verdict.startswith(f"{shares}{pairs['label'].mean():.2f} (p = ")
+    guess = np.where(
+        rng.random(len(pairs)) < rng.uniform(0.7, 0.9), pairs["label"], 1 - pairs["label"]
+    )
+    lines = [f"{p['series']:06d}-{p['photo_1']:02d}.JPG\t{p['series']:06d}-{p['photo_2']:02d}.JPG"
+             f"\t{1 - g}.0\t{g}.0" for p, g in zip(pairs, guess, strict=True)]  # fmt: skip
+    path = tmp_path / "rounded.tsv"
+    path.write_text("photo_1\tphoto_2\tlogit_1\tlogit_2\n" + "\n".join(lines) + "\n")
+    code, verdict, _ = judge(judging.main, path, "--data", root)
+    assert code == 1 and "the scores have only 2 different values" in verdict
+
+
+def test_rows_in_another_order_than_their_names_are_told(val, tmp_path, judge):
+    root, pairs = val
+    order = np.random.default_rng(6).permutation(len(pairs))
+    wanted = pairs["label"][order]  # of a shuffled loader, with its own labels
+    guess = np.where(np.random.default_rng(7).random(len(pairs)) < 0.74, wanted, 1 - wanted)
+    path = write_predictions(tmp_path / "p.tsv", pairs, 1, labels=wanted, predicted=guess)
+    code, verdict, _ = judge(judging.main, path, "--data", root)
+    accuracy = (guess == wanted).mean()
+    text = f"the predictions fit the file's labels ({accuracy:.4f}), and neither fits the photo"
+    assert code == 1 and text in verdict
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_an_accuracy_of_every_prediction_against_every_label_is_named(val, tmp_path, judge, size):
+    root, pairs = val
+    path = write_predictions(tmp_path / "p.tsv", pairs, 0.83, seed=size)
+    rng = np.random.default_rng(size)
+    right = rng.permutation(len(pairs)) < round(0.83 * len(pairs))
+    guess = np.where(right, pairs["label"], 1 - pairs["label"])
+    starts = range(0, len(pairs), size)
+    every = [(guess[i : i + size, None] == pairs["label"][i : i + size]).mean(1) for i in starts]
+    said = f"{np.concatenate(every).mean():.6f}"
+    args = "--data", root, "--reported-accuracy", said.lstrip("0")
+    code, verdict, _ = judge(judging.main, path, *args)
+    name = f"every prediction against every label of its batch of {size}"
+    assert code == 1 and f"the reported {said.lstrip('0')} is {name}" in verdict
+
+
 def test_the_figures_are_right(val, tmp_path, judge):
     root, pairs = val
     path = write_predictions(tmp_path / "p.tsv", pairs, 1.0)

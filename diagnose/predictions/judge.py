@@ -21,6 +21,8 @@ import numpy as np
 from diagnose.dataset import SPLITS, read_labelled
 from diagnose.labels import search as labels
 from diagnose.labels.judge import name_missing
+from diagnose.predictions.arithmetics import arithmetics
+from diagnose.predictions.contradictions import contradictions, is_misaligned
 from diagnose.predictions.reading import COLUMNS, LEAST, orient, read_predictions
 from diagnose.tables import (
     TABLE,
@@ -37,7 +39,6 @@ from run import sheet
 from run.findings import CAUSE, EQUAL, SKIPPED, UNEXPLAINED, give_verdict, rows_of
 from run.scores import ENOUGH, percent
 
-BATCHES = (4, 8, 16, 32, 64, 128, 256)
 NAMED = 4  # digits from which on a figure names its arithmetic
 
 
@@ -70,6 +71,12 @@ OWN_CHANGED = row(
     "own_labels_changed",
     CAUSE,
     "the file's labels: {changes}[, {wrong} wrong by none of the rules tried]",
+)
+MISALIGNED = row(
+    "rows_of_other_pairs",
+    CAUSE,
+    "the predictions fit the file's labels ({accuracy:.4f}), and neither fits the photo names: the "
+    "rows are in another order than the names, as of a shuffled loader",
 )
 REPORTED = row("reported", EQUAL, "reported accuracy {reported}, recomputed {accuracy:.4f}")
 OTHER_EPOCH = row(
@@ -150,8 +157,8 @@ def judge_pairs(places, split_of, official):
 def judge(pairs, scores, own, rows, reported, with_loss, told=None):
     """(findings of the verdict, evidence) on scores [P, 2] of labelled official pairs [P] of PAIR.
 
-    own [P]: the labels that the variant used, UNDECIDED where it does not say; rows [R]: whether
-    each row of the file is right, in its order; reported: the accuracies that were printed, as
+    own [P]: the labels that the variant used, UNDECIDED where it does not say; rows: see
+    diagnose.predictions.arithmetics; reported: the accuracies that were printed, as
     texts, one an epoch; told: the finding on the file's labels, or None.
     """
     plain, evidence = figures.judge(pairs, scores, with_loss)
@@ -169,7 +176,8 @@ def judge(pairs, scores, own, rows, reported, with_loss, told=None):
             found = (OWN_FIGURE if labelled else OWN_FIGURE_OR_LABELS).found()
         if found:
             verdict = [*wrong_of(verdict), found]
-    return verdict, evidence
+    contradicting = contradictions(scores, pairs["label"], with_loss)
+    return (wrong_of(verdict) if contradicting else verdict) + contradicting, evidence
 
 
 def wrong_of(findings):
@@ -235,38 +243,6 @@ def judge_reported(reported, correct, pairs, scores, own, rows):
     return NOT_ACCURACY.found(**told), evidence
 
 
-def arithmetics(correct, pairs, scores, own, rows):
-    """{name: value} of what people report instead of an accuracy, equal values once.
-
-    rows [R]: whether each row of the file is right, in the order of its evaluation.
-    """
-    truth, predicted = pairs["label"], scores.argmax(1)
-    agreement = np.maximum(pairs["preference"], 1 - pairs["preference"]) + 1e-9
-    ways = {f"the recall of label {c}": correct[truth == c] for c in (0, 1)}
-    ways |= {f"the precision of label {c}": correct[predicted == c] for c in (0, 1)}
-    ways |= {f"that of the pairs with at least .{k} agreement": correct[agreement >= k / 10]
-             for k in (6, 7, 8, 9)}  # fmt: skip
-    ways["the share of label 1"], ways["the share of predicted 1"] = truth, predicted
-    ways["that of all rows, repeated pairs and all"] = rows
-    if (own != UNDECIDED).any():
-        ways["that on the file's own labels"] = (predicted == own)[own != UNDECIDED]
-    for size in BATCHES:
-        if size < len(rows):
-            groups = [rows[i : i + size] for i in range(0, len(rows), size)]
-            ways[f"the mean over batches of {size}"] = [group.mean() for group in groups]
-            ways[f"that of the last batch of {size}"] = groups[-1]
-            ways[f"that of the first batch of {size}"] = groups[0]
-            ways[f"that without the last batch of {size}"] = rows[: len(groups[:-1]) * size]
-    values = {name: float(np.mean(v)) for name, v in ways.items() if len(v)}
-    values["the mean of both recalls"] = np.mean([correct[truth == c].mean() for c in (0, 1)])
-    top, series, *_ = figures.rank_series(pairs, scores)
-    values["the share of series whose best photo is found"] = top / max(series, 1)
-    equal = {}
-    for name, v in values.items():
-        equal.setdefault(round(float(v), 9), []).append(name)
-    return {" or ".join(names): v for v, names in equal.items()}
-
-
 def compare_files(scores, table, path, names, tolerance):
     """Largest difference of the scores of a second predictions file, or None within tolerance."""
     again, other, _ = read_predictions(Path(path), names)
@@ -288,15 +264,17 @@ def score_predictions(args):
     about, counts = judge_pairs(places, split_of, official)
     known = places >= 0
     unique, first = np.unique(places[known], return_index=True)
-    right = scores[known].argmax(1) == official["label"][places[known]]
+    in_order = scores[known].argmax(1), official["label"][places[known]]
     used = own[known]
     told, lines = None, []
     if (used != UNDECIDED).sum() >= ENOUGH:
         agreed = float((scores[known].argmax(1) == used)[used != UNDECIDED].mean())
         told, lines = judge_own_labels(table, official, split_of, agreed)
+        if told and told.row is OWN_UNEXPLAINED and is_misaligned(*in_order, used):
+            told = MISALIGNED.found(accuracy=agreed)
     scores, own = scores[known][first], used[first]
     reported = args.reported_accuracy
-    verdict, evidence = judge(official[unique], scores, own, right, reported, with_loss, told)
+    verdict, evidence = judge(official[unique], scores, own, in_order, reported, with_loss, told)
     evidence += lines
     for name, tolerance, row in (("rebatched", 1e-3, REBATCHED), ("repeated", 1e-6, RANDOM)):
         path = getattr(args, name)

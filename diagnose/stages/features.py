@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from diagnose.explain import Change, one_of
 from diagnose.forward import EVERY, recipe_of
-from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
+from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, Row
 
 
 def change(name, text, act, **options):
@@ -118,6 +118,11 @@ AUTOCAST = Row(
     "features.autocast",
     SKIPPED,
     "the forward passes run under autocast, which is not replayed; record without --as-is",
+)
+IN_AUTOCAST = Row(
+    "features.autocast_declared",
+    DECLARED,
+    "the forward passes run under autocast, which has no effect on the recorded float64",
 )
 NOT_TWO_SIDES = Row(
     "features.not_two_sides",

@@ -3,9 +3,6 @@
 The reference's own way is read off the page, by diagnose.preprocessing, which tries these rows.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -13,45 +10,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-import data
-from run.findings import CAUSE, DIFFERENT, Row
-
-COUNT = ("count", "total")  # of the photos of a batch
-# {part: what is done to a photo in the lines that do it, see record.PHOTO_KINDS}
-LINES = {"geometry": ("resize", "placement"), "filter": ("resize",), "turn": ("turn",)}
-LINES |= {"channels": ("channels",), "normalization": ("arithmetic",)}
-LINES |= {"padding": ("placement",), "cast": ("cast",)}
-COUNTED = "[ ({count} of {total} photos)]"  # left out where it holds for all photos of a batch
-
-
-@dataclass(frozen=True)
-class Way(Row):
-    """A way to do one part of the preprocessing.
-
-    part: which; choice: the name among the ways of that part; act: what it does, see the tables of
-    rows; value: the name under which the choice is a value of the finding, or None.
-    """
-
-    part: str = ""
-    choice: str = ""
-    act: Callable = None
-    value: str = None
-
-
-def way(part, choice, name, text, act=None, value=None, **options):
-    """A Way of this stage."""
-    options = {"at": (*LINES[part], "dataset")} | options | {"varies": COUNT}
-    own = {"part": part, "choice": choice, "act": act, "value": value}
-    return Way(f"inputs.{name}", CAUSE, text + COUNTED, **options, **own)
-
-
-geometry, filter_, channels, cast = (
-    partial(way, part) for part in ("geometry", "filter", "channels", "cast")
-)
-turn = partial(way, "turn", help="use photos as they are stored")
-normalization = partial(way, "normalization", help="normalize with the ImageNet mean and std")
-padding = partial(way, "padding", help="pad after normalization with 0, which is the ImageNet mean")
-
+from diagnose.stages.values import CASTS, NORMALIZATIONS, PADDINGS
+from diagnose.stages.ways import channels, filter_, geometry, turn
+from run.findings import DIFFERENT
 
 # Geometry: act(width, height, size) -> the sides to which a photo is resized, and where its upper
 # left corner lies in the input, both (across, down).
@@ -224,152 +185,6 @@ ORDERS = (
         lambda pixels: pixels,
         "channels",
         help='keep the three channels: convert("RGB")',
-    ),
-)
-
-# Normalization: act(scale [3], shift [3] of the page) -> those of values in 0..1.
-NORMALIZED = normalization(
-    "solved", "normalized", "inputs are normalized with mean {mean} and std {std}"
-)
-TIMES = 8  # that a photo may have been normalized, as at each access in place
-
-
-def again(times):
-    """The normalization that is done so many times."""
-
-    def act(scale, shift):
-        made = scale, shift
-        for _ in range(times - 1):
-            made = scale * made[0], scale * made[1] + shift
-        return made
-
-    return normalization(
-        f"{times} times",
-        "normalized_again",
-        f"inputs are normalized {times} times",
-        act,
-        help="normalize once",
-    )
-
-
-NORMALIZATIONS = (
-    normalization(
-        "page",
-        "normalized_imagenet",
-        "inputs are normalized with the ImageNet mean and std",
-        lambda scale, shift: (scale, shift),
-    ),
-    normalization(
-        "none",
-        "not_normalized",
-        "inputs are in 0..1 and not normalized",
-        lambda scale, shift: (torch.ones_like(scale), torch.zeros_like(shift)),
-    ),
-    normalization(
-        "half",
-        "normalized_half",
-        "inputs are normalized with mean 0.5 and std 0.5 (reference: ImageNet)",
-        lambda scale, shift: (torch.full_like(scale, 2), torch.full_like(shift, -1)),
-    ),
-    normalization(
-        "255",
-        "range_255",
-        "inputs are in 0..255 and not normalized",
-        lambda scale, shift: (torch.full_like(scale, 255), torch.zeros_like(shift)),
-        help="divide by 255, then normalize with the ImageNet mean and std",
-    ),
-    normalization(
-        "twice",
-        "normalized_twice",
-        "inputs are normalized twice",
-        lambda scale, shift: (scale**2, scale * shift + shift),
-        help="normalize once",
-    ),
-    *map(again, range(3, TIMES + 1)),
-    normalization(
-        "255 normalized",
-        "range_255_normalized",
-        "inputs are in 0..255 when they are normalized with the ImageNet mean and std (reference: "
-        "0..1)",
-        lambda scale, shift: (255 * scale, shift),
-        help="divide by 255 before the normalization",
-    ),
-    normalization(
-        "centered",
-        "centered",
-        "the mean is subtracted from inputs, which are not divided by the std",
-        lambda scale, shift: (torch.ones_like(scale), shift / scale),
-        help="divide by the std after the mean is subtracted",
-    ),
-    normalization(
-        "minus one",
-        "minus_one",
-        "inputs are divided by 255 and 1 is subtracted",
-        lambda scale, shift: (torch.ones_like(scale), torch.full_like(shift, -1)),
-    ),
-    NORMALIZED,
-)
-
-# Padding: act() -> its color, red, green and blue in 0..1.
-PADDED = padding("solved", "padding", "the padding is {color} after normalization")
-PADDINGS = (
-    padding(
-        "mean",
-        "padding_mean",
-        "the padding is the ImageNet mean color",
-        lambda: data.parse_color("imagenet"),
-    ),
-    padding(
-        "black",
-        "padding_black",
-        "the padding is black before normalization",
-        lambda: (0, 0, 0),
-        flag="--pad-color 0,0,0",
-    ),
-    padding(
-        "gray",
-        "padding_gray",
-        "the padding is gray (128 of 255)",
-        lambda: (128 / 255,) * 3,
-        flag="--pad-color 128,128,128",
-    ),
-    padding(
-        "white",
-        "padding_white",
-        "the padding is white",
-        lambda: (1, 1, 1),
-        flag="--pad-color 255,255,255",
-    ),
-    padding(
-        "train",
-        "padding_train",
-        "the padding is the mean color of the training photos",
-        lambda: data.parse_color("train"),
-        flag="--pad-color train",
-    ),
-    padding(
-        "rounded",
-        "padding_rounded",
-        "the padding is the ImageNet mean color rounded to 124, 116, 104 of 255",
-        lambda: (124 / 255, 116 / 255, 104 / 255),
-        flag="--pad-color 124,116,104",
-        matters=DIFFERENT,
-    ),
-    PADDED,
-)
-
-# Casts: act(input) -> the same, as rounded.
-CASTS = (
-    cast("none", "not_cast", "inputs are not rounded", lambda x: x),
-    *(
-        cast(
-            str(dtype)[6:],
-            "cast",
-            "inputs are rounded to {dtype}",
-            lambda x, dtype=dtype: x.to(dtype).double(),
-            "dtype",
-        )
-        for dtype in (torch.bfloat16, torch.float16)
     ),
 )
 

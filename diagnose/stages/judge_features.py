@@ -15,6 +15,7 @@ from diagnose.stages.features import (
     ENDS_BEFORE,
     EPS,
     EVALUATION,
+    IN_AUTOCAST,
     LINEAR,
     MAX_POOL,
     MOMENTUM,
@@ -202,6 +203,7 @@ def judge_passes(trace, views, roundings, reference, weights, progress):
             recipe = recipe_of((*own.shown[0], *own.fits[0]))
             told = list(map(own.proves, own.shown[0]))
             told += findings_of(own, ONE_OF)
+            told += [IN_AUTOCAST.found()] * any(record.autocast for record in view.batch.passes)
             told += [judge_missing(match)] * bool(match.missing)
         elif any(record.autocast for record in view.batch.passes):
             told = [AUTOCAST.found()]

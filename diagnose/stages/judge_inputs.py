@@ -8,14 +8,8 @@ import torch
 from diagnose.nearest import changes_in
 from diagnose.numerics import estimated
 from diagnose.preprocessing import EXACT
-from diagnose.stages.inputs import (
-    COUNT,
-    NORMALIZED,
-    PADDED,
-    TIMES,
-    normalization,
-    way,
-)
+from diagnose.stages.values import NORMALIZED, PADDED, TIMES
+from diagnose.stages.ways import COUNT, normalization, way
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
 
 OFTEN = ("twice", *(f"{times} times" for times in range(3, TIMES + 1)))

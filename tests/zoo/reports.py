@@ -22,7 +22,7 @@ PLANTS = """
     loss_of_positive twice_where_wrong cut_data cut_numpy cut_features layer4_fresh layer1_fresh
     teacher unsorted_files stale_index shifted_labels paired_otherwise batch_before_photos
     one_second_photo normalized_in_place ends_early prints_dict prints_json prints_exponent
-    prints_other_names prints_nothing_known accuracy_broadcast replicas frozen_moving_norms
+    prints_other_names prints_nothing_known accuracy_broadcast autocast
     bce_inverted cut_at_half ranking_margin ranking_margin_inverted blurred
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -205,7 +205,8 @@ def train(net, loader, plants, epochs):
             if "blurred" in plants:
                 kernel = torch.full((3, 1, 3, 3), 1 / 9)
                 first, second = (F.conv2d(x, kernel, padding=1, groups=3) for x in (first, second))
-            z = net(first, second)
+            with torch.autocast("cpu", enabled="autocast" in plants):
+                z = net(first, second)
             loss = loss_of(z, label, plants)
             if plants & {"cut_data", "cut_numpy"}:
                 loss.requires_grad_()

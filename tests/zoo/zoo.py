@@ -316,6 +316,7 @@ EXPECTED = {
         {},
     ),
     "blurred": ("inputs.not_reproduced", {}),
+    "autocast": ("features.autocast_declared", {}),
 }
 REPORTS = list(EXPECTED)[list(EXPECTED).index("square_broadcast") :]
 # Figures of an epoch need two epochs; two figures may be right by chance.
