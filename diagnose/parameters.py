@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from diagnose.reference import is_behind
 
+SHOWN = 4  # names of parameters, where they are no part of their own
+
 
 class Parameter(NamedTuple):
     """What is known of a recorded weight that learns."""
@@ -68,7 +70,9 @@ def describe(numbers, parameters, free=()):
         for part in ("backbone", "head"):
             if chosen == kinds[kind] & kinds[f"the {part}"]:
                 return f"{kind} of the {part}"
-    return f"{len(numbers)} of {len(every)} tensors, first {parameters[numbers[0]].name}"
+    names = [parameters[n].name for n in numbers]
+    shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+    return f"{len(numbers)} of {len(every)} tensors: {shown}"
 
 
 def layer_of(parameter):

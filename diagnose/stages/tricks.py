@@ -22,7 +22,7 @@ from diagnose.explain import (
 )
 from diagnose.numerics import close_tolerance, estimated, factor_between, relative_error
 from diagnose.parameters import describe
-from run.findings import CAUSE, DIFFERENT, HARMLESS, UNEXPLAINED, WRONG, Row
+from run.findings import CAUSE, DIFFERENT, HARMLESS, SKIPPED, UNEXPLAINED, WRONG, Row
 
 PARTS = 4  # with values of their own, beyond which they are no explanation
 UNTOUCHED = 1e-7  # from 1, that a factor of a part is none
@@ -284,6 +284,15 @@ CHANGED = Row(
 )
 
 
+LOSS_UNKNOWN = Row(
+    "gradients.factor_of_unknown_loss",
+    SKIPPED,
+    "the gradients are multiplied by {factor}; the loss was not judged, so it may have been scaled "
+    "by the inverse, as GradScaler does",
+    is_partial=True,
+)
+
+
 def judge_tricks(steps):
     """[(step, finding)] on what happens to the gradients between backward and the update."""
     found = explain(steps, LEVELS)
@@ -294,11 +303,18 @@ def judge_tricks(steps):
     ]  # fmt: skip
     left = [step for step in steps if not is_explained(step, ())]
     if found.fits:
-        told = findings_of(found, ONE_OF)
+        told = list(map(if_loss_is_known, findings_of(found, ONE_OF), itertools.repeat(left)))
     else:
         estimates = alone(left, LEVELS) if len(left) > 1 else ()
         told = [CONTRADICTION.found(estimates=estimates[:3]) if estimates else CHANGED.found()]
     return findings + [(step.step, finding) for step in left for finding in told]
+
+
+def if_loss_is_known(finding, steps):
+    """A finding, or of one factor, whose inverse the loss may have, what is known of it."""
+    if finding.id != "gradients.factor" or all(step.factor is not None for step in steps):
+        return finding
+    return LOSS_UNKNOWN.found(**finding.values)
 
 
 def step_of(place, update, last, parameters, factor, before):
