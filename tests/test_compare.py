@@ -138,7 +138,12 @@ def test_the_real_resnet(plants):
         (["one_logit_first"], ["head.one_logit", "loss.logit_of_photo_1"]),
         (
             ["one_logit", "labels_inverted", "metric_inverted"],
-            ["printed.accuracy_inverted", "head.one_logit", "labels.of_one_logit"],
+            [
+                "printed.accuracy_inverted",
+                "head.one_logit",
+                "labels.of_one_logit",
+                "loss.logit_of_photo_1",
+            ],
         ),
     ],
     ids=lambda value: "+".join(value),
@@ -568,14 +573,18 @@ def test_a_value_that_is_clipped_between_the_kept_places_is_seen():
 def test_counts_that_differ_from_step_to_step_are_told_as_a_series():
     def step(lost):
         usual = preprocessing.reference()
-        ways = [usual | {"normalization": "twice"}] * lost + [usual] * (8 - lost)
+        ways = [usual | {"normalization": name}] * lost + [usual] * (8 - lost)
         return inputs.name_inputs(list(map(preprocessing.changes_of, ways)), 0.0)
 
-    counts = [2, 6, 8, 5]
+    counts, name = [2, 6, 8, 5], "half"
     (found,) = merge_steps([(n, f) for n, lost in enumerate(counts) for f in step(lost)])
-    assert found.id == "inputs.normalized_twice" and found.steps == (1, 2, 3, 4)
+    assert found.id == "inputs.normalized_half" and found.steps == (1, 2, 3, 4)
     assert found.series == {"count": (2, 6, None, 5)}
-    assert text_of(found) == "inputs are normalized twice (2, 6, all, 5 of 8 photos)"
+    text = "inputs are normalized with mean 0.5 and std 0.5 (reference: ImageNet)"
+    assert text_of(found) == f"{text} (2, 6, all, 5 of 8 photos)"
+    name = "twice"
+    (found,) = merge_steps([(n, f) for n, lost in enumerate(counts[:2]) for f in step(lost)])
+    assert text_of(found).startswith("2, 6 of 8 photos are normalized more than once")
     (found,) = merge_steps([(0, f) for f in step(8)])
     assert text_of(found) == "inputs are normalized twice"
 

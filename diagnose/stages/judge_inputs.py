@@ -26,8 +26,8 @@ EACH = {
 IN_PLACE = Row(
     "inputs.normalized_in_place",
     CAUSE,
-    "{count} of {total} photos are normalized more than once: what is kept in memory is normalized "
-    "again at each access",
+    "{count} of {total} photos are normalized more than once, as where what is kept in memory is "
+    "normalized in place at each access",
     varies=COUNT,
     help="normalize a copy: no sub_() or div_() on what is kept",
     at=("arithmetic", "dataset"),
