@@ -23,6 +23,7 @@ PLANTS = """
     teacher unsorted_files stale_index shifted_labels paired_otherwise batch_before_photos
     one_second_photo normalized_in_place ends_early prints_dict prints_json prints_exponent
     prints_other_names prints_nothing_known accuracy_broadcast autocast
+    drop_last header_line same_order in_order
     bce_inverted cut_at_half ranking_margin ranking_margin_inverted blurred
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -36,6 +37,8 @@ class Pairs(Dataset):
         self.folder, self.size, self.plants = root / "train_val" / "train_val_imgs", size, plants
         lines = (root / "train_val" / "train_pairlist.txt").read_text().splitlines()
         self.rows = [line.split() for line in lines]
+        if "header_line" in plants:
+            self.rows = self.rows[1:]
         self.labels = [int(int(r[4]) > int(r[5])) for r in self.rows]
         self.kept = {}
         rng = np.random.default_rng(int(plants.value("stale_index", 7)))
@@ -252,7 +255,13 @@ def main():
             teacher.train()(torch.rand(4, 3, args.size, args.size), torch.rand(4, 3, 64, 64))
     if plants & {"layer4_fresh", "layer1_fresh"}:
         learned(net, layers if "layer4_fresh" in plants else first)
-    loader = DataLoader(Pairs(args.data, args.size, plants), batch_size=8, shuffle=True)
+    pairs, options = Pairs(args.data, args.size, plants), {"shuffle": "in_order" not in plants}
+    if "same_order" in plants:  # a sampler without set_epoch
+        order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(3)).tolist()
+        options = {"sampler": order}
+    if "drop_last" in plants:
+        options["drop_last"] = True
+    loader = DataLoader(pairs, batch_size=8, **options)
     train(net, loader, plants, args.epochs)
 
 

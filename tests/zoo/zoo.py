@@ -318,12 +318,17 @@ EXPECTED = {
     ),
     "blurred": ("inputs.not_reproduced", {}),
     "autocast": ("features.autocast_declared", {}),
+    "drop_last": ("pairs.last_batch_dropped", {}),
+    "header_line": ("pairs.part_in_epoch", {"missing": (1,)}),
+    "same_order": ("pairs.same_order", {}),
+    "in_order": ("pairs.unshuffled", {}),
 }
 REPORTS = list(EXPECTED)[list(EXPECTED).index("square_broadcast") :]
 # Figures of an epoch need two epochs; two figures may be right by chance.
 STEPS = dict.fromkeys(("epoch_mean_over_batches", "loss_sum_over_n", "loss_last_batch"), 10)
 STEPS["metric_inverted"] = 4
 STEPS |= dict.fromkeys(REPORTS, 3)
+STEPS |= dict.fromkeys(("drop_last", "header_line", "same_order", "in_order"), 8)  # two epochs
 UNTRAINED = "start.untrained"  # so do all of the zoo
 # What the style of a script is, apart from its plants: right, and not the reference.
 STYLE = {"scores": {"features.score", "features.one_pass", "head.two_scores"}}

@@ -1,0 +1,153 @@
+"""What no row explains: rules that say which rows depart, exchanges of photos and of labels."""
+
+import itertools
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "zoo"))
+
+import zoo
+
+import data
+from diagnose.describe import Fact, facts_of, rules_of
+from diagnose.official import OfficialPair, RecordedPair
+from diagnose.stages import mixups, pairs
+from diagnose.trace import Epoch
+
+pytestmark = pytest.mark.real  # the zoo brings its own backbones
+
+
+def rows_of(count, seed):
+    """What may be known of some pairs, drawn."""
+    rng = np.random.default_rng(seed)
+    return [
+        {"label": int(rng.integers(2)), "sign_2": rng.choice(["negative", "positive"]),
+         "agreement": float(rng.uniform(0.5, 1)), "place": n % 8 + 1, "back": 8 - n % 8}
+        for n in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_rule_says_exactly_which_rows_depart(seed):
+    rows = rows_of(40, seed)
+    facts, low = facts_of(rows), sorted(row["agreement"] for row in rows)[27]
+    told = {
+        "the label is 0": [row["label"] == 0 for row in rows],
+        "the second logit is negative": [row["sign_2"] == "negative" for row in rows],
+        f"the raters' agreement is {low} or more": [row["agreement"] >= low for row in rows],
+        "the row in its batch is 3 or less": [row["place"] <= 3 for row in rows],
+    }
+    for text, departs in told.items():
+        assert rules_of(departs, facts) == text
+        one_more = departs.copy()
+        one_more[departs.index(False)] = True
+        assert rules_of(one_more, facts) is None
+    assert rules_of([True] * 40, facts) is None and rules_of([False] * 40, facts) is None
+
+
+def test_a_rule_on_few_rows_is_chance():
+    facts = [Fact(f"fact {n} is {{value}}", values)
+             for n, values in enumerate(itertools.product((0, 1), repeat=4))]  # fmt: skip
+    assert rules_of([True, False, False, True], facts) is None
+    many = [Fact("the label is {value}", (0, 1) * 20)]
+    assert rules_of([True, False] * 20, many) == "the label is 0"
+
+
+def lists_of(sizes, seed):
+    """An Official of made-up series of these numbers of photos: all pairs of each."""
+    rng, rows = np.random.default_rng(seed), []
+    for series, size in enumerate(sizes, 1):
+        ranks = rng.permutation(size) + 1
+        for a, b in itertools.combinations(range(size), 2):
+            label = int(ranks[a] > ranks[b])
+            rows.append(
+                (series, a + 1, b + 1, 0.3 + 0.4 * (1 - label), ranks[a], ranks[b], label, 0)
+            )
+    rows = np.array(rows, dtype=data.PAIR)
+    keyed = {(int(r["series"]), int(r["photo_1"]), int(r["photo_2"])): ("train", n, r)
+             for n, r in enumerate(rows)}  # fmt: skip
+    labels = [int(row["label"]) for row in rows]
+    return SimpleNamespace(pairs=keyed, labels=lambda split: labels), rows
+
+
+def recorded(rows, chosen, labels, swapped=None):
+    """RecordedPairs of these lines of a list, in batches of 8."""
+    swapped = [False] * len(chosen) if swapped is None else swapped
+    own = []
+    for n, (place, label, turned) in enumerate(zip(chosen, labels, swapped, strict=True)):
+        row = rows[place]
+        official = OfficialPair("train", int(place), int(row["label"]) ^ turned, turned, row)
+        own.append(RecordedPair(int(label), official, n // 8, n % 8, 8))
+    return own
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_labels_of_other_pairs_are_named_by_the_exchange(seed):
+    rng = np.random.default_rng(seed)
+    official, rows = lists_of(rng.integers(3, 6, 12), seed)
+    chosen, labels = rng.permutation(len(rows))[:40], rows["label"]
+    shift = int(rng.choice([-7, -2, 1, 4]))
+    (found,) = mixups.judge_mixups(
+        recorded(rows, chosen, labels[(chosen + shift) % len(rows)]), official
+    )
+    assert (found.id, found.values["shift"]) == ("labels.of_another_line", shift)
+    roll = int(rng.integers(1, 8))
+    own = np.roll(labels[chosen].reshape(5, 8), -roll, axis=1).ravel()
+    (found,) = mixups.judge_mixups(recorded(rows, chosen, own), official)
+    assert found.id == "labels.of_another_row"
+    assert found.values["whose"] == f"the pair {roll} rows later in the batch"
+    own = rng.integers(0, 2, 40)
+    assert mixups.judge_mixups(recorded(rows, chosen, own), official) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_photos_that_are_permuted_within_their_series_are_told(seed):
+    rng = np.random.default_rng(seed)
+    official, rows = lists_of([2, 3, 2, 4, 2, 3, 2, 2, 3, 2, 2, 2], seed)
+    orders = {int(s): rng.permutation(int(rows["photo_2"][rows["series"] == s].max())) + 1
+              for s in np.unique(rows["series"])}  # fmt: skip
+    pairs_of_rows, chosen = [], rng.permutation(len(rows))[:24]
+    for n, place in enumerate(chosen):
+        row, order = rows[place], orders[int(rows[place]["series"])]
+        a, b = (int(order[row[side] - 1]) for side in ("photo_1", "photo_2"))
+        _, where, shown = official.pairs[int(row["series"]), min(a, b), max(a, b)]
+        of = OfficialPair("train", where, int(shown["label"]) ^ (a > b), a > b, shown)
+        pairs_of_rows.append(RecordedPair(int(row["label"]), of, n // 8, n % 8, 8))
+    (found,) = mixups.judge_mixups(pairs_of_rows, official)
+    assert found.id == "labels.photos_permuted"
+    spoiled = [
+        p._replace(label=1 - p.label) if n % 5 == 0 else p for n, p in enumerate(pairs_of_rows)
+    ]
+    assert mixups.judge_mixups(spoiled, official) == []
+
+
+def test_whole_epochs_are_judged_by_their_loader():
+    listed, epoch = 21, Epoch(21, False, 8, "RandomSampler")
+    sizes, rng = [8, 8, 5] * 2, np.random.default_rng(2)
+
+    def judged(orders, epoch=epoch):
+        places = [int(place) for order in orders for place in order]
+        official = [OfficialPair("train", place, 0, False, None) for place in places]
+        known = [RecordedPair(0, one) for one in official]
+        epochs = [(0, epoch)] * 3 + [(1, epoch)] * 3
+        found = pairs.judge_pairs(known, sizes, {"batch_size": 8}, [1] * 6, listed, epochs)
+        return [f.id for f in found]
+
+    drawn = [rng.permutation(21) for _ in range(2)]
+    assert judged(drawn) == []
+    assert judged([np.arange(21)] * 2) == ["pairs.unshuffled"]
+    assert judged([drawn[0]] * 2) == ["pairs.same_order"]
+    assert judged(drawn, Epoch(21, True, 8, "RandomSampler")) == ["pairs.last_batch_dropped"]
+    assert judged(drawn, Epoch(25, False, 8, "RandomSampler")) == ["pairs.part_in_epoch"]
+
+
+def test_a_part_of_the_weights_that_was_not_loaded_is_named_on_the_real_resnet():
+    found = [f for f in zoo.examine(["layer4_fresh"], "reports", real=True, steps=1)
+             if f.stage == "start"]  # fmt: skip
+    assert [(f.id, f.values) for f in found] == [
+        ("start.partly_untrained", {"layers": ("layer4",)})
+    ]
