@@ -55,6 +55,7 @@ def test_a_rule_on_few_rows_is_chance():
     assert rules_of([True, False, False, True], facts) is None
     many = [Fact("the label is {value}", (0, 1) * 20)]
     assert rules_of([True, False] * 20, many) == "the label is 0"
+    assert rules_of([True] * 20 + [False] * 20, many) is None  # as many, and others
 
 
 def lists_of(sizes, seed):
@@ -123,6 +124,13 @@ def test_photos_that_are_permuted_within_their_series_are_told(seed):
         p._replace(label=1 - p.label) if n % 5 == 0 else p for n, p in enumerate(pairs_of_rows)
     ]
     assert mixups.judge_mixups(spoiled, official) == []
+
+
+def test_labels_that_a_permutation_gives_by_chance_are_not_told_as_one():
+    official, rows = lists_of([4] * 6, 8)
+    chosen = np.arange(0, len(rows), 6)  # one pair of each series: any label can be had
+    own = recorded(rows, chosen, 1 - rows["label"][chosen])
+    assert mixups.judge_mixups([own[0]._replace(label=1 - own[0].label), *own[1:]], official) == []
 
 
 def test_whole_epochs_are_judged_by_their_loader():
