@@ -7,6 +7,7 @@ hide the next. Exit code 0: nothing is wrong, 1: something is a cause or unexpla
 be judged.
 """
 
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,17 @@ from diagnose.reference import (
     sides_of,
     weights_by_step,
 )
-from diagnose.stages import STAGES, gradients, labels, mixups, pairs, printed, start, tricks
+from diagnose.stages import (
+    STAGES,
+    gradients,
+    labels,
+    mixups,
+    pairs,
+    printed,
+    replicas,
+    start,
+    tricks,
+)
 from diagnose.stages import judge_features as features
 from diagnose.stages import judge_head as head
 from diagnose.stages import judge_inputs as inputs
@@ -84,9 +95,13 @@ def explain(trace, root, page=None):
     whole, views, fitted = judge_losses(views, inverted)
     swapped = fitted is not None and fitted.inverted
     found, passes = explain_batches(trace, views, reference, progress)
-    findings += found + explain_updates(trace, views, reference)
+    copies = replicas.copies_of(views)
+    if copies:
+        findings += found + replicas.judge_copies(trace, views, copies)
+    else:
+        findings += found + explain_updates(trace, views, reference)
     whole += judge_figures(trace, views, findings, swapped, inverted, fitted)
-    whole += judge_data(trace, views, known, swapped, reference.recipe, official)
+    whole += judge_data(trace, views, known, swapped, reference.recipe, official, bool(copies))
     if all(f.row not in schedules.MOVES for _, f in findings):
         whole += schedules.judge_schedules(trace, reference.recipe, known)
     findings += [(step, f) for f in whole for step in range(steps)]
@@ -198,14 +213,17 @@ def judge_figures(trace, views, findings, swapped, inverted, fitted):
             without = value / (view.factor or 1)
             facts.append(fact | {"loss": without if view.step in back else value})
             whole.append(fact | {"loss": without})
-    if len(facts) < len(trace.batches):
+    if len(facts) < len(trace.batches) or replicas.copies_of(views):
         facts, whole = [], []  # a printed figure may be of a batch that was not judged
     ways = [printed.judge_printed(trace.printed, known) for known in (facts, whole)]
     return found + min(ways, key=len)
 
 
-def judge_data(trace, views, known, swapped, recipe, official):
-    """Findings on the pairs and labels of all batches."""
+def judge_data(trace, views, known, swapped, recipe, official, in_parts):
+    """Findings on the pairs and labels of all batches.
+
+    in_parts: whether the batches of a step are parts of one.
+    """
     single = any(view.evidence and view.evidence.single for view in views)
     findings = pairs.judge_lists(known)
     if any(pair.official is None for pair in known):
@@ -221,6 +239,10 @@ def judge_data(trace, views, known, swapped, recipe, official):
         pairs.epochs_of(trace) if len(views) == len(trace.batches) else [(-1, None)] * len(views)
     )
     listed = official.count("train")
+    if in_parts:
+        first = [n for n, view in enumerate(views) if n == 0 or views[n - 1].step != view.step]
+        sizes = [sum(sizes[a:b]) for a, b in itertools.pairwise([*first, len(sizes)])]
+        counts, epochs = [1] * len(first), [epochs[n] for n in first]
     return findings + pairs.judge_pairs(known, sizes, recipe, counts, listed, epochs)
 
 

@@ -699,6 +699,8 @@ class Recorder(OpTracer):
                 self.first = [keep(w["tensor"]) for w in self.weights]
             if len(self.waiting) == 1:
                 self.full = self.full_weights()
+            # weights that only a later batch of the step meets, as those of another copy
+            self.full += [keep(w["tensor"]) for w in self.weights[len(self.full) :]]
         return None
 
     def gradients(self):

@@ -7,6 +7,7 @@ the tables was written after it.
 """
 
 import argparse
+import copy
 import pathlib
 
 import numpy as np
@@ -23,7 +24,7 @@ PLANTS = """
     teacher unsorted_files stale_index shifted_labels paired_otherwise batch_before_photos
     one_second_photo normalized_in_place ends_early prints_dict prints_json prints_exponent
     prints_other_names prints_nothing_known accuracy_broadcast autocast
-    drop_last header_line same_order in_order
+    replicas replicas_apart drop_last header_line same_order in_order
     bce_inverted cut_at_half ranking_margin ranking_margin_inverted blurred
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -180,6 +181,38 @@ def learned(net, fresh):
             tensor.add_(0.01 * torch.rand(tensor.shape, generator=rng))
 
 
+def train_replicas(net, loader, plants, epochs):
+    """Two copies of the network, each on half of a batch; their gradients are averaged."""
+    other = Net(True, plants)
+    other.encoder = copy.deepcopy(net.encoder)
+    other.load_state_dict(net.state_dict())
+    copies, step = (net, other), 0
+    optimizers = [optimizer_of(one) for one in copies]
+    for _ in range(epochs):
+        for one in copies:
+            one.train()
+        for first, second, label in loader:
+            parts = zip(*(tensor.chunk(2) for tensor in (first, second, label)), strict=True)
+            for one, optimizer, (a, b, y) in zip(copies, optimizers, parts, strict=False):
+                optimizer.zero_grad()
+                F.cross_entropy(one(a, b), y).backward()
+            if "replicas_apart" not in plants:
+                for p, q in zip(net.parameters(), other.parameters(), strict=True):
+                    mean = (p.grad + q.grad) / 2
+                    p.grad.copy_(mean), q.grad.copy_(mean)
+            for optimizer in optimizers:
+                optimizer.step()
+            step += 1
+
+
+def optimizer_of(net):
+    """The reference's optimizer."""
+    own = {id(p) for p in net.head.parameters()}
+    rest = [p for p in net.parameters() if id(p) not in own]
+    groups = [{"params": rest, "lr": 1e-5}, {"params": net.head.parameters(), "lr": 1e-4}]
+    return torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4)
+
+
 def show(step, loss, accuracy, plants):
     """Prints the figures of a step."""
     if "prints_dict" in plants:
@@ -198,10 +231,7 @@ def show(step, loss, accuracy, plants):
 
 def train(net, loader, plants, epochs):
     """Trains, and prints a line after each step."""
-    own = {id(p) for p in net.head.parameters()}
-    rest = [p for p in net.parameters() if id(p) not in own]
-    groups = [{"params": rest, "lr": 1e-5}, {"params": net.head.parameters(), "lr": 1e-4}]
-    optimizer, step = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4), 0
+    optimizer, step = optimizer_of(net), 0
     for _ in range(epochs):
         net.train()
         for first, second, label in loader:
@@ -262,7 +292,8 @@ def main():
     if "drop_last" in plants:
         options["drop_last"] = True
     loader = DataLoader(pairs, batch_size=8, **options)
-    train(net, loader, plants, args.epochs)
+    loop = train_replicas if plants & {"replicas", "replicas_apart"} else train
+    loop(net, loader, plants, args.epochs)
 
 
 if __name__ == "__main__":

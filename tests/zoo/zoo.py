@@ -167,7 +167,8 @@ EXPECTED = {
     "softmax_then_ce": ("loss.softmax_twice", {}),
     "softmax_dim0": ("loss.softmax_over_batch", {}),
     "label_columns": ("loss.all_labels", {}),
-    "soft_labels": ("loss.soft_labels", {}),
+    # its accuracy is of predictions that equal a share: 0
+    "soft_labels": ("loss.soft_labels", {}, "printed.none_of", {}),
     "agreement_weights": ("loss.by_agreement", {}),
     "agreement_weighted_mean": ("loss.by_agreement_over_sum", {}),
     "nll_on_probs": ("loss.nll_of_probabilities", {}),
@@ -318,6 +319,8 @@ EXPECTED = {
     ),
     "blurred": ("inputs.not_reproduced", {}),
     "autocast": ("features.autocast_declared", {}),
+    "replicas": ("features.copies", {"copies": 2}),
+    "replicas_apart": ("features.copies", {"copies": 2}, "update.copies_apart", {"copies": 2}),
     "drop_last": ("pairs.last_batch_dropped", {}),
     "header_line": ("pairs.part_in_epoch", {"missing": (1,)}),
     "same_order": ("pairs.same_order", {}),
