@@ -190,8 +190,8 @@ def decode_photo(path, size, fit):
 def fit_photo(photo, size, fit):
     """An RGB photo as uint8 [3, size, size], contiguous, and its box: left, top, right, bottom.
 
-    `pad`: longer side to size (bilinear), centered; outside the box the array is 0 and stands
-    for the padding color. `crop`: shorter side to size, center crop, as torchvision's
+    `pad`: longer side to size (bilinear), centered; outside the box the array is 0, which
+    means the padding color. `crop`: shorter side to size, center crop, as torchvision's
     Resize and CenterCrop do; the box is the whole.
     """
     width, height = photo.size

@@ -61,7 +61,7 @@ class Basis(NamedTuple):
     asked: int  # steps that were to be recorded
     recorded: int  # pairs
     pairs: int  # whose photos were identified and that are in the lists
-    epochs: int | None  # that began, of which the last had not ended; None: not known
+    epochs: int | None  # that began, the last of them unfinished; None: not known
     relative_error: float | None  # largest of the features, with the changes in place
     tolerance: float | None  # what rounding explains of it
     size: int | None  # of the inputs, pixels

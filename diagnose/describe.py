@@ -1,7 +1,7 @@
 """What no row explains: which rows of the batches depart, by the simplest rule that says exactly
 which.
 
-A description is no cause. It is true of the recorded rows, and says where to look.
+A description is not a cause. It is true of the recorded rows, and says where to look.
 """
 
 import itertools
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 CHANCE = 0.1  # of a rule that fits by chance alone, more than which it is not told
 SEVERAL = 3  # rules that fit equally and are told
-FEW = 9  # distinct values of a fact; one with more is a number, of which a bound is told
+FEW = 9  # distinct values of a fact; of one with more, a number, a bound is told
 
 
 class Fact(NamedTuple):

@@ -24,7 +24,7 @@ def stop(source, message):
 
 
 def say(text, stream, end="\n"):
-    """Prints where somebody listens: a closed pipe or terminal is no reason to end a run."""
+    """Prints where somebody listens: a closed pipe or terminal does not end a run."""
     if stream is None:
         return
     if stream in (sys.__stdout__, sys.__stderr__) and hasattr(select, "poll"):  # not on Windows

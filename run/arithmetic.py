@@ -52,7 +52,7 @@ def change_passes(args, ranker):
 
 
 def whole_step(args):
-    """Context of a whole step, without which each pass of a step would cast the weights anew.
+    """Context of a whole step, without which each pass of a step would cast the weights again.
 
     PyTorch drops the casts where the outermost autocast ends; this one casts nothing itself.
     """

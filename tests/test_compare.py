@@ -523,7 +523,7 @@ def test_a_trained_backbone_is_not_called_untrained(monkeypatch):
     assert said(trace) == []
 
 
-def steps_of(*steps):
+def steps_of(*steps, loss_factor=1.0):
     """Steps whose one gradient has these norms and was multiplied by these factors."""
     made = []
     for place, (norm, factor) in enumerate(steps):
@@ -531,7 +531,7 @@ def steps_of(*steps):
         last = Sample(values, norm, norm)
         after = Sample(values * factor, norm * factor, norm * factor)
         update = SimpleNamespace(gradients=[after])
-        made.append(tricks.step_of(place, update, [last], {0: None}, None, None))
+        made.append(tricks.step_of(place, update, [last], {0: None}, loss_factor, None))
     return made
 
 
@@ -553,6 +553,8 @@ def test_a_clipped_norm_and_a_factor_are_told_apart_by_two_steps():
     for steps, right in (((5.0, 0.5), (10.0, 0.25)), clip), (((5.0, 0.5), (10.0, 0.5)), scale):
         (one,) = judged(*steps)
         assert (told(one), one.steps) == (right, (1, 2))
+    (one,) = tricks.judge_tricks(steps_of((5.0, 0.5), (10.0, 0.5), loss_factor=None))[:1]
+    assert one[1].id == "gradients.factor_of_unknown_loss" and one[1].kind == SKIPPED
     # a norm below the bound is left alone, a factor leaves none
     (one,) = judged((5.0, 0.5), (2.0, 1.0))
     assert (told(one), one.steps) == (clip, (1,))

@@ -117,7 +117,7 @@ def test_the_last_checkpoint_of_another_run_is_refused(train, demo, tmp_path, re
     run, other = train("run"), train("other", "--seed", 7)
     shutil.copy(other / "last.pt", run / "last.pt")
     flags = [*conftest.SMALL, "--data", demo, "--store", tmp_path / "stores", "--resume"]
-    refused(train_resnet.main, [*flags, "--out", run], "last.pt: that of another run")
+    refused(train_resnet.main, [*flags, "--out", run], "last.pt: of another run")
     shutil.rmtree(run)
     train("run")
     for change, word in (

@@ -13,7 +13,7 @@ ONE_SIDED = 1e-6  # chance of errors that are more of one label, less than which
 FEW_VALUES = row(
     "few_values",
     CAUSE,
-    "the scores have only {values} different values: outcomes or rounded logits, of which loss and "
+    "the scores have only {values} different values: outcomes or rounded logits, whose loss and "
     "calibration say nothing",
 )
 LOPSIDED = row(

@@ -30,8 +30,8 @@ def read_predictions(path, names, label_1="photo_2"):
     """A predictions file: rows [R] of TABLE with its labels, scores [R, 2], whether with a loss.
 
     The scores are log-probabilities; where the file holds one score a pair, or a winner, they are
-    that score and its opposite, and there is no loss and no calibration. label_1: the photo that 1
-    stands for in its labels and predictions. Ends the program with the line that is wrong.
+    that score and its opposite, and there is no loss and no calibration. label_1: what a 1
+    means in its labels and predictions. Ends the program with the line that is wrong.
     """
     kind, rows = read_columns(path, names, COLUMNS, KINDS)
     table, scores = [], []

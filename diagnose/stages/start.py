@@ -200,7 +200,7 @@ def statistics_of(batch, names):
 
 
 def by_layer(untrained, modules):
-    """The parts of a backbone of which all of these BatchNorm layers are untrained."""
+    """The parts of a backbone whose BatchNorm layers, among these, are all untrained."""
     parts = {}
     for module in modules:
         parts.setdefault(module.split(".")[0], []).append(module in untrained)
