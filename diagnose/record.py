@@ -512,6 +512,9 @@ class Merges(Places):
         if name in WEIGHTS:
             pair["labels"] = []  # what came before a layer was none
             pair["lines"].pop("loss", None)
+            pair["lines"].pop("behind", None)
+        else:
+            pair["lines"].setdefault("behind", self.lines.here())
         lengths = {len(t) for t in operands if t in self.tags and is_small(t)}
         labels = [t for t in operands if self.is_new_label(t) and len(t) in lengths]
         label = labels[0] if labels and not weights else None

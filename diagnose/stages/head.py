@@ -166,7 +166,7 @@ OF_LOGITS = Change(
     values=lambda replays, changes: [{"function": name} for name in ACTIVATIONS],
     help="remove what follows the last layer of the head",
     matters=WRONG,
-    at=("loss",),
+    at=("behind", "loss"),
 )
 SCALED = Change(
     "head.scaled",
