@@ -100,7 +100,7 @@ def explain(trace, root, page=None):
         findings += found + replicas.judge_copies(trace, views, copies)
     else:
         findings += found + explain_updates(trace, views, reference)
-    whole += judge_figures(trace, views, findings, swapped, inverted, fitted)
+    whole += judge_figures(trace, views, findings, swapped, inverted, fitted, bool(copies))
     whole += judge_data(trace, views, known, swapped, reference.recipe, official, bool(copies))
     if all(f.row not in schedules.MOVES for _, f in findings):
         whole += schedules.judge_schedules(trace, reference.recipe, known)
@@ -193,10 +193,10 @@ def judge_losses(views, inverted):
     return findings, views, fit and recipe_of(fit.changes)
 
 
-def judge_figures(trace, views, findings, swapped, inverted, fitted):
+def judge_figures(trace, views, findings, swapped, inverted, fitted, in_parts):
     """Findings on the factors of the losses and on what the trainer prints.
 
-    findings: of the steps; swapped, inverted, fitted: see judge_losses.
+    findings: of the steps; swapped, inverted, fitted: see judge_losses; in_parts: see judge_data.
     """
     back = {s for s, f in findings if f.stage == "gradients" and f.kind == HARMLESS}
     left = [view for view in views if view.factor and view.step not in back]
@@ -213,7 +213,7 @@ def judge_figures(trace, views, findings, swapped, inverted, fitted):
             without = value / (view.factor or 1)
             facts.append(fact | {"loss": without if view.step in back else value})
             whole.append(fact | {"loss": without})
-    if len(facts) < len(trace.batches) or replicas.copies_of(views):
+    if len(facts) < len(trace.batches) or in_parts:
         facts, whole = [], []  # a printed figure may be of a batch that was not judged
     ways = [printed.judge_printed(trace.printed, known) for known in (facts, whole)]
     return found + min(ways, key=len)

@@ -55,10 +55,8 @@ class Official:
         opened = set(opened)
         self.paths = [path for path in self.every if path.name in opened] or self.every
         self.described, self.photos, self.hints = None, {}, []
-        self.nearby, self.unsure = (
-            None,
-            0,
-        )  # what was nearest last; how many in turn showed no photo
+        self.nearby = None  # the preparation that was nearest to the last input
+        self.unsure = 0  # how many inputs in turn showed no photo for sure
 
     def count(self, split):
         """How many pairs the list of a split has."""

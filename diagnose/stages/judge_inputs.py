@@ -70,10 +70,10 @@ def describe_lost(nearest, total):
     counts = {"count": len(nearest), "total": total, "identified": len(sure)}
     if not sure:
         return NOT_REPRODUCED.found(**counts, nearest=None, levels=None, share=None)
-    kinds = Counter(tuple(f.row.choice for f in changes_in(own)) for own in sure)
-    usual, _ = kinds.most_common(1)[0]
-    common = next(changes_in(own) for own in sure
-                  if tuple(f.row.choice for f in changes_in(own)) == usual)  # fmt: skip
+    ways = {}  # those of one kind, whose estimated values differ
+    for own in map(changes_in, sure):
+        ways.setdefault(tuple(finding.row.choice for finding in own), []).append(own)
+    common = max(ways.values(), key=len)[0]
     levels = estimated(max(own.levels for own in sure))
     share = estimated(100 * max(own.share for own in sure))
     return NOT_REPRODUCED.found(**counts, nearest=(common,), levels=levels, share=share)

@@ -185,10 +185,11 @@ def are_permuted(pairs, official):
         numbers = int(row["photo_1"]), int(row["photo_2"])
         shown = numbers[::-1] if pair.official.swapped else numbers
         series[int(row["series"])].append((*shown, pair.label))
-    chance = 1.0
+    chance, lists = 1.0, defaultdict(dict)
+    for (number, a, b), (_, _, row) in official.pairs.items():
+        lists[number][a, b] = int(row["label"])
     for number, rows in series.items():
-        listed = {key[1:]: int(row["label"]) for key, (_, _, row) in official.pairs.items()
-                  if key[0] == number}  # fmt: skip
+        listed = lists[number]
         photos = sorted({photo for key in listed for photo in key})
         if len(photos) > PHOTOS:
             continue

@@ -13,8 +13,9 @@ NORMALIZED = normalization(
 TIMES = 8  # that a photo may have been normalized, as at each access in place
 
 
-def again(times):
-    """The normalization that is done so many times."""
+def again(times, choice=None, name="normalized_again"):
+    """The normalization that is done so many times; choice: what that is called."""
+    choice = choice or f"{times} times"
 
     def act(scale, shift):
         made = scale, shift
@@ -22,13 +23,8 @@ def again(times):
             made = scale * made[0], scale * made[1] + shift
         return made
 
-    return normalization(
-        f"{times} times",
-        "normalized_again",
-        f"inputs are normalized {times} times",
-        act,
-        help="normalize once",
-    )
+    text = f"inputs are normalized {choice}"
+    return normalization(choice, name, text, act, help="normalize once")
 
 
 NORMALIZATIONS = (
@@ -57,13 +53,7 @@ NORMALIZATIONS = (
         lambda scale, shift: (torch.full_like(scale, 255), torch.zeros_like(shift)),
         help="divide by 255, then normalize with the ImageNet mean and std",
     ),
-    normalization(
-        "twice",
-        "normalized_twice",
-        "inputs are normalized twice",
-        lambda scale, shift: (scale**2, scale * shift + shift),
-        help="normalize once",
-    ),
+    again(2, "twice", "normalized_twice"),
     *map(again, range(3, TIMES + 1)),
     normalization(
         "255 normalized",
