@@ -18,6 +18,7 @@ from run.findings import (
     line_of,
 )
 
+NOTHING = "printed.nothing"  # the id of a stage without anything to judge
 FINETUNE = ("update.optimizer", "pairs.accumulated", "update.learning_rates_scheduled_each")
 KINDS = {  # the word of a stage, the gravest first
     UNEXPLAINED: "unexplained",
@@ -35,9 +36,11 @@ def lines_of(findings, basis):
         own = [finding for finding in findings if finding.stage == stage]
         kinds = {finding.kind for finding in own if not finding.row.is_partial}
         word = next((word for kind, word in KINDS.items() if kind in kinds), "equal")
-        in_part = ", judged in part" * any(finding.row.is_partial for finding in own)
+        if any(finding.id == NOTHING for finding in own):
+            word = "nothing to judge"
+        in_part = any(finding.row.is_partial for finding in own if finding.id != NOTHING)
         pairs = f" ({basis.pairs} pairs)" if stage == "labels" and SKIPPED not in kinds else ""
-        yield f"{stage:10} {word}{pairs}{in_part}"
+        yield f"{stage:10} {word}{pairs}" + ", judged in part" * in_part
     for finding in findings:
         yield line_of(finding, basis.steps)
         if finding.kind != SKIPPED:

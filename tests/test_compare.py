@@ -820,7 +820,7 @@ def test_the_answer_on_the_command_line(tmp_path, capsys, monkeypatch):
         "text": f"the batch size is {size} (reference: 8)",
         "values": {"batch_size": size, "reference": 8},
         "series": {}, "steps": [1, 2, 3], "relative_error": 0.0, "tolerance": 0.0, "size": 0,
-        "where": batch["where"], "help": "pass batch_size=8 to the loader",
+        "where": batch["where"], "help": "make batches of 8 pairs: batch_size=8 in a DataLoader",
         "flag": f"--batch-size {size}", "matters": "learns",
     }  # fmt: skip
     (place,) = batch["where"]

@@ -9,7 +9,7 @@ BATCH_SIZE = Row(
     "pairs.batch_size",
     CAUSE,
     "the batch size is {batch_size} (reference: {reference})",
-    help="pass batch_size={reference} to the loader",
+    help="make batches of {reference} pairs: batch_size={reference} in a DataLoader",
     flag="--batch-size {batch_size}",
 )
 ACCUMULATED = Row(
@@ -30,7 +30,7 @@ UNSHUFFLED = Row(
     "pairs.unshuffled",
     CAUSE,
     "pairs are in the order of the list (reference: shuffled)",
-    help="pass shuffle=True to the loader of the training pairs",
+    help="shuffle the pairs of every epoch, as shuffle=True in a DataLoader does",
 )
 TWICE = Row(
     "pairs.twice_in_batch",
@@ -56,7 +56,7 @@ DROPPED = Row(
     "pairs.last_batch_dropped",
     CAUSE,
     "the last {dropped} pairs of every epoch are dropped: drop_last=True (reference: all are used)",
-    help="pass drop_last=False to the loader",
+    help="use drop_last=False",
 )
 SAME_ORDER = Row(
     "pairs.same_order",

@@ -185,6 +185,12 @@ NO_LINES = Row(
     "fewer than two lines with a training {figure} were found in the output",
     is_partial=True,
 )
+NOTHING = Row(
+    "printed.nothing",
+    SKIPPED,
+    "fewer than two lines with an accuracy or loss of the training were found in the output",
+    is_partial=True,
+)
 VALIDATION_LINES = Row(
     "printed.validation",
     SKIPPED,
@@ -277,9 +283,11 @@ def judge_printed(printed, facts):
     printed: [batches done, updates done, text, number of its line]; facts: of each batch its
     accuracy, loss, pairs.
     """
-    findings = []
-    for figure in FIGURES:
-        series = figures_of(figure, printed, len(facts) or math.inf)
+    findings, count = [], len(facts) or math.inf
+    every = {figure: figures_of(figure, printed, count) for figure in FIGURES}
+    if not any(every.values()):
+        every, findings = {}, [NOTHING.found()]
+    for figure, series in every.items():
         if series and not facts:
             return [NO_FACTS.found()]
         for rows in series:
