@@ -39,8 +39,9 @@ def lines_of(findings, basis):
         if any(finding.id == NOTHING for finding in own):
             word = "nothing to judge"
         in_part = any(finding.row.is_partial for finding in own if finding.id != NOTHING)
-        pairs = f" ({basis.pairs} pairs)" if stage == "labels" and SKIPPED not in kinds else ""
-        yield f"{stage:10} {word}{pairs}" + ", judged in part" * in_part
+        if stage == "labels" and SKIPPED not in kinds:
+            word += f" ({basis.pairs + basis.later_found} pairs judged)"
+        yield f"{stage:10} {word}" + ", judged in part" * in_part
     for finding in findings:
         yield line_of(finding, basis.steps)
         if finding.kind != SKIPPED:
@@ -53,11 +54,14 @@ def covered(basis):
     if basis.steps < basis.asked:
         steps += f" of {basis.asked} that were asked for: your trainer ended by itself"
     pairs = f"{basis.recorded} pairs, {basis.pairs} of them found in the official lists"
+    if basis.later:
+        pairs += f"; {basis.later} later pairs by thumbnails, {basis.later_found} of them found"
     if basis.epochs is None:
         return f"{steps}; {pairs}; where an epoch ends is not known"
-    ended = basis.epochs - 1
-    epochs = f"the end of {ended} epoch{'s' * (ended > 1)}" if ended else "no end of an epoch"
-    return f"{steps}; {pairs}; {epochs}"
+    epochs = f"the end of {basis.epochs} epoch{'s' * (basis.epochs > 1)}"
+    if basis.epochs < basis.asked_epochs:
+        epochs += f", of {basis.asked_epochs} that were asked for: your trainer ended by itself"
+    return f"{steps}; {pairs}; {epochs if basis.epochs else 'no end of an epoch'}"
 
 
 def skipped_stages(findings):
@@ -103,7 +107,7 @@ def commands(findings, basis, data):
     folder = f'"{data}"' if " " in str(data) else data
     words = [f"python {basis.page}.py --data {folder}", *size, *flags]
     without = dict.fromkeys(f.id for f in told if not flag_of(f) and f.kind != DECLARED)
-    yield "the same on the reference:"
+    yield "the reference with the same changes" + ", as far as it has flags" * bool(without) + ":"
     yield f"  {' '.join(words)}"
     if without:
         yield f"  without a flag: {', '.join(without)}"

@@ -7,8 +7,6 @@ hide the next. Exit code 0: nothing is wrong, 1: something is a cause or unexpla
 be judged.
 """
 
-import itertools
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +15,7 @@ import torch
 from diagnose.answer import commands, exit_code, in_order, lines_of, verdict
 from diagnose.criterion import Evidence, recipe_of
 from diagnose.finding import merge_steps
+from diagnose.later import pairs_of, view_later
 from diagnose.official import Official, RecordedPair
 from diagnose.parameters import learning
 from diagnose.progress import Progress
@@ -33,9 +32,7 @@ from diagnose.stages import (
     STAGES,
     gradients,
     labels,
-    mixups,
     pairs,
-    printed,
     replicas,
     start,
     tricks,
@@ -50,8 +47,9 @@ from diagnose.stages.features import GIVEN, IN_PARTS, NOT_TWO_SIDES, without_pas
 from diagnose.stepping import declared, history_of
 from diagnose.trace import Batch, batches_of, read_trace
 from diagnose.where import with_lines
+from diagnose.whole import judge_data, judge_figures
 from disk.errors import command_line, fail_on, instrument, name_path, show_progress
-from run.findings import HARMLESS, give_answer
+from run.findings import give_answer
 
 
 class Basis(NamedTuple):
@@ -61,7 +59,10 @@ class Basis(NamedTuple):
     asked: int  # steps that were to be recorded
     recorded: int  # pairs
     pairs: int  # whose photos were identified and that are in the lists
-    epochs: int | None  # that began, the last of them unfinished; None: not known
+    epochs: int | None  # that ended; None: not known
+    later: int  # pairs behind the full steps
+    later_found: int  # of them whose photos were identified
+    asked_epochs: int  # to the end of which to record
     relative_error: float | None  # largest of the features, with the changes in place
     tolerance: float | None  # what rounding explains of it
     size: int | None  # of the inputs, pixels
@@ -100,8 +101,11 @@ def explain(trace, root, page=None):
         findings += found + replicas.judge_copies(trace, views, copies)
     else:
         findings += found + explain_updates(trace, views, reference)
-    whole += judge_figures(trace, views, findings, swapped, inverted, fitted, bool(copies))
-    whole += judge_data(trace, views, known, swapped, reference.recipe, official, bool(copies))
+    later = view_later(trace, official, size or 64, bool(views) and is_turned(views[0]))
+    told = swapped, inverted, fitted, bool(copies)
+    whole += judge_figures(trace, views, later, findings, *told)
+    told = swapped, reference.recipe, official, bool(copies)
+    whole += judge_data(trace, views, known, later, *told)
     if all(f.row not in schedules.MOVES for _, f in findings):
         whole += schedules.judge_schedules(trace, reference.recipe, known)
     findings += [(step, f) for f in whole for step in range(steps)]
@@ -109,9 +113,11 @@ def explain(trace, root, page=None):
     errors = [(p.relative_error, p.tolerance) for p in passes if p.recipe is not None]
     worst = map(max, zip(*errors, strict=True)) if errors else (None, None)
     recorded = sum(len(view.sides.features[0]) for view in views)
-    numbers = {number for number, _ in pairs.epochs_of(trace)}
-    counts = steps, trace.asked, recorded, identified, None if -1 in numbers else len(numbers)
-    basis = Basis(*counts, *worst, size, reference.recipe["size"], reference.page)
+    numbers = {number for number, _ in pairs.epochs_of(trace)} | {b.epoch for b in later}
+    ended = None if -1 in numbers else pairs.ended(trace, numbers)
+    counts = steps, trace.asked, recorded, identified, ended
+    behind = sum(b.size for b in later), len(pairs_of(later)), trace.asked_epochs
+    basis = Basis(*counts, *behind, *worst, size, reference.recipe["size"], reference.page)
     return with_lines(in_order(merge_steps(findings)), trace), basis
 
 
@@ -128,6 +134,11 @@ def view_batches(trace, reference, official, progress):
     return findings, views
 
 
+def is_turned(view):
+    """Whether photo_2 goes through the backbone first; see identify."""
+    return not torch.equal(sides_of(view.batch).rows[0], view.sides.rows[0])
+
+
 def is_again(view, other):
     """Whether a batch shows the photos of another one of its update once more."""
     if view.step != other.step or view.sides.inputs is None:
@@ -137,7 +148,8 @@ def is_again(view, other):
 
 def view_batch(trace, step, batch, reference, official):
     """(findings on the inputs, the BatchContext of a batch or None)."""
-    sides, label = sides_of(batch), labels.label_of(batch)
+    sides = sides_of(batch)
+    label = labels.label_of(batch.labels, len(batch.features[0]))
     if sides is None:
         row = IN_PARTS if batch.joined == "others" else NOT_TWO_SIDES
         skipped = (stage for stage in STAGES if stage not in ("pairs", "features", "printed"))
@@ -191,59 +203,6 @@ def judge_losses(views, inverted):
     factors = iter(fit.factors if fit else [None] * len(known))
     views = [v._replace(factor=next(factors) if v.evidence else None) for v in views]
     return findings, views, fit and recipe_of(fit.changes)
-
-
-def judge_figures(trace, views, findings, swapped, inverted, fitted, in_parts):
-    """Findings on the factors of the losses and on what the trainer prints.
-
-    findings: of the steps; swapped, inverted, fitted: see judge_losses; in_parts: see judge_data.
-    """
-    back = {s for s, f in findings if f.stage == "gradients" and f.kind == HARMLESS}
-    left = [view for view in views if view.factor and view.step not in back]
-    groups = [trace.updates[view.step].batches for view in left]
-    sizes = [len(view.evidence.label) for view in left]
-    found = loss.judge_factors([view.factor for view in left], sizes, groups)
-    facts, whole = [], []  # whole: of the losses without their factors, as many print them
-    for view in views:
-        if view.evidence:
-            value, own = float(view.evidence.loss), printed.accuracies(view.evidence, fitted)
-            if swapped and (inverted or loss.outputs_swapped(view)):
-                own = {name: 1 - share for name, share in own.items()}
-            fact = own | {"pairs": len(view.evidence.label)}
-            without = value / (view.factor or 1)
-            facts.append(fact | {"loss": without if view.step in back else value})
-            whole.append(fact | {"loss": without})
-    if len(facts) < len(trace.batches) or in_parts:
-        facts, whole = [], []  # a printed figure may be of a batch that was not judged
-    ways = [printed.judge_printed(trace.printed, known) for known in (facts, whole)]
-    return found + min(ways, key=len)
-
-
-def judge_data(trace, views, known, swapped, recipe, official, in_parts):
-    """Findings on the pairs and labels of all batches.
-
-    in_parts: whether the batches of a step are parts of one.
-    """
-    single = any(view.evidence and view.evidence.single for view in views)
-    findings = pairs.judge_lists(known)
-    if any(pair.official is None for pair in known):
-        findings = mixups.judge_pairing(views, official) or findings
-    of_lists = [pair for pair in known if pair.official is not None]
-    if known and 2 * len(of_lists) <= len(known):
-        findings.append(labels.OF_OTHER_PAIRS.found())
-    else:
-        findings += labels.judge_labels(of_lists, single, swapped, official)
-    sizes = [len(view.sides.features[0]) for view in views]
-    counts = list(Counter(view.step for view in views).values())
-    epochs = (
-        pairs.epochs_of(trace) if len(views) == len(trace.batches) else [(-1, None)] * len(views)
-    )
-    listed = official.count("train")
-    if in_parts:
-        first = [n for n, view in enumerate(views) if n == 0 or views[n - 1].step != view.step]
-        sizes = [sum(sizes[a:b]) for a, b in itertools.pairwise([*first, len(sizes)])]
-        counts, epochs = [1] * len(first), [epochs[n] for n in first]
-    return findings + pairs.judge_pairs(known, sizes, recipe, counts, listed, epochs)
 
 
 def explain_batches(trace, views, reference, progress):

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+LINE_AT = "line_at"  # the value of a finding that is the number of the line that it points at
+
 
 def is_same(a, b):
     """Whether two findings are of one row with equal values, but for those that vary."""

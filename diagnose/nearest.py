@@ -59,10 +59,10 @@ def nearest_of(x, photos, size, hint=None):
         parts = {part: hint[part] for part in ("geometry", "filter", "turn")}
         parts["late"] = hint.get("late", False)
         fits = [[fit(x, photo, parts, size)] for photo in photos]
-        number, is_sure = told_apart(fits)
+        number, is_sure = told_apart(least_of(fits))
     if not hint or not is_sure:
         fits = [coarse_fits(x, photo, size) for photo in photos]
-        number, is_sure = told_apart(fits)
+        number, is_sure = told_apart(least_of(fits))
     photo = photos[number]
     fine = fine_fits(x, photo, size, fits[number])
     _, parts = min(fine, key=lambda found: found[0])
@@ -94,11 +94,16 @@ def loosely(preparation):
     return preparation
 
 
-def told_apart(fits):
-    """(number of the photo with the least residual, whether it is like the input and no other is);
-    fits: of each photo, see preprocessing.fit.
+def least_of(fits):
+    """The least residual of each photo; fits: of each, see preprocessing.fit."""
+    return torch.tensor([min(residual for residual, _ in own) for own in fits])
+
+
+def told_apart(residuals):
+    """(number of the photo with the least residual, whether it is like the input and no other is).
+
+    residuals: of each photo.
     """
-    residuals = torch.tensor([min(residual for residual, _ in own) for own in fits])
     number = int(residuals.argmin())
     others = torch.cat([residuals[:number], residuals[number + 1 :]])
     least = float(residuals[number])

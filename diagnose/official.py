@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from data import read_pairlist
 from diagnose import preprocessing, recognition
-from diagnose.nearest import CANDIDATES, nearest_of
+from diagnose.nearest import CANDIDATES, nearest_of, told_apart
+from diagnose.record import thumbnail
 from disk.errors import show_progress, stop
 from disk.layout import find_split, photo_names
 
@@ -54,7 +56,7 @@ class Official:
             stop(__file__, "no photo of the pairs is there")
         opened = set(opened)
         self.paths = [path for path in self.every if path.name in opened] or self.every
-        self.described, self.photos, self.hints = None, {}, []
+        self.described, self.photos, self.thumbnails, self.hints = None, {}, {}, []
         self.nearby = None  # the preparation that was nearest to the last input
         self.unsure = 0  # how many inputs in turn showed no photo for sure
 
@@ -74,6 +76,7 @@ class Official:
         more = len(self.paths) < len(self.every)
         if more:
             self.paths, self.described, self.photos = self.every, None, {}
+            self.thumbnails = {}
         return more
 
     def look(self):
@@ -133,6 +136,38 @@ class Official:
             found.append((own, self.paths[rows[own.number]]) if own.is_sure else (None, None))
         return found
 
+    def of_thumbnails(self, cells, size):
+        """The paths of the photos that thumbnails [N, T, T] of record.py show, None where that is
+        not sure: by the preparations that were found before. size: of the inputs, pixels.
+        """
+        paths = self.match(cells, size)
+        if None in paths and self.widen():
+            paths = self.match(cells, size)
+        return paths
+
+    def match(self, cells, size):
+        """As of_thumbnails, among the photos that count so far."""
+        self.look()
+        ways = [preprocessing.reference(), *self.hints, *([self.nearby] if self.nearby else [])]
+        count = range(len(ways))
+        rows_of = recognition.recognize(cells.double()[:, None], self.described, CANDIDATES)
+        paths = []
+        for own, rows in zip(cells.double(), rows_of, strict=True):
+            gaps = torch.tensor(
+                [min(gap(own, self.thumbnail(row, ways, n, size)) for n in count) for row in rows]
+            )
+            place, is_sure = told_apart(gaps)
+            paths.append(self.paths[rows[place]] if is_sure else None)
+        return paths
+
+    def thumbnail(self, row, ways, number, size):
+        """The thumbnail [T, T] of the photo of a row of paths, prepared in one of some ways."""
+        if (row, number) not in self.thumbnails:
+            photo = preprocessing.Photo(self.paths[row])  # not kept: there are many
+            made = preprocessing.apply(photo, ways[number], size)
+            self.thumbnails[row, number] = thumbnail(made[None])[0].double()
+        return self.thumbnails[row, number]
+
     def keep_hint(self, preparation):
         """Keeps how an input was prepared, to be tried first on the next ones.
 
@@ -169,3 +204,8 @@ class Official:
             paths.append(self.paths[rows[place]])
             worst = max(worst, error)
         return preparations, paths, worst
+
+
+def gap(cells, made):
+    """By how much two thumbnails [T, T] differ, relative to how much the first varies."""
+    return float((cells - made).norm() / (cells - cells.mean()).norm().clamp(min=1e-12))

@@ -1,10 +1,13 @@
 """Records the first training steps of any trainer, without changing a line of it.
 
-    python PATH/TO/diagnose record [--steps 5] [--as-is] --out mine.trace train.py ITS ARGUMENTS
+    python PATH/TO/diagnose record [--steps 5] [--epochs N] [--as-is] --out mine.trace train.py ...
 
 or, in a notebook, record.watch("mine.trace") before the model is built. One file; it needs torch
 and the standard library alone, so it can be copied and called as `python record.py ...`. The
 trainer ends after these steps. `python -m diagnose compare mine.trace --data DATASET` reads it.
+
+With --epochs it goes on to the end of that epoch, and keeps of each later batch little: coarse
+thumbnails of its photos, labels, logits, loss and learning rates.
 
 The trainer runs in float64: the default dtype is set before its first line, and what still comes in
 float32 is cast where it meets a float64 weight. --as-is leaves its precision alone and changes no
@@ -43,7 +46,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
-VERSION = 3
+VERSION = 4
 PATIENCE = 20  # updates without a pair of photos, more than asked for, before it gives up
 PASS = 2**32  # between the numbers of the first rows of two passes
 NOWHERE = -1  # the number of a row that comes from no photo
@@ -77,8 +80,11 @@ PHOTO_KINDS = {
 }
 PHOTO_OPS = {op: kind for kind, ops in PHOTO_KINDS.items() for op in ops.split()}
 PILLOW = ("resize", "thumbnail", "transpose", "convert", "split", "crop", "paste")
+THUMBNAIL = 16  # cells of a side to which photos are reduced behind the full steps
+MOST_LATER = 20_000  # batches behind the full steps, where no loader says where an epoch ends
 RECENT = 12  # tensors [B, F] that are known again where their graph is cut
 MOST = 10**6  # items of a sampler, more than which count as unknown
+MOST_FILES = 20_000  # whose names are kept
 EVERY = 3  # seconds between two lines of progress
 SLOT = 512  # bytes for a line's file and number, shared with the workers of a loader
 
@@ -142,6 +148,12 @@ def places(numel):
     if numel <= SAMPLE:
         return torch.arange(numel)
     return torch.linspace(0, numel - 1, SAMPLE, dtype=torch.float64).round().long()
+
+
+def thumbnail(photos):
+    """Gray cells [B, T, T] of photos [B, 3, H, W], in half precision."""
+    gray = photos.detach().float().mean(1, keepdim=True)
+    return keep(torch.nn.functional.adaptive_avg_pool2d(gray, THUMBNAIL)[:, 0].half())
 
 
 def sample(tensor):
@@ -374,9 +386,10 @@ class Places(Origins):
 
     def on_loader_read(self, read, iterator):
         """Where the loader of the next batch was made, and its dataset begins to read a photo."""
-        batch = read(iterator)
-        lines = self.loaders.get(iterator._dataset, {"loader": NOWHERE_LINE})
         self.epoch = self.epoch_of.get(iterator, NOWHERE)
+        with Ending(self.epochs[self.epoch] if self.epoch != NOWHERE else {}):
+            batch = read(iterator)
+        lines = self.loaders.get(iterator._dataset, {"loader": NOWHERE_LINE})
         for tensor in tensors_in(batch):
             self.origins[tensor] = lines, self.epoch
         self.last |= lines
@@ -389,6 +402,7 @@ class Places(Origins):
             items = len(loader.sampler) if hasattr(type(loader.sampler), "__len__") else MOST
             epoch = {"items": items if items < MOST else None, "drops": bool(loader.drop_last)}
             epoch |= {"batch_size": loader.batch_size, "sampler": type(loader.sampler).__name__}
+            epoch |= {"ended": False}
             self.epoch_of[iterator] = len(self.epochs)
             self.epochs.append(epoch)
         return iterator
@@ -545,6 +559,7 @@ class OpTracer(Merges):
     def __init__(self, double=True, root="."):
         super().__init__(root)
         self.double, self.pid, self.passes = double, os.getpid(), 0
+        self.light = False  # whether the full steps are done, and little is kept
         self.recent = deque(maxlen=RECENT)  # features and logits, with their tags
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -611,7 +626,8 @@ class OpTracer(Merges):
         self.passes += torch.is_grad_enabled()
         lines, epoch = self.origins.get(photo, ({}, self.epoch))
         self.last |= lines  # others may have been read since then
-        tag = self.new_tag(photo, keep(photo), torch.is_autocast_enabled(photo.device.type))
+        kept = thumbnail(photo) if self.light else keep(photo)
+        tag = self.new_tag(photo, kept, torch.is_autocast_enabled(photo.device.type))
         for record in tag.passes.values():
             record.update(line=self.lines.here(), epoch=epoch)
         return tag
@@ -663,10 +679,14 @@ class OpTracer(Merges):
 
 
 class Recorder(OpTracer):
-    """A context in which the first `steps` updates of a trainer are recorded into `out`."""
+    """A context in which the first `steps` updates of a trainer are recorded into `out`.
 
-    def __init__(self, out, steps=5, double=True, root="."):
+    epochs: to the end of which one little of each later batch is recorded, 0 for none.
+    """
+
+    def __init__(self, out, steps=5, double=True, root=".", epochs=0):
         super().__init__(double, root)
+        self.asked_epochs, self.begun_epochs, self.later, self.rates = epochs, set(), [], []
         self.out = Path(out).absolute()  # trainers change folders
         self.steps, self.within, self.unseen = steps, False, 0
         self.batches, self.updates, self.waiting, self.pending = [], [], [], None
@@ -697,7 +717,10 @@ class Recorder(OpTracer):
         self.last.pop("changed", None)
         if not any(pair is other for other in self.waiting):
             self.finish_pending()
+            self.end_or_go_on(pair)
             self.waiting.append(pair)
+            if self.light:
+                return None
             if len(self.batches) + len(self.waiting) <= 1:
                 self.first = [keep(w["tensor"]) for w in self.weights]
             if len(self.waiting) == 1:
@@ -707,7 +730,8 @@ class Recorder(OpTracer):
         return None
 
     def gradients(self):
-        tensors = (w["tensor"] for w in self.weights)
+        """The samples of all gradients; () behind the full steps."""
+        tensors = (w["tensor"] for w in self.weights if not self.light)
         return [sample(t.grad if t.is_leaf else None) for t in tensors]
 
     def before_step(self, optimizer, args, kwargs):
@@ -730,6 +754,8 @@ class Recorder(OpTracer):
         if self.done or (not self.waiting and self.pending is None):
             return None
         self.updating = True
+        if self.light:
+            return self.note_later(optimizer)
         if self.pending is None or self.waiting:
             self.pending = {"batches": len(self.waiting), "optimizers": []}
             self.pending |= {"gradients": self.gradients(), "before": self.state_of_weights()}
@@ -743,6 +769,16 @@ class Recorder(OpTracer):
             self.pending["optimizers"].append(self.stepping[id(optimizer)])
         self.stepping[id(optimizer)]["times"] += 1
         return None
+
+    def note_later(self, optimizer):
+        """An update behind the full steps: its batches, and the learning rates."""
+        if self.waiting:
+            self.later += [brief(pair, len(self.rates)) for pair in self.waiting]
+            self.rates.append([])
+            self.waiting, self.stepping = [], {}
+        if id(optimizer) not in self.stepping:
+            self.stepping[id(optimizer)] = {}
+            self.rates[-1] += [float(group.get("lr", 0)) for group in optimizer.param_groups]
 
     def describe_optimizer(self, optimizer):
         """What an optimizer says of itself: its class, every value of every group, its state."""
@@ -763,7 +799,7 @@ class Recorder(OpTracer):
         """The weights right behind an update."""
         if self.pending is not None and not self.done:
             self.pending["after"] = self.state_of_weights()
-            self.updating = False
+        self.updating = False
 
     def state_of_weights(self):
         return [sample(w["tensor"]) for w in self.weights]
@@ -778,16 +814,25 @@ class Recorder(OpTracer):
         return kept + list(map(keep, now[len(kept) :]))  # those that were made since then, whole
 
     def finish_pending(self):
-        """The weights at the next training step end the one before; the last one ends all."""
+        """The weights at the next training step end the one before."""
         if self.pending is not None:
             self.updates.append(self.pending | {"next": self.state_of_weights()})
             self.pending = None
             self.show_progress()
-            if len(self.updates) >= self.steps:
-                self.done = True
-                if self.stays:
-                    self.save()
-                sys.exit(0)
+
+    def end_or_go_on(self, pair):
+        """Behind the full steps and the epochs asked for the next batch ends all."""
+        self.begun_epochs |= {record["epoch"] for record in pair["passes"].values()} - {NOWHERE}
+        if len(self.updates) < self.steps:
+            return
+        past = len(self.begun_epochs) > self.asked_epochs or not self.asked_epochs
+        if past or len(self.later) >= MOST_LATER:
+            self.done = True
+            if self.stays:
+                self.save()
+            sys.exit(0)
+        self.light = True
+        self.show_progress()
 
     def show_progress(self):
         """Says how many steps are recorded and about how long the others take; at most one line
@@ -795,16 +840,19 @@ class Recorder(OpTracer):
         """
         done, now = len(self.updates), time.monotonic()
         left, self.begun = round((now - self.begun) * (self.steps - done)), now
-        if now - self.said < EVERY or done >= self.steps or sys.__stderr__ is None:
+        if now - self.said < EVERY or sys.__stderr__ is None:
             return
-        self.said = now
-        text = f"record.py: {done} of {self.steps} steps recorded, about {left} s left"
-        print(text, file=sys.__stderr__, flush=True)
+        text = f"{done} of {self.steps} steps recorded, about {left} s left"
+        if done >= self.steps:
+            text = f"{len(self.later)} batches recorded behind the {done} steps"
+        if done < self.steps or self.light:
+            self.said = now
+            print(f"record.py: {text}", file=sys.__stderr__, flush=True)
 
     def on_output_line(self, line):
         """A line that the trainer prints: those with numbers, and how many batches were done."""
         if any(c.isdigit() for c in line) and len(self.printed) < 10_000 and not self.done:
-            done = len(self.batches) + len(self.waiting), len(self.updates)
+            done = len(self.batches) + len(self.later) + len(self.waiting), len(self.updates)
             self.printed.append([*done, line[:500], self.lines.here()])
 
     def on_schedule_made(self, made, schedule, *args, **options):
@@ -816,13 +864,15 @@ class Recorder(OpTracer):
         """A step of a schedule, and how many updates had been done."""
         known = next((s for s in self.schedules if s["object"] is schedule), None)
         if known is not None and not self.done:
-            known["steps"].append(len(self.updates) + (self.pending is not None))
+            done = len(self.updates) + (self.pending is not None) + len(self.rates)
+            known["steps"].append(done)
             if known["steps"][-1]:  # schedules step once as they are made
                 known["stepped"] = self.lines.here()
         return step(schedule, *args, **options)
 
     def on_file_opened(self, opened, file, *args, **options):
-        self.files.append(os.path.basename(str(file)))
+        if len(self.files) < MOST_FILES:
+            self.files.append(os.path.basename(str(file)))
         return opened(file, *args, **options)
 
     def trace(self):
@@ -837,7 +887,8 @@ class Recorder(OpTracer):
         last = [self.pending | {"next": None}] if done else []
         trace |= {"updates": self.updates + last, "printed": self.printed}
         trace |= {"asked": self.steps, "epochs": self.epochs}
-        trace["files"] = self.files[:20_000]
+        trace |= {"later": self.later, "rates": self.rates, "asked_epochs": self.asked_epochs}
+        trace["files"] = self.files
         kept = ("steps", "line", "stepped")
         trace["schedules"] = [describe(s["object"]) | {k: s[k] for k in kept}
                               for s in self.schedules]  # fmt: skip
@@ -867,8 +918,35 @@ def written(trace, out):
     done, asked = len(trace["updates"]), trace["asked"]
     said = f"record.py: updates: {done}, batches: {len(trace['batches'])}, "
     said += f"tensors: {len(trace['weights'])} -> {out}"
-    early = f"record.py: your trainer ended after {done} of the {asked} steps asked for"
-    return f"{said}\n{early}" if done < asked else said
+    ends, ended = "record.py: your trainer ended", whole_epochs(trace)
+    if trace["asked_epochs"]:
+        said += f" (later batches: {len(trace['later'])}, whole epochs: {ended})"
+    if done < asked:
+        said += f"\n{ends} after {done} of the {asked} steps asked for"
+    elif ended < trace["asked_epochs"]:
+        said += f"\n{ends} after {ended} of the {trace['asked_epochs']} epochs asked for"
+    return said
+
+
+def whole_epochs(trace):
+    """How many epochs of the recorded batches ended."""
+    numbers = {record["epoch"] for batch in trace["batches"] for record in batch["passes"]}
+    numbers |= {batch["epoch"] for batch in trace["later"]}
+    return sum(trace["epochs"][n]["ended"] for n in numbers - {NOWHERE})
+
+
+def brief(pair, update):
+    """What is kept of a batch behind the full steps, of an update numbered from there."""
+    own = clean(pair)
+    made = [layer["output"] for layer in own["head"] if "dropout" not in layer["op"]]
+    logits = made[-1] if made else own["merged"]
+    photos = [record["input"] for record in own["passes"]]
+    known = {"photos": None, "rows": own["rows"], "labels": own["labels"], "update": update}
+    if all(photo is not None for photo in photos):
+        known["photos"] = torch.cat([thumbnail(x) if x.dim() == 4 else x for x in photos])
+    known["logits"] = logits if logits.dim() and is_small(logits) else None
+    known["loss"] = float(own["backwards"][-1]["loss"])
+    return known | {"epoch": own["passes"][0]["epoch"]}
 
 
 def dims_of(args, kwargs):
@@ -1013,6 +1091,20 @@ class Tee:
         return getattr(self.stream, name)
 
 
+class Ending:
+    """Context in which an iterator that is exhausted is noted in the record of its epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if kind is StopIteration:
+            self.epoch["ended"] = True
+
+
 class Unwritten:
     """Context in which a file that cannot be written in full is gone, and one line says why."""
 
@@ -1031,10 +1123,10 @@ class Unwritten:
 class Recording(ExitStack):
     """Everything that recording changes in torch, and changes back; writes the trace at its end."""
 
-    def __init__(self, out, steps=5, as_is=False, root=None):
+    def __init__(self, out, steps=5, as_is=False, root=None, epochs=0):
         super().__init__()
         root = os.path.dirname(os.path.abspath(sys.argv[0])) if root is None else root
-        self.recorder = Recorder(out, steps, not as_is, root)
+        self.recorder = Recorder(out, steps, not as_is, root, epochs)
 
     def __enter__(self):
         recorder = self.recorder
@@ -1096,10 +1188,10 @@ class Recording(ExitStack):
         setattr(owner, name, value)
 
 
-def watch(out, steps=5, as_is=False):
+def watch(out, steps=5, as_is=False, epochs=0):
     """Begins to record here, for a notebook; the trace is written after the steps, or at exit."""
     check_out(Path(out))
-    recording = Recording(out, steps, as_is, os.getcwd())
+    recording = Recording(out, steps, as_is, os.getcwd(), epochs)
     recording.recorder.stays = True
     recording.__enter__()
     atexit.register(recording.close)
@@ -1140,6 +1232,8 @@ def main(argv=None, command="record.py"):
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=shape)
     parser.error = refuse
     parser.add_argument("--steps", type=int, default=5, help="updates to record (%(default)s)")
+    text = "go on to the end of that epoch, with little of each later batch"
+    parser.add_argument("--epochs", type=int, default=0, help=text)
     parser.add_argument("--as-is", action="store_true", help="leave the precision alone")
     parser.add_argument("--out", required=True, help="the trace to write")
     parser.add_argument("script", help="the trainer: a file, or a module as `python -m` takes it")
@@ -1162,7 +1256,7 @@ def main(argv=None, command="record.py"):
     if is_module:
         spec = importlib.util.find_spec(args.script.partition(".")[0])
         root = next(iter(spec.submodule_search_locations or [os.path.dirname(spec.origin)]))
-    with Recording(args.out, args.steps, args.as_is, root):
+    with Recording(args.out, args.steps, args.as_is, root, args.epochs):
         if is_module:
             runpy.run_module(args.script, run_name="__main__", alter_sys=True)
         else:

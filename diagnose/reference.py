@@ -169,6 +169,17 @@ def is_reversed(sides, batch):
     return relative_error(b - a, column(batch.merged)) <= FORMULA[a.dtype != torch.float64]
 
 
+def order_of(rows):
+    """The places of both sides, photo_1 first: the one that entered first; rows: see Batch."""
+    return [1, 0] if bool((rows[1] < rows[0]).all()) else [0, 1]
+
+
+def pass_of(batch, side):
+    """The Pass of the first photo of a side; side: its rows."""
+    ends = torch.tensor([len(record.input) for record in batch.passes]).cumsum(0)
+    return batch.passes[int((ends <= side[0]).sum())]
+
+
 def sides_of(batch):
     """The Sides of a recorded pair, photo_1 first; None where it has not two equal ones."""
     rows, passes = batch.rows, [record.input for record in batch.passes]
@@ -179,7 +190,7 @@ def sides_of(batch):
         return None
     if features[0].dim() == 1 and any(len(set(side.tolist())) == 1 < len(side) for side in rows):
         return None  # features of one photo, not scores of many
-    order = [1, 0] if bool((rows[1] < rows[0]).all()) else [0, 1]
+    order = order_of(rows)
     features = [column(features[i]) for i in order]
     if all(x is None for x in passes):
         return Sides(None, features, [None, None], [[], []], [], rows)
@@ -188,8 +199,6 @@ def sides_of(batch):
     slots = [batch.gradients.get(f"features_{i}", []) for i in order]
     gradients = [list(map(column, side)) for side in slots]
     photos, rows = torch.cat(passes), [rows[i] for i in order]
-    ends = torch.tensor([len(x) for x in passes]).cumsum(0)
-    first = [int((ends <= side[0]).sum()) for side in rows]
-    numbers = [batch.passes[place].weights for place in first]
+    numbers = [pass_of(batch, side).weights for side in rows]
     inputs = [photos[side] for side in rows]
     return Sides(inputs, features, gradients, numbers, passes, rows)

@@ -174,13 +174,32 @@ class Schedule:
 class Epoch:
     """An epoch of a loader that began, by its place in the trace.
 
-    items: of the loader's sampler, None where it has no length; drops: whether it has drop_last.
+    items: of the loader's sampler, None where it has no length; drops: whether it has drop_last;
+    ended: whether its last batch was read and another one asked for.
     """
 
     items: int | None
     drops: bool
     batch_size: int | None
     sampler: str
+    ended: bool
+
+
+@dataclass(frozen=True)
+class LaterBatch:
+    """A batch behind the full steps, of which little is kept.
+
+    photos: gray thumbnails [N, T, T], None where features were given; rows: see Batch; logits
+    [B, 1 or 2], None where they are not known; update: its place in the trace's rates.
+    """
+
+    photos: Tensor | None
+    rows: tuple[Tensor, ...]
+    labels: tuple[Label, ...]
+    logits: Tensor | None
+    loss: float
+    update: int
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -196,7 +215,9 @@ class Line:
 class Trace:
     """All that record.py writes; printed: (batches done, updates done, text, number of its line).
 
-    asked: steps that were to be recorded; epochs: of all loaders, in the order in which they began.
+    asked: steps that were to be recorded; epochs: of all loaders, in the order in which they began;
+    later: batches behind the full steps; rates: of every parameter group in each update behind
+    them; asked_epochs: to the end of which epoch they were to be recorded.
 
     photo_lines: {what is done to a photo: number of the last line that does}.
     """
@@ -210,6 +231,9 @@ class Trace:
     printed: tuple[tuple, ...]
     asked: int
     epochs: tuple[Epoch, ...]
+    later: tuple[LaterBatch, ...]
+    rates: tuple[tuple[float, ...], ...]
+    asked_epochs: int
     files: tuple[str, ...]
     schedules: tuple[Schedule, ...]
     photo_lines: dict[str, int]

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from diagnose.stages.printed import PRINTED_AT
+from diagnose.finding import LINE_AT
 from diagnose.trace import batches_of
 from run.findings import Place
 
@@ -17,7 +17,7 @@ USUAL = {
     "loss": ("loss",),
     "gradients": ("changed", "backward"),
     "update": ("optimizer",),
-    "printed": ("print",),
+    "printed": ("own",),
 }
 AFTER_BATCH = ("changed", "clip", "zero_grad", "step", "group", "freeze")
 
@@ -31,7 +31,7 @@ def with_lines(findings, trace):
         dataclasses.replace(
             finding,
             where=places_of(finding, trace, batches),
-            values={k: v for k, v in finding.values.items() if k != PRINTED_AT},
+            values={k: v for k, v in finding.values.items() if k != LINE_AT},
         )
         for finding in findings
     ]
@@ -66,7 +66,7 @@ def numbers_of(name, finding, trace, step, batch):
         "optimizer": [optimizer.line for optimizer in update.optimizers],
         "schedule": [schedule.line for schedule in trace.schedules],
         "schedule step": [schedule.stepped for schedule in trace.schedules],
-        "print": [finding.values.get(PRINTED_AT, -1)],
+        "own": [finding.values.get(LINE_AT, -1)],
         "moved": [later.lines.get("moved", -1) for later in trace.updates[step + 1 : step + 2]],
     }
     if name in places:

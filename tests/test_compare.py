@@ -710,7 +710,7 @@ def test_two_signs_that_cancel_are_both_named():
 
 
 def test_an_answer_of_which_nothing_was_judged_says_so():
-    basis = compare.Basis(1, 1, 8, 0, 1, None, None, None, 224, "train_resnet")
+    basis = compare.Basis(1, 1, 8, 0, 0, 0, 0, 0, None, None, None, 224, "train_resnet")
     found = [Row(f"{stage}.skipped", SKIPPED, "").found() for stage in STAGES]
     found += [features.NOT_TWO_SIDES.found()]
     assert answer.verdict(found, basis) == "Unexplained: features. Nothing else was judged."

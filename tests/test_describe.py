@@ -135,23 +135,25 @@ def test_labels_that_a_permutation_gives_by_chance_are_not_told_as_one():
 
 
 def test_whole_epochs_are_judged_by_their_loader():
-    listed, epoch = 21, Epoch(21, False, 8, "RandomSampler")
     sizes, rng = [8, 8, 5] * 2, np.random.default_rng(2)
 
-    def judged(orders, epoch=epoch):
+    def judged(orders, items=21, drops=False, listed=21):
         places = [int(place) for order in orders for place in order]
         official = [OfficialPair("train", place, 0, False, None) for place in places]
         known = [RecordedPair(0, one) for one in official]
-        epochs = [(0, epoch)] * 3 + [(1, epoch)] * 3
+        epochs = [(n // 3, Epoch(items, drops, 8, "RandomSampler", n < 3)) for n in range(6)]
         found = pairs.judge_pairs(known, sizes, {"batch_size": 8}, [1] * 6, listed, epochs)
-        return [f.id for f in found]
+        return {f.id: f.values for f in found}
 
     drawn = [rng.permutation(21) for _ in range(2)]
-    assert judged(drawn) == []
-    assert judged([np.arange(21)] * 2) == ["pairs.unshuffled"]
-    assert judged([drawn[0]] * 2) == ["pairs.same_order"]
-    assert judged(drawn, Epoch(21, True, 8, "RandomSampler")) == ["pairs.last_batch_dropped"]
-    assert judged(drawn, Epoch(25, False, 8, "RandomSampler")) == ["pairs.part_in_epoch"]
+    assert judged(drawn) == {}
+    assert [*judged([np.arange(21)] * 2)] == ["pairs.unshuffled"]
+    assert [*judged([drawn[0]] * 2)] == ["pairs.same_order"]
+    assert [*judged(drawn, drops=True)] == ["pairs.last_batch_dropped"]
+    told = {"items": 21, "listed": 23, "missing": (22, 23), "epochs": 1}
+    assert judged(drawn, listed=23) == {"pairs.part_in_epoch": told}
+    told = {"pairs": (21,), "items": 25}
+    assert judged(drawn, items=25, listed=25) == {"pairs.epoch_left_early": told}
 
 
 def test_a_part_of_the_weights_that_was_not_loaded_is_named_on_the_real_resnet():
@@ -167,6 +169,6 @@ def test_where_nothing_was_printed_there_is_nothing_to_judge(figure):
     lines = [(n, n, f"step {n} {figure} 0.5", -1) for n in (1, 2)] if figure else []
     facts = [{"accuracy": 0.5, "loss": 0.5, "pairs": 8}] * 2
     found = printed.judge_printed(lines, facts)
-    basis = compare.Basis(2, 2, 16, 16, None, None, None, 64, 224, "train_resnet")
+    basis = compare.Basis(2, 2, 16, 16, None, 0, 0, 0, None, None, 64, 224, "train_resnet")
     (line,) = (line for line in answer.lines_of(found, basis) if line.startswith("printed "))
     assert line.split(maxsplit=1)[1] == ("equal, judged in part" if figure else "nothing to judge")

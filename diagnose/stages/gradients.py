@@ -9,6 +9,7 @@ from diagnose.backward import (
     head_gradients,
 )
 from diagnose.criterion import logits_of
+from diagnose.finding import LINE_AT
 from diagnose.numerics import (
     BACKWARD,
     formula_tolerance,
@@ -17,7 +18,7 @@ from diagnose.numerics import (
     replay_tolerance,
 )
 from diagnose.parameters import describe
-from diagnose.reference import column
+from diagnose.reference import column, pass_of
 from diagnose.stepping import declared
 from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, WRONG, Row
 
@@ -79,10 +80,10 @@ CUT = Row(
 ONE_DETACHED = Row(
     "gradients.one_side_detached",
     CAUSE,
-    "features_{side} is detached: no gradient flows through photo_{side}",
-    help="do not detach the features",
+    "no gradient flows through photo_{side}: features_{side} is detached, or made under no_grad",
+    help="let gradients flow through both photos: no no_grad(), no detach()",
     matters=WRONG,
-    at=("detach", "forward"),
+    at=("detach", "own"),
 )
 DETACHED = Row(
     "gradients.features_detached",
@@ -194,7 +195,8 @@ def judge_contribution(view, passes, rounding, update, computed):
     findings = judge_backwards(added)
     none = [i + 1 for i, g in enumerate(sides.gradients) if not g and sides.inputs is not None]
     if len(none) == 1:
-        findings.append(ONE_DETACHED.found(side=none[0]))
+        line = pass_of(batch, sides.rows[none[0] - 1]).line
+        findings.append(ONE_DETACHED.found(side=none[0], **{LINE_AT: line}))
     elif len(none) == 2 and not frozen >= own.keys() and not is_cut(batch):
         findings.append(DETACHED.found())
     made = head_gradients(batch)

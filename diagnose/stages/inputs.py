@@ -118,6 +118,7 @@ FILTERS = (
             "the resampling filter is {filter} (reference: {reference})",
             by_pillow(kind),
             "filter",
+            help="resize with Pillow's {reference} filter",
         )
         for kind in Image.Resampling
     ),

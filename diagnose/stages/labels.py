@@ -107,15 +107,18 @@ SOME_FIRST = Row(
 )
 
 
-def label_of(batch):
-    """(labels [B] as they entered the step, as the loss took them), or None."""
-    for entry in batch.labels:
+def label_of(entries, count):
+    """(labels [B] as they entered the step, as the loss took them) of so many pairs, or None.
+
+    entries: the diagnose.trace.Labels that met the logits.
+    """
+    for entry in entries:
         both = []
         for values in (entry.root, entry.values):
             one_hot = values.dim() == 2 and values.shape[1] == 2
             flat = values.argmax(1) if one_hot else values.reshape(-1)
             both.append(flat.long())
-        if all(int(b.min()) >= 0 and len(b) == len(batch.features[0]) for b in both):
+        if all(int(b.min()) >= 0 and len(b) == count for b in both):
             return both
     return None
 

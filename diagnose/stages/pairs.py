@@ -58,6 +58,12 @@ DROPPED = Row(
     "the last {dropped} pairs of every epoch are dropped: drop_last=True (reference: all are used)",
     help="use drop_last=False",
 )
+LEFT_EARLY = Row(
+    "pairs.epoch_left_early",
+    CAUSE,
+    "an epoch ends after {pairs} of {items} pairs: the loop is left before its loader ends",
+    help="train on every batch of the loader: no break, no limit of batches per epoch",
+)
 SAME_ORDER = Row(
     "pairs.same_order",
     CAUSE,
@@ -166,17 +172,27 @@ def judge_loader(by_epoch, sizes, listed, epochs):
     loader = next((epoch for _, epoch in epochs if epoch is not None), None)
     if loader is None or loader.items is None or loader.batch_size != max(sizes):
         return []
-    findings, ended = [], list(by_epoch.values())[:-1]
+    of = dict(epochs)
+    whole = [own for number, own in by_epoch.items() if of[number] and of[number].ended]
+    findings, counts = [], [sum(map(len, own)) for own in by_epoch.values()][:-1]
     if loader.items != listed:
-        seen = {place for batches in ended for batch in batches for _, place in batch}
+        seen = {place for batches in whole for batch in batches for _, place in batch}
         missing = [place + 1 for place in range(listed) if place not in seen]
-        known = ended and len(missing) == listed - loader.items
-        values = {"missing": tuple(missing[:MISSING]) if known else None, "epochs": len(ended)}
+        known = whole and len(missing) == listed - loader.items
+        values = {"missing": tuple(missing[:MISSING]) if known else None, "epochs": len(whole)}
         findings.append(PART.found(items=loader.items, listed=listed, **values))
-    dropped = loader.items % loader.batch_size
-    if loader.drops and dropped:
+    dropped = loader.items % loader.batch_size if loader.drops else 0
+    if dropped:
         findings.append(DROPPED.found(dropped=dropped))
+    if counts and max(counts) < loader.items - dropped:
+        findings.append(LEFT_EARLY.found(pairs=tuple(counts), items=loader.items))
     return findings
+
+
+def ended(trace, numbers):
+    """How many of the epochs with these numbers ended: all but the last, which may be known to."""
+    last = max(numbers)
+    return len(numbers) - 1 + (last < len(trace.epochs) and trace.epochs[last].ended)
 
 
 def epochs_of(trace):

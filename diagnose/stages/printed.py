@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass, replace
 
 from diagnose.explain import Change, explain
+from diagnose.finding import LINE_AT
 from diagnose.stages.loss import OF_ONE_LOGIT
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, WRONG, Row
 
 VALIDATION = r"(?<![a-z])(?:e?val(?!ue)|test)"  # words of a line that is not of the training
-PRINTED_AT = "printed_at"  # the value of a finding that is the number of a line
 # How each is called in a line, with what people write around it: Acc@1, avg_loss, Loss/train.
 FIGURES = {"accuracy": r"acc(?:uracy)?(?:@1)?|top[-_ ]?1", "loss": r"loss"}
 BEFORE = r"(?:train(?:ing)?|avg|average|mean|running|epoch|batch|total|step)[/_ .-]"
@@ -260,14 +260,15 @@ def half_digit(text):
     return ROUNDED * 10 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
 
 
-def accuracies(evidence, fitted):
-    """{series: share of right pairs} of a batch; fitted: the criterion.Recipe of its loss, or None.
+def accuracies(logits, label, single, fitted):
+    """{series: share of right pairs} of a batch by its logits [B, 2] and labels [B].
 
-    Where a single logit is fitted to 0 and 1, 0.5 is its middle.
+    single: whether there is one logit, the other 0; fitted: the criterion.Recipe of its loss, or
+    None. Where a single logit is fitted to 0 and 1, 0.5 is its middle.
     """
-    z, label = evidence.logits.double(), evidence.label
+    z = logits.double()
     z = fitted.function(z) if fitted and fitted.function else z
-    cut = 0.5 if evidence.single and fitted and fitted.terms in OF_ONE_LOGIT else 0.0
+    cut = 0.5 if single and fitted and fitted.terms in OF_ONE_LOGIT else 0.0
     prediction = (z[:, 1] - z[:, 0] > cut).long()
     shares = {
         "accuracy": prediction == label,
@@ -291,7 +292,7 @@ def judge_printed(printed, facts):
         if series and not facts:
             return [NO_FACTS.found()]
         for rows in series:
-            at = {PRINTED_AT: rows[-1][3]}
+            at = {LINE_AT: rows[-1][3]}
             found = explain_figures(figure, rows, facts)
             findings += [replace(finding, values=finding.values | at) for finding in found]
         findings += [] if series else [NO_LINES.found(figure=figure)]

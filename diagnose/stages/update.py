@@ -108,14 +108,14 @@ RULE = {  # values of SGD other than the learning rate
         "update.momentum",
         CAUSE,
         "momentum[ of {parameters}] is {momentum} (reference: {reference})",
-        help="pass momentum={reference}",
+        help="use momentum={reference} in every parameter group",
         flag=flag_of_all("--momentum", "momentum"),
     ),
     "weight_decay": Row(
         "update.weight_decay",
         CAUSE,
         "weight decay[ of {parameters}] is {weight_decay} (reference: {reference})",
-        help="pass weight_decay={reference}",
+        help="use weight_decay={reference} in every parameter group",
         flag=flag_of_all("--weight-decay", "weight_decay"),
     ),
     "dampening": Row(

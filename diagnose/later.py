@@ -1,0 +1,95 @@
+"""Batches behind the full steps, of which thumbnails, labels, logits, losses and rates are kept.
+
+They show what the first steps cannot: the order and the number of pairs of whole epochs, all their
+labels, figures of an epoch, and schedules.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import torch
+
+from diagnose.official import RecordedPair
+from diagnose.reference import order_of
+from diagnose.stages import labels, printed
+from run.findings import SKIPPED, Row
+
+UNKNOWN = Row(
+    "pairs.later_unknown",
+    SKIPPED,
+    "{unknown} of {pairs} pairs behind step {steps} could not be identified, so the order of these "
+    "epochs was not judged",
+    is_partial=True,
+)
+
+
+class Later(NamedTuple):
+    """A batch behind the full steps."""
+
+    step: int  # from 0 on, the full steps included
+    epoch: int
+    size: int  # pairs
+    pairs: list  # the RecordedPair of each that was identified
+    label: torch.Tensor | None  # [B], as it entered the step
+    logits: torch.Tensor | None  # [B, 1 or 2]
+    loss: float
+
+
+def view_later(trace, official, size, is_turned):
+    """The Later of every batch behind the full steps.
+
+    size: of the inputs, pixels; is_turned: whether photo_2 goes through the backbone first.
+    """
+    return [view(trace, batch, official, size, is_turned) for batch in trace.later]
+
+
+def view(trace, batch, official, size, is_turned):
+    """The Later of a recorded LaterBatch."""
+    count, step = len(batch.rows[0]), len(trace.updates) + batch.update
+    entered = labels.label_of(batch.labels, count)
+    recorded, known = [], len(batch.rows) == 2 and batch.photos is not None
+    known = known and all(len(side) == count and bool((side >= 0).all()) for side in batch.rows)
+    if known:
+        paths = official.of_thumbnails(batch.photos, size)
+        sides = [batch.rows[k].tolist() for k in order_of(batch.rows)]
+        pairs = [(paths[a], paths[b]) for a, b in zip(*sides, strict=True)]
+        pairs = [pair[::-1] for pair in pairs] if is_turned else pairs
+        own = entered[0].tolist() if entered else [None] * count
+        recorded = [
+            RecordedPair(label, official.find(*pair), step, row, count, tuple(p.name for p in pair))
+            for row, (pair, label) in enumerate(zip(pairs, own, strict=True))
+            if None not in pair
+        ]
+    label = entered and entered[0]
+    return Later(step, batch.epoch, count, recorded, label, batch.logits, batch.loss)
+
+
+def pairs_of(later):
+    """All RecordedPairs of some batches."""
+    return list(itertools.chain.from_iterable(batch.pairs for batch in later))
+
+
+def judge_known(later, steps):
+    """The finding on pairs that could not be identified, in a list."""
+    count, known = sum(batch.size for batch in later), len(pairs_of(later))
+    found = UNKNOWN.found(unknown=count - known, pairs=count, steps=steps)
+    return [found] if known < count else []
+
+
+def figures_of(later, fitted):
+    """{series: value} of every batch, as printed figures are made of, or None where one is not
+    known; fitted: the criterion.Recipe of the loss, or None.
+    """
+    facts = []
+    for batch in later:
+        label, logits = batch.label, batch.logits
+        if label is None and len(batch.pairs) == batch.size:
+            official = [pair.official for pair in batch.pairs]
+            label = torch.tensor([own.label for own in official]) if all(official) else None
+        if label is None or logits is None or logits.dim() != 2 or logits.shape[1] > 2:
+            return None
+        single = logits.shape[1] == 1
+        logits = torch.cat([0 * logits, logits], 1) if single else logits
+        own = printed.accuracies(logits, label, single, fitted)
+        facts.append(own | {"loss": batch.loss, "pairs": batch.size, "epoch": batch.epoch})
+    return facts

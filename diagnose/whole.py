@@ -1,0 +1,105 @@
+"""What is judged of all batches together: printed figures, pairs and labels, the later ones too."""
+
+import itertools
+from collections import Counter
+
+from diagnose.later import figures_of, judge_known, pairs_of
+from diagnose.stages import judge_loss as loss
+from diagnose.stages import labels, mixups, pairs, printed
+from run.findings import HARMLESS
+
+ABOUT = 1e-4  # relative difference of two factors of a loss that are one
+
+
+def judge_figures(trace, views, later, findings, swapped, inverted, fitted, in_parts):
+    """Findings on the factors of the losses and on what the trainer prints.
+
+    later: see diagnose.later; findings: of the steps; swapped, inverted, fitted: see
+    compare.judge_losses; in_parts: see judge_data.
+    """
+    back = {s for s, f in findings if f.stage == "gradients" and f.kind == HARMLESS}
+    left = [view for view in views if view.factor and view.step not in back]
+    groups = [trace.updates[view.step].batches for view in left]
+    sizes = [len(view.evidence.label) for view in left]
+    found = loss.judge_factors([view.factor for view in left], sizes, groups)
+    views = [view for view in views if view.evidence]
+    if len(views) < len(trace.batches) or in_parts:
+        # a printed figure may be of a batch that was not judged
+        return found + printed.judge_printed(trace.printed, [])
+    facts = [figures_of_view(view, fitted) for view in views]
+    turned = [swapped and (inverted or loss.outputs_swapped(view)) for view in views]
+    factors = [view.factor or 1 for view in views]
+    behind = later_factors(later, factors, [fact["pairs"] for fact in facts])
+    if behind is not None:
+        facts += figures_of(later, fitted) or []
+        turned += turned[-1:] * len(behind)
+        factors += behind
+    facts = [turn(fact) if other else fact for fact, other in zip(facts, turned, strict=False)]
+    is_back = [view.step in back for view in views] + [bool(back)] * len(later)
+    taken = [factor if own else 1 for factor, own in zip(factors, is_back, strict=False)]
+    # many print a loss without its factor
+    ways = [printed.judge_printed(trace.printed, divided(facts, by)) for by in (taken, factors)]
+    return found + min(ways, key=len)
+
+
+def figures_of_view(view, fitted):
+    """{series: value} of a batch, as printed figures are made of; see judge_figures."""
+    own = view.evidence
+    shares = printed.accuracies(own.logits, own.label, own.single, fitted)
+    facts = {"loss": float(own.loss), "pairs": len(own.label)}
+    return shares | facts | {"epoch": view.batch.passes[0].epoch}
+
+
+def later_factors(later, factors, sizes):
+    """The factor of the loss of each later batch by those of the full steps and their pairs; None
+    where they follow no rule.
+    """
+    if all(abs(f / factors[0] - 1) < ABOUT for f in factors):
+        return [factors[0]] * len(later)
+    if all(abs(f / n - 1) < ABOUT for f, n in zip(factors, sizes, strict=True)):
+        return [batch.size for batch in later]
+    return None
+
+
+def turn(fact):
+    """A fact with the shares of the other label."""
+    return {k: v if k in ("loss", "pairs", "epoch") else 1 - v for k, v in fact.items()}
+
+
+def divided(facts, factors):
+    """Facts with their losses divided."""
+    return [fact | {"loss": fact["loss"] / f} for fact, f in zip(facts, factors, strict=False)]
+
+
+def judge_data(trace, views, known, later, swapped, recipe, official, in_parts):
+    """Findings on the pairs and labels of all batches.
+
+    later: see diagnose.later; in_parts: whether the batches of a step are parts of one.
+    """
+    single = any(view.evidence and view.evidence.single for view in views)
+    every = known + pairs_of(later)
+    findings = pairs.judge_lists(every)
+    if any(pair.official is None for pair in known):
+        findings = mixups.judge_pairing(views, official) or findings
+    of_lists = [pair for pair in every if pair.official is not None]
+    if every and 2 * len(of_lists) <= len(every):
+        findings.append(labels.OF_OTHER_PAIRS.found())
+    else:
+        findings += labels.judge_labels(of_lists, single, swapped, official)
+    sizes = [len(view.sides.features[0]) for view in views]
+    counts = list(Counter(view.step for view in views).values())
+    epochs = (
+        pairs.epochs_of(trace) if len(views) == len(trace.batches) else [(-1, None)] * len(views)
+    )
+    unknown = judge_known(later, len(trace.updates))
+    if in_parts:
+        first = [n for n, view in enumerate(views) if n == 0 or views[n - 1].step != view.step]
+        sizes = [sum(sizes[a:b]) for a, b in itertools.pairwise([*first, len(sizes)])]
+        counts, epochs = [1] * len(first), [epochs[n] for n in first]
+    elif not unknown and len(views) == len(trace.batches):
+        known = every
+        sizes += [batch.size for batch in later]
+        counts += Counter(batch.step for batch in later).values()
+        epochs += [(b.epoch, trace.epochs[b.epoch] if b.epoch >= 0 else None) for b in later]
+    listed = official.count("train")
+    return findings + unknown + pairs.judge_pairs(known, sizes, recipe, counts, listed, epochs)
