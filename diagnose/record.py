@@ -678,22 +678,62 @@ class OpTracer(Merges):
                 self.recent.append((output.detach(), self.tags[output]))
 
 
-class Recorder(OpTracer):
+class LaterTracer(OpTracer):
+    """What is kept of the batches behind the full steps: little, to the end of so many epochs."""
+
+    def __init__(self, steps, double, root, epochs):
+        super().__init__(double, root)
+        self.steps, self.asked_epochs, self.begun_epochs = steps, epochs, set()
+        self.waiting, self.updates, self.stepping = [], [], {}
+        self.later, self.rates = [], []
+        self.begun = self.said = 0.0  # seconds: when the step began; a line of progress was said
+
+    def note_later(self, optimizer):
+        """An update behind the full steps: its batches, and the learning rates."""
+        if self.waiting:
+            self.later += [brief(pair, len(self.rates)) for pair in self.waiting]
+            self.rates.append([])
+            self.waiting, self.stepping = [], {}
+        if id(optimizer) not in self.stepping:
+            self.stepping[id(optimizer)] = {}
+            self.rates[-1] += [float(group.get("lr", 0)) for group in optimizer.param_groups]
+
+    def is_past(self, pair):
+        """Whether a batch is behind all that was asked for."""
+        self.begun_epochs |= {record["epoch"] for record in pair["passes"].values()} - {NOWHERE}
+        done = len(self.updates) >= self.steps
+        past = len(self.begun_epochs) > self.asked_epochs or not self.asked_epochs
+        return done and (past or len(self.later) >= MOST_LATER)
+
+    def show_progress(self):
+        """Says how many steps are recorded and about how long the others take; at most one line
+        every EVERY seconds.
+        """
+        done, now = len(self.updates), time.monotonic()
+        left, self.begun = round((now - self.begun) * (self.steps - done)), now
+        if now - self.said < EVERY or sys.__stderr__ is None:
+            return
+        text = f"{done} of {self.steps} steps recorded, about {left} s left"
+        if done >= self.steps:
+            text = f"{len(self.later)} batches recorded behind the {done} steps"
+        if done < self.steps or self.light:
+            self.said = now
+            print(f"record.py: {text}", file=sys.__stderr__, flush=True)
+
+
+class Recorder(LaterTracer):
     """A context in which the first `steps` updates of a trainer are recorded into `out`.
 
     epochs: to the end of which one little of each later batch is recorded, 0 for none.
     """
 
     def __init__(self, out, steps=5, double=True, root=".", epochs=0):
-        super().__init__(double, root)
-        self.asked_epochs, self.begun_epochs, self.later, self.rates = epochs, set(), [], []
+        super().__init__(steps, double, root, epochs)
         self.out = Path(out).absolute()  # trainers change folders
-        self.steps, self.within, self.unseen = steps, False, 0
-        self.batches, self.updates, self.waiting, self.pending = [], [], [], None
+        self.batches, self.pending, self.within, self.unseen = [], None, False, 0
         # stays: whether the process goes on after the steps, as the kernel of a notebook does
         self.stays, self.saved = False, False
-        self.begun = self.said = 0.0  # seconds: when the step began; a line of progress was said
-        self.printed, self.files, self.schedules, self.stepping = [], [], [], {}
+        self.printed, self.files, self.schedules = [], [], []
 
     def has_gradients(self):
         """Whether gradients wait for an optimizer step."""
@@ -717,10 +757,12 @@ class Recorder(OpTracer):
         self.last.pop("changed", None)
         if not any(pair is other for other in self.waiting):
             self.finish_pending()
-            self.end_or_go_on(pair)
+            if self.is_past(pair):
+                self.end()
             self.waiting.append(pair)
+            self.light = len(self.updates) >= self.steps
             if self.light:
-                return None
+                return self.show_progress()
             if len(self.batches) + len(self.waiting) <= 1:
                 self.first = [keep(w["tensor"]) for w in self.weights]
             if len(self.waiting) == 1:
@@ -770,16 +812,6 @@ class Recorder(OpTracer):
         self.stepping[id(optimizer)]["times"] += 1
         return None
 
-    def note_later(self, optimizer):
-        """An update behind the full steps: its batches, and the learning rates."""
-        if self.waiting:
-            self.later += [brief(pair, len(self.rates)) for pair in self.waiting]
-            self.rates.append([])
-            self.waiting, self.stepping = [], {}
-        if id(optimizer) not in self.stepping:
-            self.stepping[id(optimizer)] = {}
-            self.rates[-1] += [float(group.get("lr", 0)) for group in optimizer.param_groups]
-
     def describe_optimizer(self, optimizer):
         """What an optimizer says of itself: its class, every value of every group, its state."""
         groups, state = [], {}
@@ -820,34 +852,12 @@ class Recorder(OpTracer):
             self.pending = None
             self.show_progress()
 
-    def end_or_go_on(self, pair):
-        """Behind the full steps and the epochs asked for the next batch ends all."""
-        self.begun_epochs |= {record["epoch"] for record in pair["passes"].values()} - {NOWHERE}
-        if len(self.updates) < self.steps:
-            return
-        past = len(self.begun_epochs) > self.asked_epochs or not self.asked_epochs
-        if past or len(self.later) >= MOST_LATER:
-            self.done = True
-            if self.stays:
-                self.save()
-            sys.exit(0)
-        self.light = True
-        self.show_progress()
-
-    def show_progress(self):
-        """Says how many steps are recorded and about how long the others take; at most one line
-        every EVERY seconds.
-        """
-        done, now = len(self.updates), time.monotonic()
-        left, self.begun = round((now - self.begun) * (self.steps - done)), now
-        if now - self.said < EVERY or sys.__stderr__ is None:
-            return
-        text = f"{done} of {self.steps} steps recorded, about {left} s left"
-        if done >= self.steps:
-            text = f"{len(self.later)} batches recorded behind the {done} steps"
-        if done < self.steps or self.light:
-            self.said = now
-            print(f"record.py: {text}", file=sys.__stderr__, flush=True)
+    def end(self):
+        """Ends the trainer, or the running cell of a notebook."""
+        self.done = True
+        if self.stays:
+            self.save()
+        sys.exit(0)
 
     def on_output_line(self, line):
         """A line that the trainer prints: those with numbers, and how many batches were done."""
