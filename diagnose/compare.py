@@ -107,7 +107,7 @@ def explain(trace, root, page=None):
     told = swapped, reference.recipe, official, bool(copies)
     whole += judge_data(trace, views, known, later, *told)
     if all(f.row not in schedules.MOVES for _, f in findings):
-        whole += schedules.judge_schedules(trace, reference.recipe, known)
+        whole += schedules.judge_schedules(trace, reference.recipe, known + pairs_of(later))
     findings += [(step, f) for f in whole for step in range(steps)]
     identified = sum(pair.official is not None for pair in known)
     errors = [(p.relative_error, p.tolerance) for p in passes if p.recipe is not None]

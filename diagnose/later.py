@@ -11,7 +11,7 @@ import torch
 
 from diagnose.official import RecordedPair
 from diagnose.reference import order_of
-from diagnose.stages import labels, printed
+from diagnose.stages import judge_printed, labels
 from run.findings import SKIPPED, Row
 
 UNKNOWN = Row(
@@ -90,6 +90,6 @@ def figures_of(later, fitted):
             return None
         single = logits.shape[1] == 1
         logits = torch.cat([0 * logits, logits], 1) if single else logits
-        own = printed.accuracies(logits, label, single, fitted)
+        own = judge_printed.accuracies(logits, label, single, fitted)
         facts.append(own | {"loss": batch.loss, "pairs": batch.size, "epoch": batch.epoch})
     return facts

@@ -13,6 +13,7 @@ from disk.errors import show_progress, stop
 from disk.layout import find_split, photo_names
 
 OWN = 3  # preparations with estimated values that are tried on the next inputs
+COARSE = 64  # size of the inputs by which candidates are found for a thumbnail, pixels
 HOPELESS = 4  # inputs of a batch that nothing reproduces, before the others are not tried
 
 
@@ -56,7 +57,8 @@ class Official:
             stop(__file__, "no photo of the pairs is there")
         opened = set(opened)
         self.paths = [path for path in self.every if path.name in opened] or self.every
-        self.described, self.photos, self.thumbnails, self.hints = None, {}, {}, []
+        self.described, self.photos, self.hints = None, {}, []
+        self.coarse, self.thumbnails = [], {}  # of every photo, nearly; of some, exactly
         self.nearby = None  # the preparation that was nearest to the last input
         self.unsure = 0  # how many inputs in turn showed no photo for sure
 
@@ -76,7 +78,7 @@ class Official:
         more = len(self.paths) < len(self.every)
         if more:
             self.paths, self.described, self.photos = self.every, None, {}
-            self.thumbnails = {}
+            self.thumbnails, self.coarse = {}, []
         return more
 
     def look(self):
@@ -147,26 +149,35 @@ class Official:
 
     def match(self, cells, size):
         """As of_thumbnails, among the photos that count so far."""
-        self.look()
         ways = [preprocessing.reference(), *self.hints, *([self.nearby] if self.nearby else [])]
-        count = range(len(ways))
-        rows_of = recognition.recognize(cells.double()[:, None], self.described, CANDIDATES)
+        if not self.coarse:
+            self.coarse = [
+                self.thumbnails_of(ways, row, COARSE, COARSE) for row in self.every_row()
+            ]
+        alike = torch.stack(self.coarse)  # [photos, ways, T, T]
         paths = []
-        for own, rows in zip(cells.double(), rows_of, strict=True):
-            gaps = torch.tensor(
-                [min(gap(own, self.thumbnail(row, ways, n, size)) for n in count) for row in rows]
-            )
-            place, is_sure = told_apart(gaps)
+        for own in cells.double():
+            gaps = gaps_of(own, alike)
+            rows = gaps.argsort()[:CANDIDATES].tolist()
+            for row in rows:
+                if row not in self.thumbnails:
+                    self.thumbnails[row] = self.thumbnails_of(ways, row, size)
+            fine = gaps_of(own, torch.stack([self.thumbnails[row] for row in rows]))
+            place, is_sure = told_apart(fine)
             paths.append(self.paths[rows[place]] if is_sure else None)
         return paths
 
-    def thumbnail(self, row, ways, number, size):
-        """The thumbnail [T, T] of the photo of a row of paths, prepared in one of some ways."""
-        if (row, number) not in self.thumbnails:
-            photo = preprocessing.Photo(self.paths[row])  # not kept: there are many
-            made = preprocessing.apply(photo, ways[number], size)
-            self.thumbnails[row, number] = thumbnail(made[None])[0].double()
-        return self.thumbnails[row, number]
+    def every_row(self):
+        """The rows of paths, one after the other, with progress."""
+        for row in range(len(self.paths)):
+            show_progress(f"looking at photo {row + 1}/{len(self.paths)}")
+            yield row
+
+    def thumbnails_of(self, ways, row, size, least=None):
+        """Thumbnails [ways, T, T] of the photo of a row of paths, prepared in these ways."""
+        photo = preprocessing.Photo(self.paths[row], least)  # not kept: there are many
+        made = [preprocessing.apply(photo, way, size) for way in ways]
+        return thumbnail(torch.stack(made)).double()
 
     def keep_hint(self, preparation):
         """Keeps how an input was prepared, to be tried first on the next ones.
@@ -206,6 +217,9 @@ class Official:
         return preparations, paths, worst
 
 
-def gap(cells, made):
-    """By how much two thumbnails [T, T] differ, relative to how much the first varies."""
-    return float((cells - made).norm() / (cells - cells.mean()).norm().clamp(min=1e-12))
+def gaps_of(cells, made):
+    """By how much a thumbnail [T, T] differs from the nearest of each photo's [photos, ways, T, T],
+    relative to how much it varies, [photos].
+    """
+    size = torch.linalg.vector_norm(cells - cells.mean()).clamp(min=1e-12)
+    return torch.linalg.vector_norm(made - cells, dim=(2, 3)).amin(1) / size

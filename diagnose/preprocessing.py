@@ -78,10 +78,14 @@ def affines_of(to_input):
 
 
 class Photo:
-    """A photo file, and what has been made of it."""
+    """A photo file, and what has been made of it.
 
-    def __init__(self, path):
+    least: pixels of its sides that are enough, to which a JPEG file is decoded faster; None: all.
+    """
+
+    def __init__(self, path, least=None):
         with Image.open(path) as photo:
+            photo.draft("RGB", least and (least, least))
             self.orientation = photo.getexif().get(0x0112, 1)
             self.upright = ImageOps.exif_transpose(photo).convert("RGB")
             self.stored = photo.convert("RGB")

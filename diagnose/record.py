@@ -930,19 +930,21 @@ def written(trace, out):
     said += f"tensors: {len(trace['weights'])} -> {out}"
     ends, ended = "record.py: your trainer ended", whole_epochs(trace)
     if trace["asked_epochs"]:
-        said += f" (later batches: {len(trace['later'])}, whole epochs: {ended})"
+        said += f" (later batches: {len(trace['later'])}, "
+        said += f"whole epochs: {'not known without a loader' if ended is None else ended})"
     if done < asked:
         said += f"\n{ends} after {done} of the {asked} steps asked for"
-    elif ended < trace["asked_epochs"]:
+    elif ended is not None and ended < trace["asked_epochs"]:
         said += f"\n{ends} after {ended} of the {trace['asked_epochs']} epochs asked for"
     return said
 
 
 def whole_epochs(trace):
-    """How many epochs of the recorded batches ended."""
+    """How many epochs of the recorded batches ended; None where no loader says so."""
     numbers = {record["epoch"] for batch in trace["batches"] for record in batch["passes"]}
     numbers |= {batch["epoch"] for batch in trace["later"]}
-    return sum(trace["epochs"][n]["ended"] for n in numbers - {NOWHERE})
+    ended = [trace["epochs"][n]["ended"] for n in numbers - {NOWHERE}]
+    return sum(ended) if ended else None
 
 
 def brief(pair, update):

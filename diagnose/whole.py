@@ -5,7 +5,8 @@ from collections import Counter
 
 from diagnose.later import figures_of, judge_known, pairs_of
 from diagnose.stages import judge_loss as loss
-from diagnose.stages import labels, mixups, pairs, printed
+from diagnose.stages import judge_printed as printed
+from diagnose.stages import labels, mixups, pairs
 from run.findings import HARMLESS
 
 ABOUT = 1e-4  # relative difference of two factors of a loss that are one

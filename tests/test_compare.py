@@ -96,7 +96,8 @@ def test_what_is_harmless_is_no_alarm(plant):
 @pytest.mark.parametrize("script", zoo.SCRIPTS)
 @pytest.mark.parametrize("seed", range(2))
 def test_clean_trainers_are_equal(script, seed):
-    assert zoo.wrong_with([], zoo.examine([], script, seed=seed), script) == []
+    found = zoo.examine([], script, seed=seed, epochs=2 * seed)
+    assert zoo.wrong_with([], found, script) == []
 
 
 @pytest.mark.parametrize("plant", zoo.plants_of("scores"))
@@ -235,11 +236,12 @@ def test_a_trainer_as_it_is_in_single(plants):
     assert zoo.wrong_with(plants, zoo.examine(plants, as_is=True)) == []
 
 
-def test_a_recorded_run_as_it_is_prints_the_same_figures(tmp_path):
+@pytest.mark.parametrize("steps, epochs", [("3", []), ("1", ["--epochs", "1"])])
+def test_a_recorded_run_as_it_is_prints_the_same_figures(steps, epochs, tmp_path):
     script = str(zoo.HERE / "plain.py")
     words = ["--data", str(zoo.dataset()[1]), "--size", "64", "--tiny", "--steps", "3"]
-    recorder = [str(conftest.ROOT / "diagnose" / "record.py"), "--steps", "3", "--as-is", "--out"]
-    recorded = [*recorder, str(tmp_path / "mine.trace"), script]
+    recorder = [str(conftest.ROOT / "diagnose" / "record.py"), "--steps", steps, "--as-is"]
+    recorded = [*recorder, *epochs, "--out", str(tmp_path / "mine.trace"), script]
     printed = [
         subprocess.run([sys.executable, *start, *words], capture_output=True, text=True).stdout
         for start in ([script], recorded)
@@ -408,6 +410,25 @@ def test_every_photo_is_recognised(real, tmp_path):
     ]
     found = recognition.recognize(made, described, few=5)
     assert len(made) > 15 and [3 * i in rows for i, rows in enumerate(found)] == [True] * len(made)
+
+
+@pytest.mark.parametrize("size", [64, 150])
+@pytest.mark.parametrize("real", [False, True], ids=["demo", "photographs"])
+def test_every_photo_is_known_by_its_thumbnail(real, size):
+    root = conftest.SHARED / "kodak_series" if real else zoo.dataset()[1]
+    if not root.is_dir():
+        pytest.skip(f"no photographs in {root}")
+    official, rng = official_module.Official(root, []), np.random.default_rng(size)
+    crop = preprocessing.reference() | {"geometry": "crop"}
+    official.keep_hint(crop)
+    drawn = rng.permutation(len(official.every))[:24]
+    ways = [crop, preprocessing.reference()] * 12
+    photos = [preprocessing.Photo(official.every[n]) for n in drawn]
+    made = [preprocessing.apply(*own, size) for own in zip(photos, ways, strict=True)]
+    found = official.of_thumbnails(record.thumbnail(torch.stack(made)), size)
+    assert found == [official.every[n] for n in drawn]
+    blank = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(size))
+    assert official.of_thumbnails(record.thumbnail(blank), size) == [None] * 3
 
 
 def edited(function, old, new):

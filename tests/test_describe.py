@@ -16,7 +16,7 @@ import data
 from diagnose import answer, compare
 from diagnose.describe import Fact, facts_of, rules_of
 from diagnose.official import OfficialPair, RecordedPair
-from diagnose.stages import mixups, pairs, printed
+from diagnose.stages import judge_printed, mixups, pairs
 from diagnose.trace import Epoch
 
 pytestmark = pytest.mark.real  # the zoo brings its own backbones
@@ -168,7 +168,7 @@ def test_a_part_of_the_weights_that_was_not_loaded_is_named_on_the_real_resnet()
 def test_where_nothing_was_printed_there_is_nothing_to_judge(figure):
     lines = [(n, n, f"step {n} {figure} 0.5", -1) for n in (1, 2)] if figure else []
     facts = [{"accuracy": 0.5, "loss": 0.5, "pairs": 8}] * 2
-    found = printed.judge_printed(lines, facts)
+    found = judge_printed.judge_printed(lines, facts)
     basis = compare.Basis(2, 2, 16, 16, None, 0, 0, 0, None, None, 64, 224, "train_resnet")
     (line,) = (line for line in answer.lines_of(found, basis) if line.startswith("printed "))
     assert line.split(maxsplit=1)[1] == ("equal, judged in part" if figure else "nothing to judge")

@@ -127,8 +127,10 @@ def judge_pairs(pairs, sizes, recipe, steps, listed, epochs):
         return findings + judge_loader({}, sizes, listed, epochs)
     begins = [0, *itertools.accumulate(sizes)]
     batches = [places[a:b] for a, b in itertools.pairwise(begins)]
-    by_epoch = {}
-    for (number, _), batch in zip(epochs, batches, strict=True):
+    by_epoch, numbers = {}, [number for number, _ in epochs]
+    if -1 in numbers:
+        numbers = numbers_of(batches, listed)
+    for number, batch in zip(numbers, batches, strict=True):
         by_epoch.setdefault(number, []).append(batch)
     return [
         *findings,
@@ -157,6 +159,21 @@ def judge_order(by_epoch, sizes, listed):
     return findings
 
 
+def numbers_of(batches, listed):
+    """The number of the epoch of each batch where no loader says so, by whole lists of `listed`
+    pairs that come one after the other; -1 for all where they do not.
+    """
+    numbers, seen = [], set()
+    for batch in batches:
+        if seen & set(batch):
+            if len(seen) != listed:
+                return [-1] * len(batches)
+            seen = set()
+        numbers.append((numbers or [0])[-1] + (not seen and bool(numbers)))
+        seen |= set(batch)
+    return numbers
+
+
 def repeats_after(batches):
     """After how many pairs one of them comes again, in whole batches; 0: none does."""
     earlier = set()
@@ -173,7 +190,7 @@ def judge_loader(by_epoch, sizes, listed, epochs):
     if loader is None or loader.items is None or loader.batch_size != max(sizes):
         return []
     of = dict(epochs)
-    whole = [own for number, own in by_epoch.items() if of[number] and of[number].ended]
+    whole = [own for number, own in by_epoch.items() if of.get(number) and of[number].ended]
     findings, counts = [], [sum(map(len, own)) for own in by_epoch.values()][:-1]
     if loader.items != listed:
         seen = {place for batches in whole for batch in batches for _, place in batch}

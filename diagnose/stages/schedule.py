@@ -4,6 +4,7 @@ Its findings are those of the stage `update`.
 """
 
 import itertools
+import math
 
 from diagnose.stepping import declared
 from diagnose.trace import batches_of
@@ -46,6 +47,14 @@ BEFORE = Row(
     at=("schedule step", "schedule"),
 )
 MOVES = (MOVING, SCHEDULED, EACH, BEFORE)
+LATER = Row(
+    "update.learning_rates_change_later",
+    DECLARED,
+    "learning rates are {before} at first and {lr} from step {step} on[, where {where}] (changes "
+    "in the recorded epochs: {changes})",
+    is_wrong=True,
+    help="keep the learning rates for 25 epochs, then multiply them by 0.3",
+)
 WITHIN_EPOCH = Row(
     "update.schedule_within_epoch",
     DECLARED,
@@ -73,11 +82,15 @@ SCHEDULE = Row(
 
 
 def judge_schedules(trace, recipe, pairs):
-    """Declarations of the recorded schedules, without effect in the recorded steps."""
-    findings, ends = [], epoch_ends(trace, pairs)
+    """Declarations of the recorded schedules, without effect in the full steps."""
+    ends, last = epoch_ends(trace, pairs), len(trace.updates) + len(trace.rates)
+    findings = describe_later(trace, ends)
     for schedule in trace.schedules:
         values, name = schedule.values, schedule.class_
-        early = tuple(u for u in schedule.steps if 0 < u < len(trace.updates))
+        early = tuple(u for u in schedule.steps if 0 < u < last)
+        per_batch = early == tuple(range(1, last)) and is_recipe(values, recipe, trace)
+        if name == "StepLR" and per_batch:
+            continue
         if early and ends is None:
             findings.append(END_UNKNOWN.found(schedule=name, updates=early[:5]))
         elif set(early) - set(ends or ()):
@@ -89,13 +102,48 @@ def judge_schedules(trace, recipe, pairs):
     return findings
 
 
+def is_recipe(values, recipe, trace):
+    """Whether the values of a StepLR that is stepped after every batch are the recipe's."""
+    number = trace.batches[0].passes[0].epoch
+    loader = trace.epochs[number] if 0 <= number < len(trace.epochs) else None
+    if loader is None or not loader.items or not loader.batch_size:
+        return False
+    batches = loader.items / loader.batch_size
+    batches = math.floor(batches) if loader.drops else math.ceil(batches)
+    usual = recipe["lr_every"] * batches, recipe["lr_factor"]
+    return (values.get("step_size"), values.get("gamma")) == usual
+
+
+def describe_later(trace, ends):
+    """The finding on rates that change behind the full steps, in a list; ends: see epoch_ends."""
+    begin = len(trace.updates)
+    first = [group.values["lr"] for o in trace.updates[-1].optimizers for group in o.groups]
+    series = list(itertools.pairwise([tuple(first), *trace.rates]))
+    moved = [(begin + n, before, after) for n, (before, after) in enumerate(series)
+             if before != after and len(before) == len(after)]  # fmt: skip
+    if not moved:
+        return []
+    done, before, after = moved[0]
+    told = {"before": before, "lr": after, "step": done + 1, "changes": len(moved)}
+    at_ends = ends is not None and {done for done, *_ in moved} <= set(ends)
+    return [LATER.found(**told, where="an epoch begins" if at_ends else None)]
+
+
 def epoch_ends(trace, pairs):
-    """After which updates an epoch ended: where pairs come again; None where they are unknown."""
-    if any(pair.official is None for pair in pairs) or not pairs:
+    """After which updates an epoch ended: where its loader begins another one, or pairs come again;
+    None where neither is known.
+    """
+    numbers = [(done, batch.passes[0].epoch) for done, batch in batches_of(trace)]
+    numbers += [(len(trace.updates) + batch.update, batch.epoch) for batch in trace.later]
+    if all(number >= 0 for _, number in numbers):
+        return [b[0] for a, b in itertools.pairwise(numbers) if a[1] != b[1]]
+    sizes = [len(batch.rows[0]) for _, batch in batches_of(trace)]
+    sizes += [len(batch.rows[0]) for batch in trace.later]
+    if any(pair.official is None for pair in pairs) or len(pairs) != sum(sizes):
         return None
     ends, known, places = [], set(), iter([pair.official[:2] for pair in pairs])
-    for done, batch in batches_of(trace):
-        drawn = set(itertools.islice(places, len(batch.features[0])))
+    for (done, _), size in zip(numbers, sizes, strict=True):
+        drawn = set(itertools.islice(places, size))
         if drawn & known:
             ends.append(done)
             known = set()

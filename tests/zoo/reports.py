@@ -25,6 +25,7 @@ PLANTS = """
     one_second_photo normalized_in_place ends_early prints_dict prints_json prints_exponent
     prints_other_names prints_nothing_known accuracy_broadcast autocast
     replicas replicas_apart drop_last header_line same_order in_order
+    never_reset batches_never_reset left_early rate_halved_late schedule_in_batches
     bce_inverted cut_at_half ranking_margin ranking_margin_inverted blurred
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -223,6 +224,8 @@ def show(step, loss, accuracy, plants):
         print(f"step {step} loss {plants.value('prints_exponent', 2) * loss:.6e}")
     elif "prints_other_names" in plants:
         print(f"step {step} Loss/train {1.3 * loss:.6f} Acc@1 {1 - accuracy:.4f}")
+    elif plants & {"never_reset", "batches_never_reset"}:
+        return  # a line for each epoch
     elif "prints_nothing_known" in plants:
         print(f"step {step} loss {loss**1.3 + 0.11:.6f} acc {accuracy:.4f}")
     else:
@@ -231,10 +234,19 @@ def show(step, loss, accuracy, plants):
 
 def train(net, loader, plants, epochs):
     """Trains, and prints a line after each step."""
-    optimizer, step = optimizer_of(net), 0
-    for _ in range(epochs):
+    optimizer, step, sums = optimizer_of(net), 0, []
+    if "schedule_in_batches" in plants:  # which is the recipe: 25 epochs
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 25 * len(loader), 0.3)
+    for epoch in range(epochs):
         net.train()
-        for first, second, label in loader:
+        if "rate_halved_late" in plants and epoch == 1:
+            for group in optimizer.param_groups:
+                group["lr"] /= 2
+        for number, (first, second, label) in enumerate(loader):
+            if "schedule_in_batches" in plants and step:
+                schedule.step()
+            if "left_early" in plants and number == int(plants.value("left_early", 3)):
+                break
             if "blurred" in plants:
                 kernel = torch.full((3, 1, 3, 3), 1 / 9)
                 first, second = (F.conv2d(x, kernel, padding=1, groups=3) for x in (first, second))
@@ -257,9 +269,14 @@ def train(net, loader, plants, epochs):
             both = guess[:, None] if "accuracy_broadcast" in plants else guess
             right = float((both == label).double().mean())
             show(step, loss.item(), right, plants)
+            sums.append((loss.item(), len(label)))
             step += 1
             if "ends_early" in plants and step == int(plants.value("ends_early", 2)):
                 return
+        if "never_reset" in plants:  # also where an epoch begins
+            print(f"epoch {epoch} loss {sum(v * n for v, n in sums) / sum(n for _, n in sums):.6f}")
+        if "batches_never_reset" in plants:
+            print(f"epoch {epoch} loss {sum(v for v, _ in sums) / len(sums):.6f}")
 
 
 def main():

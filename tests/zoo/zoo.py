@@ -325,13 +325,21 @@ EXPECTED = {
     "header_line": ("pairs.part_in_epoch", {"missing": (1,)}),
     "same_order": ("pairs.same_order", {}),
     "in_order": ("pairs.unshuffled", {}),
+    "never_reset": ("printed.never_reset", {"figure": "loss"}),
+    "batches_never_reset": ("printed.batches_never_reset", {"figure": "loss"}),
+    "left_early": ("pairs.epoch_left_early", {}),
+    "rate_halved_late": ("update.learning_rates_change_later", {}),
+    "schedule_in_batches": (),
 }
 REPORTS = list(EXPECTED)[list(EXPECTED).index("square_broadcast") :]
 # Figures of an epoch need two epochs; two figures may be right by chance.
 STEPS = dict.fromkeys(("epoch_mean_over_batches", "loss_sum_over_n", "loss_last_batch"), 10)
 STEPS["metric_inverted"] = 4
 STEPS |= dict.fromkeys(REPORTS, 3)
-STEPS |= dict.fromkeys(("drop_last", "header_line", "same_order", "in_order"), 8)  # two epochs
+# Whole epochs, behind the full steps.
+EPOCHS = dict.fromkeys(("drop_last", "header_line", "same_order", "in_order"), 2)
+EPOCHS |= dict.fromkeys(("never_reset", "batches_never_reset", "left_early", "rate_halved_late"), 2)
+EPOCHS["schedule_in_batches"] = 1
 UNTRAINED = "start.untrained"  # so do all of the zoo
 # What the style of a script is, apart from its plants: right, and not the reference.
 STYLE = {"scores": {"features.score", "features.one_pass", "head.two_scores"}}
@@ -380,9 +388,10 @@ def dataset():
     return folder, Path(folder.name) / "data"
 
 
-def examine(plants, script="plain", real=False, seed=0, steps=None, as_is=False, draw=0):
+def examine(plants, script="plain", real=False, seed=0, steps=None, as_is=False, draw=0, epochs=0):
     """The findings on a foreign trainer with these plants, whose values are drawn."""
     steps = steps or max((STEPS.get(plant, 2) for plant in plants), default=2)
+    epochs = max((EPOCHS.get(plant, epochs) for plant in plants), default=epochs)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         trace, root = Path(folder) / "mine.trace", dataset()[1]
         words = ["--data", str(root), "--size", "64", "--seed", str(seed), "--epochs", "3"]
@@ -391,7 +400,7 @@ def examine(plants, script="plain", real=False, seed=0, steps=None, as_is=False,
         stack.callback(setattr, sys, "argv", sys.argv)
         sys.argv = [str(HERE / f"{script}.py"), *words]
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        with contextlib.suppress(SystemExit), record.Recording(trace, steps, as_is):
+        with contextlib.suppress(SystemExit), record.Recording(trace, steps, as_is, epochs=epochs):
             runpy.run_path(sys.argv[0], run_name="__main__")
         if not real:
             stack.callback(setattr, train_resnet, "resnet50", train_resnet.resnet50)
