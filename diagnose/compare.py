@@ -18,6 +18,7 @@ from diagnose.finding import merge_steps
 from diagnose.later import pairs_of, view_later
 from diagnose.official import Official, RecordedPair
 from diagnose.parameters import learning
+from diagnose.pretrained import first_weights, judge_pretrained
 from diagnose.progress import Progress
 from diagnose.reference import (
     PAGES,
@@ -82,8 +83,11 @@ class BatchContext(NamedTuple):
     factor: float | None = None  # by which the reference's loss is multiplied
 
 
-def explain(trace, root, page=None):
-    """(findings in the order to mend them in, each with the steps it holds in; the Basis)."""
+def explain(trace, root, page=None, weights=None):
+    """(findings in the order to mend them in, each with the steps it holds in; the Basis).
+
+    weights: a file of pretrained weights from which the trainer is to start, or None.
+    """
     photo = trace.batches[0].passes[0].input
     size = None if photo is None else photo.shape[-1]
     reference = choose_reference(page, trace, size or 64)
@@ -96,6 +100,7 @@ def explain(trace, root, page=None):
     whole, views, fitted = judge_losses(views, inverted)
     swapped = fitted is not None and fitted.inverted
     found, passes = explain_batches(trace, views, reference, progress)
+    findings += [(0, finding) for finding in judge_first_weights(views, trace, reference, weights)]
     copies = replicas.copies_of(views)
     if copies:
         findings += found + replicas.judge_copies(trace, views, copies)
@@ -205,6 +210,17 @@ def judge_losses(views, inverted):
     return findings, views, fit and recipe_of(fit.changes)
 
 
+def judge_first_weights(views, trace, reference, file):
+    """Findings on the weights with which the backbone starts; file: see explain."""
+    if not views or views[0].step or views[0].sides.inputs is None:
+        return []
+    batch, names, values = views[0].batch, views[0].matches[0].names, trace.updates[0].weights
+    untrained = start.judge_untrained(batch, values, trace.weights, names)
+    if start.UNTRAINED in [finding.row for finding in untrained]:
+        return []
+    return judge_pretrained(reference.page, file, first_weights(batch, values, names))
+
+
 def explain_batches(trace, views, reference, progress):
     """([(step, finding)] on all batches, from the passes to the gradients; the Passes of those
     whose photos were recorded).
@@ -271,12 +287,14 @@ def main(argv=None):
     parser.add_argument("trace", type=Path, help="what record.py wrote")
     parser.add_argument("--data", required=True, help="folder of the dataset")
     parser.add_argument("--page", choices=PAGES, help="the reference; found out if not given")
+    text = "pretrained weights that the trainer starts from; torch's cache if not given"
+    parser.add_argument("--weights", type=Path, metavar="FILE", help=text)
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
     args = parser.parse_args(argv)
     trace = read_trace(args.trace)
     unforeseen = () if args.debug else (Exception,)
     with fail_on(__file__, f"{args.trace}: cannot be replayed", *unforeseen), name_path(__file__):
-        findings, basis = explain(trace, args.data, args.page)
+        findings, basis = explain(trace, args.data, args.page, args.weights)
     lines = [*lines_of(findings, basis), *commands(findings, basis, args.data)]
     code = exit_code(findings)
     give_answer(verdict(findings, basis), code, findings, lines, args.json)

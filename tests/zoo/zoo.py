@@ -19,6 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
 from torch import nn
 
 HERE = Path(__file__).resolve().parent
@@ -393,19 +394,29 @@ def examine(plants, script="plain", real=False, seed=0, steps=None, as_is=False,
     steps = steps or max((STEPS.get(plant, 2) for plant in plants), default=2)
     epochs = max((EPOCHS.get(plant, epochs) for plant in plants), default=epochs)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        trace, root = Path(folder) / "mine.trace", dataset()[1]
-        words = ["--data", str(root), "--size", "64", "--seed", str(seed), "--epochs", "3"]
+        stack.callback(torch.hub.set_dir, torch.hub.get_dir())
+        torch.hub.set_dir(folder)  # no weights are at hand
+        options = {"real": real, "seed": seed, "as_is": as_is, "draw": draw, "epochs": epochs}
+        trace = recorded(plants, Path(folder) / "mine.trace", script, steps, **options)
+        if not real:
+            stack.callback(setattr, train_resnet, "resnet50", train_resnet.resnet50)
+            train_resnet.resnet50 = tiny
+        return compare.explain(trace, dataset()[1], "train_resnet")[0]
+
+
+def recorded(plants, path, script, steps=2, real=False, seed=0, as_is=False, draw=0, epochs=0):
+    """The trace of a foreign trainer with these plants, written to a path; see examine."""
+    with contextlib.ExitStack() as stack:
+        words = ["--data", str(dataset()[1]), "--size", "64", "--seed", str(seed), "--epochs", "3"]
         words += [] if real else ["--tiny"]
         words += ["--plant", *(word_of(plant, draw) for plant in plants)] if plants else []
         stack.callback(setattr, sys, "argv", sys.argv)
         sys.argv = [str(HERE / f"{script}.py"), *words]
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        with contextlib.suppress(SystemExit), record.Recording(trace, steps, as_is, epochs=epochs):
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        if not real:
-            stack.callback(setattr, train_resnet, "resnet50", train_resnet.resnet50)
-            train_resnet.resnet50 = tiny
-        return compare.explain(compare.read_trace(trace), root, "train_resnet")[0]
+        stack.enter_context(contextlib.suppress(SystemExit))
+        stack.enter_context(record.Recording(path, steps, as_is, epochs=epochs))
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    return compare.read_trace(path)
 
 
 def word_of(plant, draw):
