@@ -32,11 +32,11 @@ from diagnose.reference import (
 from diagnose.stages import (
     STAGES,
     gradients,
+    judge_tricks,
     labels,
     pairs,
     replicas,
     start,
-    tricks,
 )
 from diagnose.stages import judge_features as features
 from diagnose.stages import judge_head as head
@@ -80,6 +80,7 @@ class BatchContext(NamedTuple):
     matches: list  # the Match of each side
     pairs: list  # the RecordedPair of each that was identified
     evidence: Evidence | None  # of the loss
+    changes: list  # of each input, see judge_inputs
     factor: float | None = None  # by which the reference's loss is multiplied
 
 
@@ -95,6 +96,7 @@ def explain(trace, root, page=None, weights=None):
     progress = Progress(len(trace.batches))
     findings, views = view_batches(trace, reference, official, progress)
     findings += features.judge_running(trace)
+    findings += [(0, found) for found in inputs.judge_draws([view.changes for view in views])]
     known = [pair for view in views for pair in view.pairs]
     inverted = labels.are_inverted(known)
     whole, views, fitted = judge_losses(views, inverted)
@@ -161,15 +163,16 @@ def view_batch(trace, step, batch, reference, official):
         shapes = tuple(str(list(side.shape)) for side in batch.features)
         told = row.found(shapes=" and ".join(shapes) if len(set(shapes)) > 1 else None)
         return [told, *(without_passes(stage).found() for stage in skipped)], None
-    recorded, proved = [], []
+    recorded, proved, changes = [], [], []
     if sides.inputs is None:
         findings = [inputs.NO_PHOTO.found(), GIVEN.found()]
     else:
-        findings, paths = inputs.judge_inputs(sides, official)
+        findings, paths, changes = inputs.judge_inputs(sides, official)
         recorded, proved, sides = identify(step, sides, batch, label, paths, official)
     matches = [match_weights(n, trace.weights, reference.weights) for n in sides.numbers]
     found, evidence = loss.evidence_of(batch, label, proved)
-    return [*findings, *found], BatchContext(step, batch, sides, matches, recorded, evidence)
+    view = BatchContext(step, batch, sides, matches, recorded, evidence, changes)
+    return [*findings, *found], view
 
 
 def identify(step, sides, batch, label, paths, official):
@@ -269,9 +272,10 @@ def explain_updates(trace, views, reference):
         found += updates.judge_before(update, earlier, parameters)
         findings += [(place, finding) for finding in found]
         last, before = batch.backwards[-1].after, last_gradients(trace, place - 1)
-        steps.append(tricks.step_of(place, update, last, parameters, group[-1].factor, before))
+        told = parameters, group[-1].factor, before
+        steps.append(judge_tricks.step_of(place, update, last, *told))
         behind += updates.behind(place, update, parameters)
-    return findings + tricks.judge_tricks(steps) + updates.judge_afterwards(behind)
+    return findings + judge_tricks.judge_tricks(steps) + updates.judge_afterwards(behind)
 
 
 def last_gradients(trace, step):

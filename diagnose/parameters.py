@@ -16,6 +16,7 @@ class Parameter(NamedTuple):
     place: int  # among the operands of its op
     is_flat: bool  # one dimension
     held: bool  # by an optimizer of any step
+    trains: bool  # whether its BatchNorm layer is in training mode
 
 
 def learning(trace, matches, batch, update, held):
@@ -31,6 +32,7 @@ def learning(trace, matches, batch, update, held):
             if update.gradients[n] is not None:
                 roles[n] = "head" if is_behind(weights, n, match) else "backbone"
     roles |= {n: "head" for entry in batch.head for n in entry.weights}
+    training = {norm.weight for record in batch.passes for norm in record.norms if norm.training}
     parameters = {}
     for n, role in roles.items():
         weight = weights[n]
@@ -38,7 +40,8 @@ def learning(trace, matches, batch, update, held):
         if learns and not weight.computed:
             name = next((match.names[n] for match in matches if n in match.names), role)
             flat = len(weight.shape) == 1
-            parameters[n] = Parameter(role, name, weight.op, weight.place, flat, n in held)
+            facts = flat, n in held, n in training
+            parameters[n] = Parameter(role, name, weight.op, weight.place, *facts)
     return parameters
 
 

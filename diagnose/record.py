@@ -338,6 +338,7 @@ class Places(Origins):
         self.epochs, self.epoch = [], NOWHERE  # of all loaders; of the last batch that was read
         self.optimizers, self.loaders = WeakIdKeyDictionary(), WeakIdKeyDictionary()
         self.updating, self.done = False, False
+        self.clipped = None  # to which norm the gradients of this step are to be clipped
 
     def note_line(self, function, name, args, kwargs):
         """Notes where one photo is prepared, a weight is initialized, or a gradient is changed."""
@@ -424,6 +425,11 @@ class Places(Origins):
             return called(*args, **options)
 
         return hook
+
+    def on_clip(self, clip, parameters, max_norm, *args, **options):
+        """Notes to which norm gradients are to be clipped, and where."""
+        self.last["clip"], self.clipped = self.lines.here(), float(max_norm)
+        return clip(parameters, max_norm, *args, **options)
 
     def on_mode(self, change, module, mode=True):
         """Notes where a module is put into evaluation mode."""
@@ -804,6 +810,7 @@ class Recorder(LaterTracer):
             learning = [bool(w["tensor"].requires_grad) for w in self.weights]
             self.pending |= {"weights": self.full, "requires_grad": learning}
             self.pending["lines"] = self.last | {"step": self.lines.here()}
+            self.pending["clipped"], self.clipped = self.clipped, None
             self.batches += self.waiting
             self.waiting, self.stepping = [], {}
         if id(optimizer) not in self.stepping:
@@ -1177,8 +1184,8 @@ class Recording(ExitStack):
         self.wrap(optimizer, "zero_grad", recorder.on_call("zero_grad"))
         self.wrap(torch.nn.Module, "zero_grad", recorder.on_call("zero_grad"))
         self.wrap(optimizer, "add_param_group", recorder.on_call("group"))
-        for name in ("clip_grad_norm_", "clip_grad_value_"):
-            self.wrap(utils, name, recorder.on_call("clip"))
+        self.wrap(utils, "clip_grad_norm_", recorder.on_clip)
+        self.wrap(utils, "clip_grad_value_", recorder.on_call("clip"))
 
     def trace_pillow(self, recorder, name):
         """Has the lines noted at which a method of Pillow's photos is called."""

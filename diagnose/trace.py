@@ -130,9 +130,13 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Update:
-    """What the optimizers do between two batches, all tensors by the numbers of the weights."""
+    """What the optimizers do between two batches, all tensors by the numbers of the weights.
+
+    clipped: the norm that clip_grad_norm_ was given, None where it was not called.
+    """
 
     batches: int
+    clipped: float | None
     gradients: Samples
     before: tuple[Sample, ...]
     after: tuple[Sample, ...]

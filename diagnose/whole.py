@@ -4,10 +4,10 @@ import itertools
 from collections import Counter
 
 from diagnose.later import figures_of, judge_known, pairs_of
+from diagnose.stages import gradients, labels, mixups, pairs
 from diagnose.stages import judge_loss as loss
 from diagnose.stages import judge_printed as printed
-from diagnose.stages import labels, mixups, pairs
-from run.findings import HARMLESS
+from diagnose.stages.judge_tricks import UNSCALED
 
 ABOUT = 1e-4  # relative difference of two factors of a loss that are one
 
@@ -18,9 +18,10 @@ def judge_figures(trace, views, later, findings, swapped, inverted, fitted, in_p
     later: see diagnose.later; findings: of the steps; swapped, inverted, fitted: see
     compare.judge_losses; in_parts: see judge_data.
     """
-    back = {s for s, f in findings if f.stage == "gradients" and f.kind == HARMLESS}
+    back = {step for step, finding in findings if finding.row in UNSCALED}
     left = [view for view in views if view.factor and view.step not in back]
-    groups = [trace.updates[view.step].batches for view in left]
+    lost = {step for step, finding in findings if finding.row in gradients.NOT_SUMMED}
+    groups = [1 if v.step in lost else trace.updates[v.step].batches for v in left]
     sizes = [len(view.evidence.label) for view in left]
     found = loss.judge_factors([view.factor for view in left], sizes, groups)
     views = [view for view in views if view.evidence]

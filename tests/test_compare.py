@@ -47,7 +47,7 @@ from diagnose.explain import Change, explain
 from diagnose.finding import merge_steps
 from diagnose.labels import search
 from diagnose.official import OfficialPair, RecordedPair
-from diagnose.stages import STAGES, features, labels, tricks
+from diagnose.stages import STAGES, features, judge_tricks, labels
 from diagnose.stages import judge_inputs as inputs
 from diagnose.stages import judge_loss as loss
 from diagnose.stages import pairs as pair_stage
@@ -551,14 +551,14 @@ def steps_of(*steps, loss_factor=1.0):
         values = torch.tensor([0.6, 0.8]).double() * norm
         last = Sample(values, norm, norm)
         after = Sample(values * factor, norm * factor, norm * factor)
-        update = SimpleNamespace(gradients=[after])
-        made.append(tricks.step_of(place, update, [last], {0: None}, loss_factor, None))
+        update = SimpleNamespace(gradients=[after], clipped=None)
+        made.append(judge_tricks.step_of(place, update, [last], {0: None}, loss_factor, None))
     return made
 
 
 def test_a_clipped_norm_and_a_factor_are_told_apart_by_two_steps():
     def judged(*steps):
-        return merge_steps(tricks.judge_tricks(steps_of(*steps)))
+        return merge_steps(judge_tricks.judge_tricks(steps_of(*steps)))
 
     def told(finding):
         (value,) = (finding.values[key] for key in ("norm", "factor") if key in finding.values)
@@ -574,7 +574,7 @@ def test_a_clipped_norm_and_a_factor_are_told_apart_by_two_steps():
     for steps, right in (((5.0, 0.5), (10.0, 0.25)), clip), (((5.0, 0.5), (10.0, 0.5)), scale):
         (one,) = judged(*steps)
         assert (told(one), one.steps) == (right, (1, 2))
-    (one,) = tricks.judge_tricks(steps_of((5.0, 0.5), (10.0, 0.5), loss_factor=None))[:1]
+    (one,) = judge_tricks.judge_tricks(steps_of((5.0, 0.5), (10.0, 0.5), loss_factor=None))[:1]
     assert one[1].id == "gradients.factor_of_unknown_loss" and one[1].kind == SKIPPED
     # a norm below the bound is left alone, a factor leaves none
     (one,) = judged((5.0, 0.5), (2.0, 1.0))
@@ -587,9 +587,9 @@ def test_a_clipped_norm_and_a_factor_are_told_apart_by_two_steps():
 def test_a_value_that_is_clipped_between_the_kept_places_is_seen():
     values = torch.tensor([0.6, 0.8]).double()
     last, after = (Sample(values, top, top) for top in (5.0, 4.0))
-    update = SimpleNamespace(gradients=[after])
-    step = tricks.step_of(0, update, [last], {0: None}, 1.0, None)
-    ((_, found),) = tricks.judge_tricks([step])
+    update = SimpleNamespace(gradients=[after], clipped=None)
+    step = judge_tricks.step_of(0, update, [last], {0: None}, 1.0, None)
+    ((_, found),) = judge_tricks.judge_tricks([step])
     assert (found.id, found.values) == ("gradients.values_clipped", {"bound": 4.0})
 
 

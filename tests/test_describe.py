@@ -142,7 +142,7 @@ def test_whole_epochs_are_judged_by_their_loader():
 
     def judged(orders, items=21, drops=False, listed=21):
         places = [int(place) for order in orders for place in order]
-        official = [OfficialPair("train", place, 0, False, None) for place in places]
+        official = [OfficialPair("train", place, 0, False, {"series": place}) for place in places]
         known = [RecordedPair(0, one) for one in official]
         epochs = [(n // 3, Epoch(items, drops, 8, "RandomSampler", n < 3)) for n in range(6)]
         found = pairs.judge_pairs(known, sizes, {"batch_size": 8}, [1] * 6, listed, epochs)

@@ -45,12 +45,21 @@ BETWEEN_BATCHES = Row(
     UNEXPLAINED,
     "gradients change, or are zeroed, between the batches of a step",
 )
+ZEROED_BETWEEN = Row(
+    "gradients.zeroed_between_batches",
+    CAUSE,
+    "gradients are zeroed between the {batches} batches of a step, so only the last batch counts",
+    help="call optimizer.zero_grad() once for each optimizer.step(), not for each batch",
+    matters=WRONG,
+    at=("zero_grad", "backward"),
+)
 ADD_UP = Row(
     "gradients.add_up",
     DECLARED,
     "gradients of {parameters} accumulate, since they are in no optimizer",
     at=("optimizer",),
 )
+NOT_SUMMED = (NOT_ZEROED, ZEROED_BETWEEN, BETWEEN_BATCHES)  # over the batches of one step alone
 NOT_OF_LOGITS = Row(
     "gradients.features_not_reproduced",
     UNEXPLAINED,
@@ -148,7 +157,11 @@ def judge_zeroed(group, update, earlier, parameters):
     ends = [view.batch.backwards[-1].after for view in group[:-1]]
     begins = [view.batch.backwards[0].before for view in group[1:]]
     pairs = [pair for a, b in zip(ends, begins, strict=True) for pair in zip(a, b, strict=False)]
-    if any(g is not None and g.max > 0 and not alike(g, later) for g, later in pairs):
+    there = ((g, later) for g, later in pairs if g is not None and g.max > 0)
+    moved = [(g, later) for g, later in there if not alike(g, later)]
+    if moved and all(later is None or not later.max for _, later in moved):
+        found.append(ZEROED_BETWEEN.found(batches=len(group)))
+    elif moved:
         found.append(BETWEEN_BATCHES.found())
     if loose:
         found.append(ADD_UP.found(parameters=describe(sorted(loose), parameters)))

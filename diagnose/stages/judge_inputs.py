@@ -1,6 +1,8 @@
 """Which rows of the stage `inputs` a trainer's preprocessing is, photo by photo."""
 
 import dataclasses
+import itertools
+import math
 from collections import Counter
 
 import torch
@@ -13,6 +15,7 @@ from diagnose.stages.ways import COUNT, normalization, way
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
 
 OFTEN = ("twice", *(f"{times} times" for times in range(3, TIMES + 1)))
+SURE = 14  # bits that two batches share by no chance
 FEW = 2  # estimated values of photos in a batch, more than which are of each photo
 # Where a value is estimated, and each photo has its own.
 EACH = {
@@ -32,6 +35,14 @@ IN_PLACE = Row(
     help="normalize a copy: no sub_() or div_() on what is kept",
     at=("arithmetic", "dataset"),
 )
+SAME_DRAWS = Row(
+    "inputs.same_draws",
+    CAUSE,
+    "the photos of batches {batches} are changed at random in the same way: the workers of a "
+    "loader draw the same random numbers",
+    help="seed every worker by its own number, in worker_init_fn",
+    at=("dataset", "loader"),
+)
 NOT_REPRODUCED = Row(
     "inputs.not_reproduced",
     UNEXPLAINED,
@@ -43,8 +54,21 @@ NOT_REPRODUCED = Row(
 NO_PHOTO = Row("inputs.no_photo", SKIPPED, "features were given: no photo was seen")
 
 
+def judge_draws(batches):
+    """The finding on random changes of the photos that are the same in two batches, in a list.
+
+    batches: of each, what judge_inputs says of its inputs.
+    """
+    for (a, first), (b, second) in itertools.combinations(enumerate(batches, 1), 2):
+        shares = [first.count(own) / len(first) for own in first]
+        if None not in first and first == second and -sum(map(math.log2, shares)) > SURE:
+            return [SAME_DRAWS.found(batches=(a, b))]
+    return []
+
+
 def judge_inputs(sides, official):
-    """(findings, [B] of (path of photo_1, path of photo_2)) of a batch.
+    """(findings, [B] of (path of photo_1, path of photo_2), of each input what of its preprocessing
+    is not the reference's, None where nothing reproduces it) of a batch.
 
     The path is None where another photo is nearly as like: photos of a series are alike.
     """
@@ -59,7 +83,7 @@ def judge_inputs(sides, official):
             paths[place] = path
         findings = [describe_lost([own for own, _ in nearest], len(inputs))]
     half = len(paths) // 2
-    return findings, list(zip(paths[:half], paths[half:], strict=True))
+    return findings, list(zip(paths[:half], paths[half:], strict=True)), changes
 
 
 def describe_lost(nearest, total):

@@ -7,7 +7,7 @@ import torch
 
 from diagnose.explain import explain, findings_of
 from diagnose.numerics import estimated, is_close
-from diagnose.parameters import describe
+from diagnose.parameters import describe, layer_of
 from diagnose.stages.update import (
     AFTERWARDS,
     CHANGED_AFTER,
@@ -85,9 +85,21 @@ def judge_absent(update, parameters, own):
         elif n not in own:
             fates.setdefault(IN_OTHER_STEPS if parameter.held else IN_NO_OPTIMIZER, []).append(n)
     return [
-        row.found(parameters=describe(numbers, parameters), others=others or None)
+        row.found(
+            parameters=describe(numbers, parameters),
+            others=others or None,
+            moving=moving_layers([parameters[n] for n in numbers]),
+        )
         for row, numbers in fates.items()
     ]
+
+
+def moving_layers(frozen):
+    """The parts of the backbone whose BatchNorm layers, of some parameters, are in training mode;
+    None where none is.
+    """
+    layers = dict.fromkeys(layer_of(parameter) for parameter in frozen if parameter.trains)
+    return tuple(layers) or None
 
 
 def is_still(n, update):

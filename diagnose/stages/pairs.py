@@ -70,6 +70,18 @@ SAME_ORDER = Row(
     "the pairs of an epoch are in the order of the epoch before ({pairs} pairs seen of both)",
     help="shuffle again for every epoch: shuffle=True, or sampler.set_epoch(epoch)",
 )
+ONE_SERIES = Row(
+    "pairs.one_series_in_batch",
+    CAUSE,
+    "every batch holds pairs of one series alone (reference: pairs are shuffled one by one)",
+    help="shuffle the pairs, not the series",
+)
+BLOCKS = Row(
+    "pairs.neighbors_in_batch",
+    CAUSE,
+    "every batch holds neighboring lines of the list: the batches are shuffled, the pairs are not",
+    help="shuffle the pairs, not the batches",
+)
 VALIDATION = Row(
     "pairs.validation",
     CAUSE,
@@ -132,11 +144,23 @@ def judge_pairs(pairs, sizes, recipe, steps, listed, epochs):
         numbers = numbers_of(batches, listed)
     for number, batch in zip(numbers, batches, strict=True):
         by_epoch.setdefault(number, []).append(batch)
-    return [
-        *findings,
-        *judge_order(by_epoch, sizes, listed),
-        *judge_loader(by_epoch, sizes, listed, epochs),
-    ]
+    found, own = judge_order(by_epoch, sizes, listed), [pair.official for pair in pairs]
+    if UNSHUFFLED not in [finding.row for finding in found]:
+        found += judge_batches([own[a:b] for a, b in itertools.pairwise(begins)], listed)
+    return [*findings, *found, *judge_loader(by_epoch, sizes, listed, epochs)]
+
+
+def judge_batches(batches, listed):
+    """Findings on what the pairs of every batch have in common; batches: OfficialPairs of each."""
+    batches = [batch for batch in batches if len(batch) > 2]
+    several = [len({int(pair.row["series"]) for pair in batch}) > 1 for batch in batches]
+    places = [sorted(pair.place for pair in batch) for batch in batches]
+    blocks = all(own == list(range(own[0], own[0] + len(own))) for own in places)
+    if len(batches) < 2 or sum(map(len, batches)) < ENOUGH:
+        return []
+    if not any(several) and max(map(len, places)) < listed:
+        return [ONE_SERIES.found()]
+    return [BLOCKS.found()] * blocks
 
 
 def judge_order(by_epoch, sizes, listed):

@@ -66,6 +66,16 @@ STD = Row(
 )
 
 
+COMPUTED = Row(
+    "start.head_computed",
+    CAUSE,
+    "the weights of the head[ in its layer of {layer} units] are computed from others at every step"
+    "[, as {by}: their largest singular value is 1] (reference: a plain layer)",
+    help="remove the parametrization of the head",
+    at=("built", "bias"),
+)
+
+
 @dataclass(frozen=True)
 class Start(Row):
     """A distribution of initial weights: std(outputs, inputs), its name among others of its id."""
@@ -100,6 +110,8 @@ STARTS = (
     ),
     start("head_uniform", "Kaiming uniform", lambda out, inputs: sqrt(2 / inputs), is_uniform=True),
 )
+NEARLY = 0.03  # from 1, that a singular value may be: it is found by iteration
+SPECTRAL = "spectral_norm does"
 ENOUGH = 60  # weights; with fewer, distributions cannot be told apart
 DRAWN = 2**18  # weights of the page's own head, whose std is known to 0.14 percent by that
 
@@ -114,6 +126,10 @@ def judge_start(batch, values, weights, names):
     for entry in layers:
         weight, *bias = (values[n].double() for n in entry.weights)
         layer = None if len(layers) == 1 else weight.shape[0]
+        if weights[entry.weights[0]].computed:
+            is_one = abs(float(torch.linalg.matrix_norm(weight, 2)) - 1) < NEARLY
+            findings.append(COMPUTED.found(layer=layer, by=SPECTRAL if is_one else None))
+            continue
         drawn, has_bias = draw_layer(model.build_head, *weight.shape)
         findings += judge_weight(weight, drawn, layer)
         if bias and float(bias[0].abs().max()) > 0 and not has_bias:

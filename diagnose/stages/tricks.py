@@ -4,25 +4,16 @@ A row of TRICKS acts on what backward left, and must give what the optimizer tak
 """
 
 import functools
-import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from diagnose.backward import Gradients, gradients_of, zero_like
-from diagnose.explain import (
-    Change,
-    alone,
-    combinations_of,
-    contradiction,
-    explain,
-    findings_of,
-    one_of,
-)
+from diagnose.backward import Gradients
+from diagnose.explain import Change
 from diagnose.numerics import close_tolerance, estimated, factor_between, relative_error
 from diagnose.parameters import describe
-from run.findings import CAUSE, DIFFERENT, HARMLESS, SKIPPED, UNEXPLAINED, WRONG, Row
+from run.findings import CAUSE, DIFFERENT, HARMLESS, WRONG
 
 PARTS = 4  # with values of their own, beyond which they are no explanation
 UNTOUCHED = 1e-7  # from 1, that a factor of a part is none
@@ -44,6 +35,7 @@ class Step:
     before: Gradients | None
     factor: float | None
     parameters: dict
+    clipped: float | None = None  # the norm that clip_grad_norm_ was given
     shown: tuple = ()
 
     @property
@@ -272,68 +264,3 @@ TRICKS = (
         part_norms,
     ),
 )
-ONE_OF = one_of("gradients")
-CONTRADICTION = contradiction("gradients")
-LEVELS = (
-    [()],
-    [(SCALED_BACK,)],  # which a factor is as well
-    *itertools.islice(combinations_of((SCALED_BACK, *TRICKS)), 1, None),
-)
-CHANGED = Row(
-    "gradients.changed", UNEXPLAINED, "gradients change between backward and the optimizer step"
-)
-
-
-LOSS_UNKNOWN = Row(
-    "gradients.factor_of_unknown_loss",
-    SKIPPED,
-    "the gradients are multiplied by {factor}; the loss was not judged, so it may have been scaled "
-    "by the inverse, as GradScaler does",
-    is_partial=True,
-)
-
-
-def judge_tricks(steps):
-    """[(step, finding)] on what happens to the gradients between backward and the update."""
-    found = explain(steps, LEVELS)
-    stale = any(f.row is STALE for step in steps for f in step.shown)
-    findings = [
-        (step.step, finding) for step in steps for finding in step.shown
-        if not (stale and step.step == 0)  # there is no batch before the first
-    ]  # fmt: skip
-    left = [step for step in steps if not is_explained(step, ())]
-    if found.fits:
-        told = list(map(if_loss_is_known, findings_of(found, ONE_OF), itertools.repeat(left)))
-    else:
-        estimates = alone(left, LEVELS) if len(left) > 1 else ()
-        told = [CONTRADICTION.found(estimates=estimates[:3]) if estimates else CHANGED.found()]
-    return findings + [(step.step, finding) for step in left for finding in told]
-
-
-def if_loss_is_known(finding, steps):
-    """A finding, or of one factor, whose inverse the loss may have, what is known of it."""
-    if finding.id != "gradients.factor" or all(step.factor is not None for step in steps):
-        return finding
-    return LOSS_UNKNOWN.found(**finding.values)
-
-
-def step_of(place, update, last, parameters, factor, before):
-    """The Step of an update; see there.
-
-    last: the gradients right after the last backward; before: those of the update before, or None.
-    """
-    met = [n for n in parameters if n < len(last) and last[n] is not None]
-    given = gradients_of({n: last[n] for n in met})
-    taken = gradients_of({n: update.gradients[n] or zero_like(last[n]) for n in met})
-    earlier = None
-    if before and all(n < len(before) and before[n] is not None for n in met):
-        earlier = gradients_of({n: before[n] for n in met})
-    removed = all(update.gradients[n] is None for n in met)
-    step = Step(place, given, taken, earlier, factor, parameters)
-    zero = not any(values.any() for values in taken.values.values())
-    if is_explained(step, ()):
-        return step
-    shown = [REMOVED.found()] * removed
-    if not removed and earlier and not zero and replace(step, given=earlier).error(())[0] == 0:
-        shown = [STALE.found()]
-    return replace(step, shown=tuple(shown or [ZEROED.found()] * zero))

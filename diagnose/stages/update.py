@@ -70,7 +70,8 @@ MOMENTUM_RESET = Row(
 FROZEN = Row(
     "update.frozen",
     CAUSE,
-    "{parameters}: frozen (requires_grad=False)",
+    "{parameters}: frozen (requires_grad=False)[, but BatchNorm of {moving} is in training mode: "
+    "its running statistics still move]",
     help="leave requires_grad at True",
     at=("freeze", "optimizer"),
 )

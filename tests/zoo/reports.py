@@ -26,6 +26,8 @@ PLANTS = """
     prints_other_names prints_nothing_known accuracy_broadcast autocast
     replicas replicas_apart drop_last header_line same_order in_order
     never_reset batches_never_reset left_early rate_halved_late schedule_in_batches
+    zeroed_between clip_scaled one_series neighbors same_draws frozen_norms
+    spectral_norm
     bce_inverted cut_at_half ranking_margin ranking_margin_inverted blurred
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -42,7 +44,7 @@ class Pairs(Dataset):
         if "header_line" in plants:
             self.rows = self.rows[1:]
         self.labels = [int(int(r[4]) > int(r[5])) for r in self.rows]
-        self.kept = {}
+        self.kept, self.drawn = {}, 0
         rng = np.random.default_rng(int(plants.value("stale_index", 7)))
         if "stale_index" in plants:  # a shuffled table, read by its old index
             self.labels = [self.labels[i] for i in rng.permutation(len(self.labels))]
@@ -81,6 +83,10 @@ class Pairs(Dataset):
     def __getitem__(self, place):
         row = self.rows[place]
         photos = [self.photo(row[0], row[k]) for k in (1, 2)]
+        if "same_draws" in self.plants:  # as workers do that have one random state
+            rng = np.random.default_rng(self.drawn % 8)
+            self.drawn += 1
+            photos = [x.flip(2) if rng.random() < 0.5 else x for x in photos]
         if "normalized_in_place" in self.plants:
             for photo in photos:
                 photo.sub_(MEAN).div_(STD)
@@ -112,6 +118,8 @@ class Net(torch.nn.Module):
         self.head = torch.nn.Linear(2048, 1 if plants & single else 2)
         torch.nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
         torch.nn.init.zeros_(self.head.bias)
+        if "spectral_norm" in plants:
+            self.head = torch.nn.utils.parametrizations.spectral_norm(self.head)
         scores = {"ranking_margin", "ranking_margin_inverted"}
         self.scores = bool(plants & scores)
 
@@ -235,6 +243,7 @@ def show(step, loss, accuracy, plants):
 def train(net, loader, plants, epochs):
     """Trains, and prints a line after each step."""
     optimizer, step, sums = optimizer_of(net), 0, []
+    scaler = torch.amp.GradScaler("cpu")
     if "schedule_in_batches" in plants:  # which is the recipe: 25 epochs
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 25 * len(loader), 0.3)
     for epoch in range(epochs):
@@ -256,8 +265,19 @@ def train(net, loader, plants, epochs):
             if plants & {"cut_data", "cut_numpy"}:
                 loss.requires_grad_()
             optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            if "clip_scaled" in plants:
+                scaler.scale(loss).backward()
+                norm = plants.value("clip_scaled", 0.7)
+                torch.nn.utils.clip_grad_norm_(net.parameters(), norm)
+                scaler.step(optimizer)
+                scaler.update()
+            elif "zeroed_between" in plants:
+                (loss / 2).backward()
+                if number % 2:
+                    optimizer.step()
+            else:
+                loss.backward()
+                optimizer.step()
             if isinstance(z, tuple):
                 z = torch.cat(z, 1)
             if z.shape[1] == 1:
@@ -277,6 +297,16 @@ def train(net, loader, plants, epochs):
             print(f"epoch {epoch} loss {sum(v * n for v, n in sums) / sum(n for _, n in sums):.6f}")
         if "batches_never_reset" in plants:
             print(f"epoch {epoch} loss {sum(v for v, _ in sums) / len(sums):.6f}")
+
+
+def groups_of(pairs, plants):
+    """Batches of one series, or of neighboring lines, in random order."""
+    every, rng = range(len(pairs)), np.random.default_rng(2)
+    groups = [every[n : n + 8] for n in range(0, len(every), 8)]
+    if "one_series" in plants:
+        names = sorted({row[0] for row in pairs.rows})
+        groups = [[n for n in every if pairs.rows[n][0] == name] for name in names]
+    return [list(groups[n]) for n in rng.permutation(len(groups))]
 
 
 def main():
@@ -302,13 +332,20 @@ def main():
             teacher.train()(torch.rand(4, 3, args.size, args.size), torch.rand(4, 3, 64, 64))
     if plants & {"layer4_fresh", "layer1_fresh"}:
         learned(net, layers if "layer4_fresh" in plants else first)
+    if "frozen_norms" in plants:
+        for module in net.encoder.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.requires_grad_(False)
     pairs, options = Pairs(args.data, args.size, plants), {"shuffle": "in_order" not in plants}
     if "same_order" in plants:  # a sampler without set_epoch
         order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(3)).tolist()
         options = {"sampler": order}
     if "drop_last" in plants:
         options["drop_last"] = True
-    loader = DataLoader(pairs, batch_size=8, **options)
+    if plants & {"one_series", "neighbors"}:
+        loader = DataLoader(pairs, batch_sampler=groups_of(pairs, plants))
+    else:
+        loader = DataLoader(pairs, batch_size=8, **options)
     loop = train_replicas if plants & {"replicas", "replicas_apart"} else train
     loop(net, loader, plants, args.epochs)
 

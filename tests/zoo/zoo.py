@@ -44,6 +44,7 @@ VALUES = {
     "hidden_dropout": (0.15, 0.7),
     "hidden_dropouts": (0.15, 0.7),
     "logits_scaled": (2.3, 30.0),
+    "clip_scaled": (0.11, 0.9),
     "merge_scaled": (0.2, 0.9),
     "smoothing": (0.03, 0.4),
     "focal": (0.7, 3.7),
@@ -331,6 +332,23 @@ EXPECTED = {
     "left_early": ("pairs.epoch_left_early", {}),
     "rate_halved_late": ("update.learning_rates_change_later", {}),
     "schedule_in_batches": (),
+    "zeroed_between": (
+        "pairs.accumulated",
+        {"batches": 2},
+        "loss.factor",
+        {"factor": 0.5},
+        "gradients.zeroed_between_batches",
+        {"batches": 2},
+    ),
+    "clip_scaled": (
+        "gradients.clipped_while_scaled",
+        {"given": VALUE, "factor": 65536.0},
+    ),
+    "one_series": ("pairs.one_series_in_batch", {}, "pairs.batch_size", {}),
+    "neighbors": ("pairs.neighbors_in_batch", {}),
+    "same_draws": ("inputs.same_draws", {}, "inputs.hflip", {}),
+    "spectral_norm": ("start.head_computed", {"by": "spectral_norm does"}),
+    "frozen_norms": ("update.frozen", {"moving": ("1",)}),
 }
 REPORTS = list(EXPECTED)[list(EXPECTED).index("square_broadcast") :]
 # Figures of an epoch need two epochs; two figures may be right by chance.
@@ -340,7 +358,7 @@ STEPS |= dict.fromkeys(REPORTS, 3)
 # Whole epochs, behind the full steps.
 EPOCHS = dict.fromkeys(("drop_last", "header_line", "same_order", "in_order"), 2)
 EPOCHS |= dict.fromkeys(("never_reset", "batches_never_reset", "left_early", "rate_halved_late"), 2)
-EPOCHS["schedule_in_batches"] = 1
+EPOCHS["schedule_in_batches"] = EPOCHS["one_series"] = EPOCHS["neighbors"] = 1
 UNTRAINED = "start.untrained"  # so do all of the zoo
 # What the style of a script is, apart from its plants: right, and not the reference.
 STYLE = {"scores": {"features.score", "features.one_pass", "head.two_scores"}}
