@@ -19,7 +19,7 @@ from diagnose.stages.inputs import WAYS
 
 PAGE = "page"  # a choice of the page that is none of the rows
 FEW = 4  # candidates that are tried at once
-UNLIKE = 0.5  # residual of the first filter, beyond which no other makes it the photo
+UNLIKE = 0.8  # residual of the first filter, beyond which no other makes it the photo
 EXACT = 3e-6  # largest difference of a photo prepared in float32, in its own standard deviation
 
 

@@ -59,7 +59,7 @@ def numbers_of(name, finding, trace, step, batch):
         "head": [entry.line for entry in batch.head],
         "dropout": [entry.line for entry in batch.head if "dropout" in entry.op],
         "weight": [trace.weights[n].line for entry in linear for n in entry.weights[:1]],
-        "built": [trace.weights[n].built for entry in linear[-1:] for n in entry.weights[:1]],
+        "built": [trace.weights[n].built for entry in linear[-1:] for n in entry.weights],
         "bias": [trace.weights[n].line for entry in linear for n in entry.weights[1:]],
         "backbone": [trace.weights[n].built for n in batch.passes[0].weights[:1]],
         "backward": [backward.line for backward in batch.backwards],

@@ -23,6 +23,8 @@ import conftest
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).parent / "zoo"))
 
@@ -60,6 +62,7 @@ from run.loop import Run
 
 pytestmark = pytest.mark.real  # the zoo brings its own backbones
 GOLDEN = conftest.ROOT / "golden"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 # `make zoo` plants every one
@@ -410,6 +413,57 @@ def test_every_photo_is_recognised(real, tmp_path):
     ]
     found = recognition.recognize(made, described, few=5)
     assert len(made) > 15 and [3 * i in rows for i, rows in enumerate(found)] == [True] * len(made)
+
+
+def by_v2(photo, sides):
+    pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+    return v2.functional.resize(pixels, sides[::-1], antialias=True).float() / 255
+
+
+def as_floats(antialias):
+    def act(photo, sides):
+        pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1).float() / 255
+        return v2.functional.resize(pixels, sides[::-1], antialias=antialias)
+
+    return act
+
+
+def by_cv2(kind):
+    def act(photo, sides):
+        cv2 = pytest.importorskip("cv2")
+        made = cv2.resize(np.array(photo), sides, interpolation=getattr(cv2, kind))
+        return torch.from_numpy(made).permute(2, 0, 1).float() / 255
+
+    return act
+
+
+RESIZED = {
+    "byte_tensor_resize": by_v2,
+    "tensor_resize": as_floats(True),
+    "no_antialias": as_floats(False),
+    "opencv_linear": by_cv2("INTER_LINEAR"),
+    "opencv_area": by_cv2("INTER_AREA"),
+}
+
+
+@pytest.mark.parametrize("size", [64, 224])
+@pytest.mark.parametrize("name", RESIZED)
+def test_the_resize_of_a_library_is_named(name, size):
+    root = conftest.SHARED / "kodak_series" if size == 64 else zoo.dataset()[1]
+    official = official_module.Official(root if root.is_dir() else zoo.dataset()[1], [])
+    made, mean, std = [], *(torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    for path in official.every[:2]:
+        with Image.open(path) as photo:
+            scale = size / max(photo.size)
+            sides = [round(side * scale) for side in photo.size]
+            pixels = RESIZED[name](photo.convert("RGB"), sides)
+        left, top = ((size - side) // 2 for side in sides)
+        x = torch.zeros(3, size, size)
+        x[:, top : top + sides[1], left : left + sides[0]] = (pixels - mean) / std
+        made.append(x.double())
+    changes, paths, _ = official.identify(torch.stack(made))
+    assert [[row.id for row, _ in own] for own in changes] == [[f"inputs.{name}"]] * 2
+    assert paths == official.every[:2]
 
 
 @pytest.mark.parametrize("size", [64, 150])

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from diagnose.resizing import resize_area, resize_linear
 from diagnose.stages.values import CASTS, NORMALIZATIONS, PADDINGS
 from diagnose.stages.ways import channels, filter_, geometry, turn
 from run.findings import DIFFERENT
@@ -40,10 +41,14 @@ def pad(cut):
     return act
 
 
-def crop(width, height, size):
-    """The geometry that crops the center."""
-    sides = tuple(int(size * side / min(width, height)) for side in (width, height))
-    return sides, tuple(-round((side - size) / 2) for side in sides)
+def crop(cut):
+    """The geometry that crops the center of a photo whose sides are made whole by cut."""
+
+    def act(width, height, size):
+        sides = tuple(cut(size * side / min(width, height)) for side in (width, height))
+        return sides, tuple(-round((side - size) / 2) for side in sides)
+
+    return act
 
 
 GEOMETRIES = (
@@ -73,7 +78,15 @@ GEOMETRIES = (
         "crop",
         "crop",
         "photos are resized by the shorter side and center-cropped",
-        crop,
+        crop(int),
+        help="resize by the longer side and pad",
+        flag="--fit crop",
+    ),
+    geometry(
+        "crop rounded",
+        "crop_rounded",
+        "photos are resized by the shorter side, with rounded sides, and center-cropped",
+        crop(round),
         help="resize by the longer side and pad",
         flag="--fit crop",
     ),
@@ -100,12 +113,27 @@ def by_pillow(resample):
     return act
 
 
-def as_tensor(antialias):
-    """The bilinear filter of torch."""
+def by_opencv(resize):
+    """A filter that OpenCV has for bytes."""
 
     def act(photo, sides):
-        whole = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].double() / 255
-        return F.interpolate(whole, sides[::-1], mode="bilinear", antialias=antialias)[0]
+        return torch.from_numpy(resize(np.asarray(photo), *sides)).permute(2, 0, 1).double() / 255
+
+    return act
+
+
+def as_bytes(photo, sides):
+    """The bilinear filter of torch with antialiasing, for tensors of bytes."""
+    whole = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
+    return F.interpolate(whole, sides[::-1], mode="bilinear", antialias=True)[0].double() / 255
+
+
+def as_tensor(antialias, dtype):
+    """The bilinear filter of torch, whose weights are rounded to a precision."""
+
+    def act(photo, sides):
+        whole = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].to(dtype) / 255
+        return F.interpolate(whole, sides[::-1], mode="bilinear", antialias=antialias)[0].double()
 
     return act
 
@@ -123,21 +151,48 @@ FILTERS = (
         for kind in Image.Resampling
     ),
     filter_(
-        "no antialias",
-        "no_antialias",
-        "photos are resized as tensors, bilinear without antialiasing",
-        as_tensor(False),
-        "filter",
-        help="resize with Pillow, or with antialias=True",
+        "opencv linear",
+        "opencv_linear",
+        "photos are resized with OpenCV's INTER_LINEAR, without antialiasing",
+        by_opencv(resize_linear),
+        help="resize with Pillow's bilinear filter",
     ),
     filter_(
-        "antialias",
-        "tensor_resize",
-        "photos are resized as tensors, bilinear with antialiasing",
-        as_tensor(True),
-        "filter",
+        "opencv area",
+        "opencv_area",
+        "photos are resized with OpenCV's INTER_AREA",
+        by_opencv(resize_area),
+        help="resize with Pillow's bilinear filter",
+        matters=DIFFERENT,
+    ),
+    filter_(
+        "bytes",
+        "byte_tensor_resize",
+        "photos are resized as tensors of bytes, bilinear with antialiasing",
+        as_bytes,
         help="resize with Pillow",
         matters=DIFFERENT,
+    ),
+    *(
+        filter_(
+            f"no antialias {dtype}",
+            "no_antialias",
+            "photos are resized as tensors, bilinear without antialiasing",
+            as_tensor(False, dtype),
+            help="resize with Pillow, or with antialias=True",
+        )
+        for dtype in (torch.float64, torch.float32)
+    ),
+    *(
+        filter_(
+            f"antialias {dtype}",
+            "tensor_resize",
+            "photos are resized as tensors, bilinear with antialiasing",
+            as_tensor(True, dtype),
+            help="resize with Pillow",
+            matters=DIFFERENT,
+        )
+        for dtype in (torch.float64, torch.float32)
     ),
 )
 

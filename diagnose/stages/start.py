@@ -72,7 +72,7 @@ COMPUTED = Row(
     "the weights of the head[ in its layer of {layer} units] are computed from others at every step"
     "[, as {by}: their largest singular value is 1] (reference: a plain layer)",
     help="remove the parametrization of the head",
-    at=("built", "bias"),
+    at=("built", "weight"),
 )
 
 

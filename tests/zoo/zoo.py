@@ -117,7 +117,7 @@ EXPECTED = {
     "bicubic": ("inputs.filter", {"filter": "bicubic"}),
     "lanczos": ("inputs.filter", {"filter": "lanczos"}),
     "nearest": ("inputs.filter", {"filter": "nearest"}),
-    "no_antialias": ("inputs.no_antialias", {"filter": "no antialias"}),
+    "no_antialias": ("inputs.no_antialias", {}),
     "hflip": ("inputs.hflip", {}),
     "hflip_random": ("inputs.hflip", {}),
     "vflip": ("inputs.vflip", {}),
