@@ -74,21 +74,16 @@ GEOMETRIES = (
         help="place the photo in the middle, at (size - side) // 2",
         at=("placement", "dataset"),
     ),
-    geometry(
-        "crop",
-        "crop",
-        "photos are resized by the shorter side and center-cropped",
-        crop(int),
-        help="resize by the longer side and pad",
-        flag="--fit crop",
-    ),
-    geometry(
-        "crop rounded",
-        "crop_rounded",
-        "photos are resized by the shorter side, with rounded sides, and center-cropped",
-        crop(round),
-        help="resize by the longer side and pad",
-        flag="--fit crop",
+    *(
+        geometry(
+            choice,
+            "crop",
+            "photos are resized by the shorter side and center-cropped",
+            crop(cut),
+            help="resize by the longer side and pad",
+            flag="--fit crop",
+        )
+        for choice, cut in (("crop", int), ("crop rounded", round))
     ),
     geometry(
         "squash",

@@ -108,7 +108,11 @@ def name_inputs(changes, worst):
 
     changes: of each input its (Way, items of its values), or None where it is not reproduced.
     """
-    counts = Counter(change for own in changes for change in own)
+    first = {}  # of choices that are called the same
+    counts = Counter(
+        first.setdefault((row.id, row.text, values), (row, values))
+        for own in changes for row, values in own
+    )  # fmt: skip
     for of_value, of_each in EACH.items():
         own = [change for change in counts if change[0] == of_value]
         if len(own) > FEW:
