@@ -123,6 +123,43 @@ def test_what_was_done_to_the_labels_is_said(lists, judge, tmp_path, what):
     assert words in verdict and code == int(what != "nothing"), printed
 
 
+def exchanged(count, rng):
+    """{words of the verdict: (order of the names, order of the labels)} of mixed-up rows."""
+    every, seed = np.arange(count), int(rng.integers(101))
+    drawn, by = np.random.RandomState(seed).permutation(count), int(rng.integers(2, 9))
+    shuffle, usual = f"shuffled by np.random.RandomState({seed})", rng.permutation(count)
+    return {
+        f"of the row {by} later": (every, np.roll(every, -by)),
+        f"of the row {by} earlier": (usual, np.roll(usual, by)),
+        "in reversed order": (every, every[::-1]),
+        "in the order of the official lists, while the names": (usual, every),
+        f"other rows: {shuffle}": (every, drawn),
+        f"of a table {shuffle}": (every, np.argsort(drawn)),
+    }
+
+
+@pytest.mark.parametrize("place", [*range(6), pytest.param(-1, marks=official)])
+def test_labels_of_other_rows_are_named_with_their_order(made_up, judge, tmp_path, place):
+    root = PHOTOTRIAGE if place < 0 else made_up[0]
+    pairs, _ = read_lists(root)
+    words, (names, order) = list(exchanged(len(pairs), np.random.default_rng(place + 1)).items())[
+        place
+    ]
+    labels = pairs["label"][order]
+    columns = [pairs[name][names] for name in ("series", "photo_1", "photo_2")]
+    rows = list(zip(*columns, labels, strict=True))
+    header = "series\tphoto_1\tphoto_2\tlabel"
+    code, verdict, printed = audit_rows(judge, root, tmp_path / "t.tsv", rows, header=header)
+    assert code == 1 and verdict.startswith("the official labels, but of other rows"), printed
+    assert words in verdict
+    rows[0] = (*rows[0][:3], 1 - rows[0][3])
+    _, verdict, printed = audit_rows(judge, root, tmp_path / "u.tsv", rows, header=header)
+    assert verdict.startswith("not established") and "exactly as many" not in printed
+    rows = list(zip(*columns, np.random.default_rng(9).permutation(labels), strict=True))
+    _, verdict, printed = audit_rows(judge, root, tmp_path / "v.tsv", rows, header=header)
+    assert verdict.startswith("not established") and "exactly as many" in printed
+
+
 def test_the_polarity_of_a_file_can_be_declared(lists, judge, tmp_path, refused):
     root, pairs, _ = lists
     rows = table_of(pairs, label=1 - pairs["label"])

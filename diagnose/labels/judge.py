@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from diagnose.dataset import SPLITS, read_labelled
+from diagnose.dataset import read_labelled
 from diagnose.labels import search
 from diagnose.labels.align import write_alignment
+from diagnose.labels.rows import order_of
+from diagnose.labels.subsets import name_missing
 from diagnose.tables import (
     COLUMNS,
     UNDECIDED,
@@ -72,6 +74,13 @@ NOT_REPRODUCED = row(
     "not_reproduced",
     UNEXPLAINED,
     "not established: no chain of changes reproduces the labels; labels agree on {agree}",
+)
+OTHER_ROWS = row("of_other_rows", CAUSE, "the official labels, but of other rows: {order}")
+AS_MANY = row(
+    "as_many",
+    EQUAL,
+    "label 1 in {ones:,} rows, exactly as many as officially, which unrelated labels have once in "
+    "about {times} files: they may be those of other rows",
 )
 OTHER_PAIRS = row("other_pairs", SKIPPED, "other pairs: {rows} rows of the file are official pairs")
 TOO_FEW = row(
@@ -214,6 +223,13 @@ def name_unexplained(label, truth, following, rows, places, official, evidence):
         if both > 0.9 and abs(2 * same / len(mine) - 1) < 0.2:
             return PERMUTED.found(agree=agreement), [*evidence, ALIGN.found()]
     unrelated = abs(2 * agree / count - 1) < 0.2
+    if unrelated and len(label) == len(rows):
+        order = order_of(label, truth, rows, places)
+        if order:
+            return OTHER_ROWS.found(order=order), evidence
+        if label.sum() == truth.sum():
+            times = round(math.sqrt(math.pi * count / 2))  # of a binomial distribution
+            evidence = [*evidence, AS_MANY.found(ones=int(label.sum()), times=times)]
     return (UNRELATED if unrelated else NOT_REPRODUCED).found(agree=agreement), evidence
 
 
@@ -268,54 +284,6 @@ def judge_crossings(rows, places, split, split_of):
     if shared:
         return [CUT_SERIES.found(series=percent(shared, series))], 0
     return [OTHER_SPLIT.found(pairs=percent(int(wrong.sum()), int(marked.sum())))], 0
-
-
-def name_missing(present, split_of, official):
-    """(words, exit code) on a subset of the official pairs: by which rule it was taken, if any."""
-    whole = [bool(present[split_of == s].all()) for s in (0, 1)]
-    none = [(split_of == s).any() and not present[split_of == s].any() for s in (0, 1)]
-    for s in (0, 1):
-        if whole[s] and none[1 - s]:
-            return f"the whole {SPLITS[s]} list, and nothing of {SPLITS[1 - s]}", 0
-    agreement = np.maximum(official["preference"], 1 - official["preference"])
-    _, place, sizes = np.unique(official["series"], return_inverse=True, return_counts=True)
-    photos = np.round((1 + np.sqrt(1 + 8 * sizes)) / 2).astype(int)[place]
-    row = np.where(
-        split_of == 0, np.arange(len(official)), np.arange(len(official)) - (split_of == 0).sum()
-    )
-    inside = ~np.isin(split_of, [s for s in (0, 1) if none[s]])
-    for words, values in (
-        ("agreement of at least {low:.3g}", agreement),
-        ("at most {high} photos in the series", -photos),
-        ("at least {low:g} photos in the series", photos),
-        ("the first {count:,} rows of a list", -row),
-        ("the last rows of a list, from row {low:g} on, counted from 0", row),
-    ):
-        low = between(values[~present & inside], values[present].min())
-        if np.array_equal(present[inside], (values >= low - 1e-9)[inside]):
-            where = f" ({SPLITS[none.index(False)]} alone)" if any(none) else ""
-            text = words.format(low=low, high=int(-low), count=int(1 - low))
-            return f"only pairs of a subset{where}: {text}; {counts(present, split_of)}", 1
-    return f"{counts(present, split_of)}, by none of the rules tried", 1
-
-
-def between(below, low):
-    """The shortest number above all of `below` and not above `low`."""
-    top = max((float(value) for value in below if value < low), default=-np.inf)
-    numbers = (math.floor(low * 10**digits + 1e-9) / 10**digits for digits in range(4))
-    return next((number for number in numbers if top < number <= low), low)
-
-
-def counts(present, split_of):
-    """How many pairs of each list are missing."""
-    words = []
-    for s in (0, 1):
-        there = present[split_of == s]
-        if not there.all():
-            words.append(
-                f"{percent(int((~there).sum()), len(there))} {SPLITS[s]} pairs are missing"
-            )
-    return " and ".join(words)
 
 
 @instrument("labels")
