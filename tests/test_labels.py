@@ -142,9 +142,8 @@ def exchanged(count, rng):
 def test_labels_of_other_rows_are_named_with_their_order(made_up, judge, tmp_path, place):
     root = PHOTOTRIAGE if place < 0 else made_up[0]
     pairs, _ = read_lists(root)
-    words, (names, order) = list(exchanged(len(pairs), np.random.default_rng(place + 1)).items())[
-        place
-    ]
+    every = exchanged(len(pairs), np.random.default_rng(place + 1))
+    words, (names, order) = list(every.items())[place]
     labels = pairs["label"][order]
     columns = [pairs[name][names] for name in ("series", "photo_1", "photo_2")]
     rows = list(zip(*columns, labels, strict=True))
