@@ -18,7 +18,7 @@ from run.findings import (
     line_of,
 )
 
-NOTHING = "printed.nothing"  # the id of a stage without anything to judge
+NOTHING = ("printed.nothing", "evaluation.none")  # of a stage without anything to judge
 FINETUNE = ("update.optimizer", "pairs.accumulated", "update.learning_rates_scheduled_each")
 KINDS = {  # the word of a stage, the gravest first
     UNEXPLAINED: "unexplained",
@@ -34,11 +34,13 @@ def lines_of(findings, basis):
     yield f"covers     {covered(basis)}"
     for stage in STAGES:
         own = [finding for finding in findings if finding.stage == stage]
+        if stage == "evaluation" and not basis.asked_epochs:
+            continue
         kinds = {finding.kind for finding in own if not finding.row.is_partial}
         word = next((word for kind, word in KINDS.items() if kind in kinds), "equal")
-        if any(finding.id == NOTHING for finding in own):
+        if any(finding.id in NOTHING for finding in own):
             word = "nothing to judge"
-        in_part = any(finding.row.is_partial for finding in own if finding.id != NOTHING)
+        in_part = any(finding.row.is_partial for finding in own if finding.id not in NOTHING)
         if stage == "labels" and SKIPPED not in kinds:
             word += f" ({basis.pairs + basis.later_found} pairs judged)"
         yield f"{stage:10} {word}" + ", judged in part" * in_part

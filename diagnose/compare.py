@@ -45,12 +45,15 @@ from diagnose.stages import judge_loss as loss
 from diagnose.stages import judge_update as updates
 from diagnose.stages import schedule as schedules
 from diagnose.stages.features import GIVEN, IN_PARTS, NOT_TWO_SIDES, without_passes
+from diagnose.stages.judge_evaluation import evaluations_of, judge_evaluation, write_predictions
+from diagnose.stages.printed import VALIDATION_LINES
 from diagnose.stepping import declared, history_of
 from diagnose.trace import Batch, batches_of, read_trace
 from diagnose.where import with_lines
 from diagnose.whole import judge_data, judge_figures
 from disk.errors import command_line, fail_on, instrument, name_path, show_progress
-from run.findings import give_answer
+from disk.files import check_new
+from run.findings import UNEXPLAINED, give_answer
 
 
 class Basis(NamedTuple):
@@ -69,6 +72,7 @@ class Basis(NamedTuple):
     size: int | None  # of the inputs, pixels
     reference_size: int
     page: str  # of the reference, as train_resnet
+    predictions: tuple | None = None  # of the recorded evaluation, see judge_evaluation
 
 
 class BatchContext(NamedTuple):
@@ -108,14 +112,22 @@ def explain(trace, root, page=None, weights=None):
         findings += found + replicas.judge_copies(trace, views, copies)
     else:
         findings += found + explain_updates(trace, views, reference)
-    later = view_later(trace, official, size or 64, bool(views) and is_turned(views[0]))
+    turned = bool(views) and is_turned(views[0])
+    paths = official.of_thumbnails(trace.thumbnails, size or 64) if len(trace.thumbnails) else []
+    later = view_later(trace, official, paths, turned)
+    evaluations = evaluations_of(trace, official, paths, turned)
     told = swapped, inverted, fitted, bool(copies)
     whole += judge_figures(trace, views, later, findings, *told)
     told = swapped, reference.recipe, official, bool(copies)
     whole += judge_data(trace, views, known, later, *told)
     if all(f.row not in schedules.MOVES for _, f in findings):
         whole += schedules.judge_schedules(trace, reference.recipe, known + pairs_of(later))
-    findings += [(step, f) for f in whole for step in range(steps)]
+    inputs_found = of_training([f for _, f in findings if f.stage == "inputs"])
+    prepared = inputs_found, of_whole(trace, official)
+    told, predictions = judge_evaluation(trace, evaluations, known, prepared, root)
+    if evaluations:
+        whole = [finding for finding in whole if finding.row is not VALIDATION_LINES]
+    findings += [(step, f) for f in whole + told for step in range(steps)]
     identified = sum(pair.official is not None for pair in known)
     errors = [(p.relative_error, p.tolerance) for p in passes if p.recipe is not None]
     worst = map(max, zip(*errors, strict=True)) if errors else (None, None)
@@ -124,8 +136,22 @@ def explain(trace, root, page=None, weights=None):
     ended = None if -1 in numbers else pairs.ended(trace, numbers)
     counts = steps, trace.asked, recorded, identified, ended
     behind = sum(b.size for b in later), len(pairs_of(later)), trace.asked_epochs
-    basis = Basis(*counts, *behind, *worst, size, reference.recipe["size"], reference.page)
+    sizes = size, reference.recipe["size"]
+    basis = Basis(*counts, *behind, *worst, *sizes, reference.page, predictions)
     return with_lines(in_order(merge_steps(findings)), trace), basis
+
+
+def of_training(findings):
+    """The findings on the inputs of training, or None where nothing reproduces some of them."""
+    return None if any(f.kind == UNEXPLAINED for f in findings) else findings
+
+
+def of_whole(trace, official):
+    """The findings on the inputs of the first evaluated batches; None where they are not known."""
+    if trace.whole is None:
+        return None
+    changes, _, worst = official.identify(trace.whole.double())
+    return None if None in changes else inputs.name_inputs(changes, worst)
 
 
 def view_batches(trace, reference, official, progress):
@@ -294,11 +320,16 @@ def main(argv=None):
     text = "pretrained weights that the trainer starts from; torch's cache if not given"
     parser.add_argument("--weights", type=Path, metavar="FILE", help=text)
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
+    text = "writes the predictions of the recorded evaluation, for diagnose predictions"
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help=text)
     args = parser.parse_args(argv)
+    check_new("--predictions", args.predictions)
     trace = read_trace(args.trace)
     unforeseen = () if args.debug else (Exception,)
     with fail_on(__file__, f"{args.trace}: cannot be replayed", *unforeseen), name_path(__file__):
         findings, basis = explain(trace, args.data, args.page, args.weights)
+    if args.predictions:
+        write_predictions(args.predictions, basis.predictions)
     lines = [*lines_of(findings, basis), *commands(findings, basis, args.data)]
     code = exit_code(findings)
     give_answer(verdict(findings, basis), code, findings, lines, args.json)

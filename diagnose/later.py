@@ -35,33 +35,40 @@ class Later(NamedTuple):
     loss: float
 
 
-def view_later(trace, official, size, is_turned):
+def view_later(trace, official, paths, is_turned):
     """The Later of every batch behind the full steps.
 
-    size: of the inputs, pixels; is_turned: whether photo_2 goes through the backbone first.
+    paths: of the photos of all thumbnails, None where one is not known; is_turned: whether photo_2
+    goes through the backbone first.
     """
-    return [view(trace, batch, official, size, is_turned) for batch in trace.later]
+    return [view(trace, batch, official, paths, is_turned) for batch in trace.later]
 
 
-def view(trace, batch, official, size, is_turned):
+def view(trace, batch, official, paths, is_turned):
     """The Later of a recorded LaterBatch."""
     count, step = len(batch.rows[0]), len(trace.updates) + batch.update
     entered = labels.label_of(batch.labels, count)
-    recorded, known = [], len(batch.rows) == 2 and batch.photos is not None
-    known = known and all(len(side) == count and bool((side >= 0).all()) for side in batch.rows)
-    if known:
-        paths = official.of_thumbnails(batch.photos, size)
-        sides = [batch.rows[k].tolist() for k in order_of(batch.rows)]
-        pairs = [(paths[a], paths[b]) for a, b in zip(*sides, strict=True)]
-        pairs = [pair[::-1] for pair in pairs] if is_turned else pairs
-        own = entered[0].tolist() if entered else [None] * count
-        recorded = [
-            RecordedPair(label, official.find(*pair), step, row, count, tuple(p.name for p in pair))
-            for row, (pair, label) in enumerate(zip(pairs, own, strict=True))
-            if None not in pair
-        ]
     label = entered and entered[0]
+    own = label.tolist() if entered else [None] * count
+    shown = pairs_shown(batch, paths, is_turned)
+    recorded = [
+        RecordedPair(label, official.find(*pair), step, row, count, tuple(p.name for p in pair))
+        for row, (pair, label) in enumerate(zip(shown, own, strict=True))
+        if None not in pair
+    ]
     return Later(step, batch.epoch, count, recorded, label, batch.logits, batch.loss)
+
+
+def pairs_shown(batch, paths, is_turned):
+    """(path of photo_1, path of photo_2) of every pair of a batch, None where one is not known.
+
+    paths: of the photos of all thumbnails.
+    """
+    if len(batch.rows) != 2 or len({len(side) for side in batch.rows}) > 1:
+        return [(None, None)] * len(batch.rows[0])
+    sides = [batch.rows[k].tolist() for k in order_of(batch.rows)]
+    known = [[paths[place] if place >= 0 else None for place in side] for side in sides]
+    return list(zip(*(known[::-1] if is_turned else known), strict=True))
 
 
 def pairs_of(later):

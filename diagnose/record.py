@@ -56,6 +56,7 @@ BATCH_NORM = ["input", "running_mean", "running_var", "weight", "bias"]  # its o
 BATCH_NORM += ["training", "momentum", "eps"]
 MERGES = ("sub", "__sub__", "rsub", "subtract", "cat", "concat", "mul", "__mul__")
 CHANGES = ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__")  # in place, by sign
+COMPARISONS = ("eq", "__eq__", "ne", "__ne__")
 IN_PLACE = ("sub_", "isub__", "subtract_", "mul_", "imul__", "add_", "iadd__")
 JOINS = ("cat", "concat", "concatenate")
 MOVES = "stack chunk split tensor_split unbind __getitem__ narrow select index_select flip roll "
@@ -80,6 +81,7 @@ PHOTO_KINDS = {
 }
 PHOTO_OPS = {op: kind for kind, ops in PHOTO_KINDS.items() for op in ops.split()}
 PILLOW = ("resize", "thumbnail", "transpose", "convert", "split", "crop", "paste")
+WHOLE, FEW = 2, 8  # passes of an evaluation of which photos are kept as they are; how many each
 THUMBNAIL = 16  # cells of a side to which photos are reduced behind the full steps
 MOST_LATER = 20_000  # batches behind the full steps, where no loader says where an epoch ends
 RECENT = 12  # tensors [B, F] that are known again where their graph is cut
@@ -120,7 +122,7 @@ class Tag:
 def new_pass(photo, autocast):
     """The record of one pass of photos [B, 3, H, W] (None: features were given)."""
     record = {"input": photo, "norms": [], "weights": [], "ops": [], "autocast": autocast}
-    return record | {"line": NOWHERE_LINE, "epoch": NOWHERE}
+    return record | {"line": NOWHERE_LINE, "epoch": NOWHERE, "training": False, "random": False}
 
 
 def new_pair(merge, merged, passes, features, rows):
@@ -195,17 +197,32 @@ class Lines:
         frame = sys._getframe(1)
         while frame is not None:
             code = frame.f_code
-            if code not in self.own:
-                self.own[code] = self.is_own(code.co_filename)
-            if self.own[code]:
+            if self.owns(code):
                 return code.co_filename, frame.f_lineno
             frame = frame.f_back
         return None
+
+    def owns(self, code):
+        """Whether code is the trainer's."""
+        if code not in self.own:
+            self.own[code] = self.is_own(code.co_filename)
+        return self.own[code]
 
     def here(self):
         """The number of the nearest line of the trainer's own code; NOWHERE_LINE: there is none."""
         place = self.nearest()
         return NOWHERE_LINE if place is None else self.number(*place)
+
+    def caller(self):
+        """The number of the line that called the outermost module, or the nearest line."""
+        frame, found, within = sys._getframe(1), NOWHERE_LINE, False
+        while frame is not None:
+            code = frame.f_code
+            within |= code.co_name == "_call_impl"
+            if self.owns(code) and (within or found == NOWHERE_LINE):
+                found, within = self.number(code.co_filename, frame.f_lineno), False
+            frame = frame.f_back
+        return found
 
     def is_own(self, file):
         """Whether a file of code is the trainer's."""
@@ -476,11 +493,22 @@ class Merges(Places):
     def note_norm(self, args, kwargs, passes, before):
         """What a batch_norm was told, and its running statistics before and after."""
         values = batch_norm_values(args, kwargs)
+        for record in passes.values():
+            record["training"] |= bool(values.get("training"))
+        if self.light:
+            return
         norm = {key: plain(values.get(key)) for key in ("training", "momentum", "eps")}
         norm["weight"] = self.numbers.get(id(values.get("weight")))
         norm["before"], norm["after"] = before, running(args, kwargs)
         for record in passes.values():
             record["norms"].append(norm)
+
+    def note_dropout(self, args, kwargs, passes):
+        """Notes whether a dropout is random; passes: those that its input comes from."""
+        rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+        active = kwargs.get("training", args[2] if len(args) > 2 else True)
+        for record in passes.values():
+            record["random"] |= bool(active) and float(rate) > 0
 
     def merge(self, name, sides, changed, output, passes):
         """A new pair of photos: the features of both sides, and how they were merged.
@@ -535,13 +563,7 @@ class Merges(Places):
             pair["lines"].pop("behind", None)
         else:
             pair["lines"].setdefault("behind", self.lines.here())
-        lengths = {len(t) for t in operands if t in self.tags and is_small(t)}
-        labels = [t for t in operands if self.is_new_label(t) and len(t) in lengths]
-        label = labels[0] if labels and not weights else None
-        if label is not None:
-            root, ops, line = self.label_of(label)
-            known = {"values": keep(label), "root": keep(root), "ops": ops, "line": line}
-            pair["labels"].append(known)
+        if not weights and self.note_label(operands, pair):
             pair["lines"].setdefault("loss", self.lines.here())
         if name == "softmax":
             pair["lines"]["softmax"] = self.lines.here()
@@ -557,6 +579,16 @@ class Merges(Places):
             layer["line"] = self.lines.here()
             self.hook(output, pair, f"output_{len(pair['head'])}")
             pair["head"].append(layer)
+
+    def note_label(self, operands, pair):
+        """Notes a label that meets what comes from the logits; whether there is one."""
+        lengths = {len(t) for t in operands if t in self.tags and is_small(t)}
+        labels = [t for t in operands if self.is_new_label(t) and len(t) in lengths]
+        for label in labels[:1]:
+            root, ops, line = self.label_of(label)
+            known = {"values": keep(label), "root": keep(root), "ops": ops, "line": line}
+            pair["labels"].append(known)
+        return bool(labels)
 
 
 class OpTracer(Merges):
@@ -632,11 +664,18 @@ class OpTracer(Merges):
         self.passes += torch.is_grad_enabled()
         lines, epoch = self.origins.get(photo, ({}, self.epoch))
         self.last |= lines  # others may have been read since then
-        kept = thumbnail(photo) if self.light else keep(photo)
+        kept = self.keep_photo(photo)
         tag = self.new_tag(photo, kept, torch.is_autocast_enabled(photo.device.type))
         for record in tag.passes.values():
             record.update(line=self.lines.here(), epoch=epoch)
         return tag
+
+    def keep_photo(self, photo):
+        """What is kept of photos [B, 3, H, W] that enter the backbone."""
+        return keep(photo)
+
+    def on_pair(self, pair, graph):
+        """A new pair of photos; graph: whether a backward may follow."""
 
     def on_features(self, operands):
         """Tags of two features [B, F] that were given, where no photo met a weight in training."""
@@ -652,12 +691,14 @@ class OpTracer(Merges):
         passes = {number: record for tag in tags for number, record in tag.passes.items()}
         pairs = [tag.pair for tag in tags if tag.pair]
         pair = pairs[0] if pairs else None
-        if pair is None and len(passes) > 2 and not torch.is_grad_enabled():
+        if pair is None and len(passes) > 2 and not (torch.is_grad_enabled() or self.light):
             return  # features of many photos, put by for later: no pair of them
         depth, outputs = max(tag.depth for tag in tags) + bool(weights), tensors_in(result)
         self.number(name, weights, depth)
         if name == "batch_norm":
             self.note_norm(args, kwargs, passes, before)
+        if "dropout" in name:
+            self.note_dropout(args, kwargs, passes)
         for record in passes.values() if pair is None else ():
             record["ops"].append(name)
             record["weights"] += [self.numbers[id(weight)] for weight in weights]
@@ -671,11 +712,15 @@ class OpTracer(Merges):
             self.note_joined(pair, others)
             if outputs and outputs[0].is_floating_point():
                 self.follow(name, args, kwargs, operands, weights, pair, outputs[0])
+            elif self.light and name in COMPARISONS:
+                self.note_label(operands, pair)  # of an accuracy
         elif "loss" in name and len(sides) == 2 and all(map(is_small, sides)) and self.meet(sides):
             pair = self.merge_scores(name, sides, operands, passes)
         elif moved is None and outputs and not weights and self.meet(sides):
             first = {id(t): kept for t, kept in zip(operands, before, strict=False)}
             pair = self.merge(name, sides, [first.get(id(t)) for t in sides], outputs[0], passes)
+        if pair is not None and all(pair is not known for known in pairs):
+            self.on_pair(pair, outputs[0].requires_grad)
         for place, output in enumerate(outputs):
             rows = moved[place] if moved else kept
             lost = pair or rows is None or rows.shape != output.shape[: rows.dim()]
@@ -687,28 +732,111 @@ class OpTracer(Merges):
 class LaterTracer(OpTracer):
     """What is kept of the batches behind the full steps: little, to the end of so many epochs."""
 
-    def __init__(self, steps, double, root, epochs):
+    def __init__(self, steps, double, root, epochs, until):
         super().__init__(double, root)
-        self.steps, self.asked_epochs, self.begun_epochs = steps, epochs, set()
+        self.until, self.pending = until, None
+        self.steps, self.begun_epochs = steps, set()
+        self.asked_epochs = MOST_LATER if until else epochs
         self.waiting, self.updates, self.stepping = [], [], {}
-        self.later, self.rates = [], []
+        self.later, self.rates, self.files, self.schedules = [], [], [], []
+        self.unsettled, self.evaluated, self.whole = [], [], []  # whole: a few photos as they are
+        self.shown = {}  # {number of a pass behind the full steps: its thumbnails}
         self.begun = self.said = 0.0  # seconds: when the step began; a line of progress was said
+
+    def on_photo(self, photo):
+        """As before; what was not followed by a backward was an evaluation."""
+        self.settle()
+        tag = super().on_photo(photo)
+        for record in tag.passes.values() if self.light else ():
+            record["line"] = self.lines.caller()
+        return tag
+
+    def keep_photo(self, photo):
+        """What is kept of photos [B, 3, H, W]: behind the full steps, thumbnails."""
+        if not self.light:
+            return keep(photo)
+        if not torch.is_grad_enabled() and len(self.whole) < WHOLE:
+            self.whole.append(keep(photo[:FEW]))
+        return thumbnail(photo)
+
+    def on_pair(self, pair, graph):
+        """Notes a pair behind the full steps, until it is known what it is for."""
+        if self.light:
+            parts = pair.get("parts", [])
+            known = [old for old in self.unsettled if all(old[0] is not part for part in parts)]
+            self.unsettled = [*known, (pair, graph)]
+
+    def settle(self, every=False):
+        """Notes the pairs that no backward follows: those of an evaluation.
+
+        every: also those that one could follow.
+        """
+        left = [(pair, graph) for pair, graph in self.unsettled if not pair["backwards"]]
+        self.unsettled = [known for known in left if known[1] and not every]
+        for pair, graph in left:
+            if every or not graph:
+                self.evaluated.append(self.brief(pair) | self.evaluation_of(pair, graph))
+
+    def evaluation_of(self, pair, graph):
+        """What is kept of an evaluation besides what is kept of any later batch."""
+        passes = pair["passes"].values()
+        facts = {name: any(record[name] for record in passes) for name in ("training", "random")}
+        weights = {number for record in passes for number in record["weights"]}
+        done = len(self.updates) + (self.pending is not None) + len(self.rates)
+        line = next(iter(passes))["line"]
+        return facts | {"graph": graph, "weights": sorted(weights), "update": done, "line": line}
+
+    def brief(self, pair):
+        """What is kept of a batch behind the full steps."""
+        for number, record in pair["passes"].items():
+            photos = record["input"]
+            if photos is not None:
+                self.shown[number] = thumbnail(photos) if photos.dim() == 4 else photos
+        made = [layer["output"] for layer in pair["head"] if "dropout" not in layer["op"]]
+        logits = made[-1] if made else pair["merged"]
+        known = {"rows": [side.flatten() for side in pair["rows"]], "labels": pair["labels"]}
+        known["logits"] = logits if logits.dim() and is_small(logits) else None
+        return known | {"epoch": next(iter(pair["passes"].values()))["epoch"]}
 
     def note_later(self, optimizer):
         """An update behind the full steps: its batches, and the learning rates."""
         if self.waiting:
-            self.later += [brief(pair, len(self.rates)) for pair in self.waiting]
+            for pair in self.waiting:
+                loss = float(pair["backwards"][-1]["loss"])
+                self.later.append(self.brief(pair) | {"loss": loss, "update": len(self.rates)})
+            self.settle(every=True)
             self.rates.append([])
             self.waiting, self.stepping = [], {}
         if id(optimizer) not in self.stepping:
             self.stepping[id(optimizer)] = {}
             self.rates[-1] += [float(group.get("lr", 0)) for group in optimizer.param_groups]
 
+    def on_schedule_made(self, made, schedule, *args, **options):
+        made(schedule, *args, **options)
+        known = {"object": schedule, "steps": [], "line": self.lines.here()}
+        self.schedules.append(known | {"stepped": NOWHERE_LINE})
+
+    def on_schedule_stepped(self, step, schedule, *args, **options):
+        """A step of a schedule, and how many updates had been done."""
+        known = next((s for s in self.schedules if s["object"] is schedule), None)
+        if known is not None and not self.done:
+            done = len(self.updates) + (self.pending is not None) + len(self.rates)
+            known["steps"].append(done)
+            if known["steps"][-1]:  # schedules step once as they are made
+                known["stepped"] = self.lines.here()
+        return step(schedule, *args, **options)
+
+    def on_file_opened(self, opened, file, *args, **options):
+        if len(self.files) < MOST_FILES:
+            self.files.append(os.path.basename(str(file)))
+        return opened(file, *args, **options)
+
     def is_past(self, pair):
         """Whether a batch is behind all that was asked for."""
         self.begun_epochs |= {record["epoch"] for record in pair["passes"].values()} - {NOWHERE}
         done = len(self.updates) >= self.steps
         past = len(self.begun_epochs) > self.asked_epochs or not self.asked_epochs
+        past |= self.until == "evaluation" and bool(self.evaluated)
         return done and (past or len(self.later) >= MOST_LATER)
 
     def show_progress(self):
@@ -733,13 +861,13 @@ class Recorder(LaterTracer):
     epochs: to the end of which one little of each later batch is recorded, 0 for none.
     """
 
-    def __init__(self, out, steps=5, double=True, root=".", epochs=0):
-        super().__init__(steps, double, root, epochs)
+    def __init__(self, out, steps=5, double=True, root=".", epochs=0, until=None):
+        super().__init__(steps, double, root, epochs, until)
         self.out = Path(out).absolute()  # trainers change folders
-        self.batches, self.pending, self.within, self.unseen = [], None, False, 0
+        self.batches, self.within, self.unseen = [], False, 0
         # stays: whether the process goes on after the steps, as the kernel of a notebook does
         self.stays, self.saved = False, False
-        self.printed, self.files, self.schedules = [], [], []
+        self.printed = []
 
     def has_gradients(self):
         """Whether gradients wait for an optimizer step."""
@@ -802,7 +930,7 @@ class Recorder(LaterTracer):
         if self.done or (not self.waiting and self.pending is None):
             return None
         self.updating = True
-        if self.light:
+        if self.light and self.pending is None:
             return self.note_later(optimizer)
         if self.pending is None or self.waiting:
             self.pending = {"batches": len(self.waiting), "optimizers": []}
@@ -838,6 +966,7 @@ class Recorder(LaterTracer):
         """The weights right behind an update."""
         if self.pending is not None and not self.done:
             self.pending["after"] = self.state_of_weights()
+            self.light = self.asked_epochs > 0 and len(self.updates) + 1 >= self.steps
         self.updating = False
 
     def state_of_weights(self):
@@ -870,27 +999,9 @@ class Recorder(LaterTracer):
         """A line that the trainer prints: those with numbers, and how many batches were done."""
         if any(c.isdigit() for c in line) and len(self.printed) < 10_000 and not self.done:
             done = len(self.batches) + len(self.later) + len(self.waiting), len(self.updates)
-            self.printed.append([*done, line[:500], self.lines.here()])
-
-    def on_schedule_made(self, made, schedule, *args, **options):
-        made(schedule, *args, **options)
-        known = {"object": schedule, "steps": [], "line": self.lines.here()}
-        self.schedules.append(known | {"stepped": NOWHERE_LINE})
-
-    def on_schedule_stepped(self, step, schedule, *args, **options):
-        """A step of a schedule, and how many updates had been done."""
-        known = next((s for s in self.schedules if s["object"] is schedule), None)
-        if known is not None and not self.done:
-            done = len(self.updates) + (self.pending is not None) + len(self.rates)
-            known["steps"].append(done)
-            if known["steps"][-1]:  # schedules step once as they are made
-                known["stepped"] = self.lines.here()
-        return step(schedule, *args, **options)
-
-    def on_file_opened(self, opened, file, *args, **options):
-        if len(self.files) < MOST_FILES:
-            self.files.append(os.path.basename(str(file)))
-        return opened(file, *args, **options)
+            self.settle()
+            known = line[:500], self.lines.here(), len(self.evaluated)
+            self.printed.append([*done, *known])
 
     def trace(self):
         """All that was recorded, as plain data and tensors."""
@@ -904,7 +1015,12 @@ class Recorder(LaterTracer):
         last = [self.pending | {"next": None}] if done else []
         trace |= {"updates": self.updates + last, "printed": self.printed}
         trace |= {"asked": self.steps, "epochs": self.epochs}
-        trace |= {"later": self.later, "rates": self.rates, "asked_epochs": self.asked_epochs}
+        self.settle(every=True)
+        photos, begins = stacked(self.shown)
+        trace |= {"later": [placed(batch, begins) for batch in self.later], "rates": self.rates}
+        trace["evaluated"] = [placed(batch, begins) for batch in self.evaluated]
+        trace |= {"asked_epochs": self.asked_epochs, "thumbnails": photos}
+        trace["whole"] = torch.cat(self.whole) if self.evaluated and self.whole else None
         trace["files"] = self.files
         kept = ("steps", "line", "stepped")
         trace["schedules"] = [describe(s["object"]) | {k: s[k] for k in kept}
@@ -937,7 +1053,7 @@ def written(trace, out):
     said += f"tensors: {len(trace['weights'])} -> {out}"
     ends, ended = "record.py: your trainer ended", whole_epochs(trace)
     if trace["asked_epochs"]:
-        said += f" (later batches: {len(trace['later'])}, "
+        said += f" (evaluated: {len(trace['evaluated'])}, later batches: {len(trace['later'])}, "
         said += f"whole epochs: {'not known without a loader' if ended is None else ended})"
     if done < asked:
         said += f"\n{ends} after {done} of the {asked} steps asked for"
@@ -954,18 +1070,24 @@ def whole_epochs(trace):
     return sum(ended) if ended else None
 
 
-def brief(pair, update):
-    """What is kept of a batch behind the full steps, of an update numbered from there."""
-    own = clean(pair)
-    made = [layer["output"] for layer in own["head"] if "dropout" not in layer["op"]]
-    logits = made[-1] if made else own["merged"]
-    photos = [record["input"] for record in own["passes"]]
-    known = {"photos": None, "rows": own["rows"], "labels": own["labels"], "update": update}
-    if all(photo is not None for photo in photos):
-        known["photos"] = torch.cat([thumbnail(x) if x.dim() == 4 else x for x in photos])
-    known["logits"] = logits if logits.dim() and is_small(logits) else None
-    known["loss"] = float(own["backwards"][-1]["loss"])
-    return known | {"epoch": own["passes"][0]["epoch"]}
+def stacked(shown):
+    """(all thumbnails [N, T, T] of {number of a pass: its own}, {number: where its own begin})."""
+    begins, count = {}, 0
+    for number, photos in shown.items():
+        begins[number] = count
+        count += len(photos)
+    empty = torch.zeros(0, THUMBNAIL, THUMBNAIL, dtype=torch.float16)
+    return torch.cat([empty, *shown.values()]), begins
+
+
+def placed(batch, begins):
+    """A batch whose rows are places among all thumbnails, NOWHERE where there is none."""
+    rows = []
+    for side in batch["rows"]:
+        known = ((number // PASS, number % PASS) for number in side.tolist())
+        places = [begins[n] + row if n in begins else NOWHERE for n, row in known]
+        rows.append(torch.tensor(places))
+    return batch | {"rows": rows}
 
 
 def dims_of(args, kwargs):
@@ -1142,10 +1264,10 @@ class Unwritten:
 class Recording(ExitStack):
     """Everything that recording changes in torch, and changes back; writes the trace at its end."""
 
-    def __init__(self, out, steps=5, as_is=False, root=None, epochs=0):
+    def __init__(self, out, steps=5, as_is=False, root=None, epochs=0, until=None):
         super().__init__()
         root = os.path.dirname(os.path.abspath(sys.argv[0])) if root is None else root
-        self.recorder = Recorder(out, steps, not as_is, root, epochs)
+        self.recorder = Recorder(out, steps, not as_is, root, epochs, until)
 
     def __enter__(self):
         recorder = self.recorder
@@ -1207,10 +1329,10 @@ class Recording(ExitStack):
         setattr(owner, name, value)
 
 
-def watch(out, steps=5, as_is=False, epochs=0):
+def watch(out, steps=5, as_is=False, epochs=0, until=None):
     """Begins to record here, for a notebook; the trace is written after the steps, or at exit."""
     check_out(Path(out))
-    recording = Recording(out, steps, as_is, os.getcwd(), epochs)
+    recording = Recording(out, steps, as_is, os.getcwd(), epochs, until)
     recording.recorder.stays = True
     recording.__enter__()
     atexit.register(recording.close)
@@ -1253,6 +1375,8 @@ def main(argv=None, command="record.py"):
     parser.add_argument("--steps", type=int, default=5, help="updates to record (%(default)s)")
     text = "go on to the end of that epoch, with little of each later batch"
     parser.add_argument("--epochs", type=int, default=0, help=text)
+    text = "go on so to the end of the first evaluation behind the steps"
+    parser.add_argument("--until", choices=["evaluation"], help=text)
     parser.add_argument("--as-is", action="store_true", help="leave the precision alone")
     parser.add_argument("--out", required=True, help="the trace to write")
     parser.add_argument("script", help="the trainer: a file, or a module as `python -m` takes it")
@@ -1275,7 +1399,7 @@ def main(argv=None, command="record.py"):
     if is_module:
         spec = importlib.util.find_spec(args.script.partition(".")[0])
         root = next(iter(spec.submodule_search_locations or [os.path.dirname(spec.origin)]))
-    with Recording(args.out, args.steps, args.as_is, root, args.epochs):
+    with Recording(args.out, args.steps, args.as_is, root, args.epochs, args.until):
         if is_module:
             runpy.run_module(args.script, run_name="__main__", alter_sys=True)
         else:

@@ -2,20 +2,14 @@
 
 import dataclasses
 import itertools
-import types
-import typing
 from dataclasses import dataclass
-from functools import cache
 
-import torch
 from torch import Tensor
 
 from diagnose.record import VERSION
+from diagnose.records import read
 from disk.errors import stop
 from disk.tensors import load_tensors
-
-LARGEST = 10**6  # of any count in a trace
-WIDER = {float: (float, int), Tensor: (Tensor, torch.nn.Parameter)}  # a momentum of 0 is an int
 
 
 @dataclass(frozen=True)
@@ -57,6 +51,8 @@ class Pass:
     autocast: bool
     line: int
     epoch: int
+    training: bool
+    random: bool
 
 
 @dataclass(frozen=True)
@@ -190,20 +186,41 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class LaterBatch:
-    """A batch behind the full steps, of which little is kept.
+class KeptBatch:
+    """What is kept of a batch behind the full steps.
 
-    photos: gray thumbnails [N, T, T], None where features were given; rows: see Batch; logits
-    [B, 1 or 2], None where they are not known; update: its place in the trace's rates.
+    rows: places of both sides among the trace's thumbnails, -1 where there is none; logits
+    [B, 1 or 2], None where they are not known; update: its place in the trace's rates, and of an
+    evaluation how many updates were done.
     """
 
-    photos: Tensor | None
     rows: tuple[Tensor, ...]
     labels: tuple[Label, ...]
     logits: Tensor | None
-    loss: float
     update: int
     epoch: int
+
+
+@dataclass(frozen=True)
+class LaterBatch(KeptBatch):
+    """A batch that a backward followed."""
+
+    loss: float
+
+
+@dataclass(frozen=True)
+class Evaluated(KeptBatch):
+    """A batch that no backward followed.
+
+    training, random: whether a BatchNorm was in training mode, and a dropout active; graph: whether
+    gradients were on; weights: numbers of those it met.
+    """
+
+    training: bool
+    random: bool
+    graph: bool
+    weights: tuple[int, ...]
+    line: int
 
 
 @dataclass(frozen=True)
@@ -217,11 +234,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Trace:
-    """All that record.py writes; printed: (batches done, updates done, text, number of its line).
+    """All that record.py writes.
 
+    printed: (batches done, updates done, text, number of its line, batches evaluated).
     asked: steps that were to be recorded; epochs: of all loaders, in the order in which they began;
     later: batches behind the full steps; rates: of every parameter group in each update behind
-    them; asked_epochs: to the end of which epoch they were to be recorded.
+    them; asked_epochs: to the end of which epoch they were to be recorded; evaluated: batches that
+    no backward followed; thumbnails: gray, [N, T, T], of the photos of both; whole: [K, 3, S, S]
+    photos of the first evaluated batches.
 
     photo_lines: {what is done to a photo: number of the last line that does}.
     """
@@ -238,6 +258,9 @@ class Trace:
     later: tuple[LaterBatch, ...]
     rates: tuple[tuple[float, ...], ...]
     asked_epochs: int
+    evaluated: tuple[Evaluated, ...]
+    thumbnails: Tensor
+    whole: Tensor | None
     files: tuple[str, ...]
     schedules: tuple[Schedule, ...]
     photo_lines: dict[str, int]
@@ -269,60 +292,3 @@ def batches_of(trace):
     for step, update in enumerate(trace.updates):
         for batch in itertools.islice(batches, update.batches):
             yield step, batch
-
-
-# What record.py wrote, as the types above
-
-
-@cache
-def kinds_of(record):
-    """{key in the trace: (name, type)} of the fields of a record; `class_` is `class` there."""
-    return {name.removesuffix("_"): (name, kind)
-            for name, kind in typing.get_type_hints(record).items()}  # fmt: skip
-
-
-def read(value, kind, place):
-    """A value as its type has it; ends the program where it is of another.
-
-    place: where it is, as `FILE: .batches[0].merged`.
-    """
-    if isinstance(kind, types.UnionType):
-        *kinds, other = typing.get_args(kind)
-        kind = other if isinstance(other, type) and isinstance(value, other) else kinds[0]
-        kind = kinds[0] if isinstance(value, dict) else kind
-    inner = typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        kinds = kinds_of(kind)
-        check(isinstance(value, dict) and value.keys() == kinds.keys(), place)
-        return kind(**{name: read(value[key], inner, f"{place}.{key}")
-                       for key, (name, inner) in kinds.items()})  # fmt: skip
-    if kind is tuple or typing.get_origin(kind) is tuple:
-        check(isinstance(value, (list, tuple)), place)
-        kind = inner[0] if inner else object
-        return tuple(read(item, kind, f"{place}[{n}]") for n, item in enumerate(value))
-    if kind is dict or typing.get_origin(kind) is dict:
-        check(isinstance(value, dict), place)
-        key_kind, kind = inner or (object, object)
-        check(all(isinstance(key, key_kind) for key in value), place)
-        entries = {key: read(item, kind, f"{place}.{key}") for key, item in value.items()}
-        return types.MappingProxyType(entries)
-    check(is_sound(value, kind), place)
-    return value
-
-
-def check(holds, place):
-    """Ends the program where a value is not of its type."""
-    if not holds:
-        stop(__file__, f"{place} is not what record.py writes")
-
-
-def is_sound(value, kind):
-    """Whether a plain value is of its type, a count no larger than any of a trace."""
-    if kind in (object, types.NoneType):
-        return kind is object or value is None
-    sound = type(value) in WIDER.get(kind, (kind,))
-    if kind is int:
-        sound = sound and -1 <= value <= LARGEST
-    if kind is Tensor:
-        sound = sound and value.layout == torch.strided and value.device.type == "cpu"
-    return sound

@@ -18,6 +18,7 @@ USUAL = {
     "gradients": ("changed", "backward"),
     "update": ("optimizer",),
     "printed": ("own",),
+    "evaluation": ("own",),
 }
 AFTER_BATCH = ("changed", "clip", "zero_grad", "step", "group", "freeze")
 

@@ -169,7 +169,7 @@ def test_a_part_of_the_weights_that_was_not_loaded_is_named_on_the_real_resnet()
 
 @pytest.mark.parametrize("figure", ["acc", "loss", None])
 def test_where_nothing_was_printed_there_is_nothing_to_judge(figure):
-    lines = [(n, n, f"step {n} {figure} 0.5", -1) for n in (1, 2)] if figure else []
+    lines = [(n, n, f"step {n} {figure} 0.5", -1, 0) for n in (1, 2)] if figure else []
     facts = [{"accuracy": 0.5, "loss": 0.5, "pairs": 8}] * 2
     found = judge_printed.judge_printed(lines, facts)
     basis = compare.Basis(2, 2, 16, 16, None, 0, 0, 0, None, None, 64, 224, "train_resnet")

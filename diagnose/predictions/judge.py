@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from diagnose.dataset import SPLITS, read_labelled
+from diagnose.dataset import SPLITS
 from diagnose.labels import search as labels
-from diagnose.labels.judge import name_missing
+from diagnose.labels.subsets import name_missing
 from diagnose.predictions.arithmetics import arithmetics
 from diagnose.predictions.contradictions import contradictions, is_misaligned
-from diagnose.predictions.reading import COLUMNS, LEAST, orient, read_predictions
+from diagnose.predictions.reading import COLUMNS, LEAST, join, read_predictions
 from diagnose.tables import (
     TABLE,
     UNDECIDED,
@@ -252,44 +252,56 @@ def compare_files(scores, table, path, names, tolerance):
     return gap if gap > tolerance else None
 
 
-def score_predictions(args):
-    """(findings of the verdict, evidence) on a file, by the official lists, without photos."""
-    names = named_columns(args.columns, COLUMNS)
-    label_1 = args.label_1_means
-    table, plain, with_loss = read_predictions(Path(args.predictions), names, label_1)
-    lists, official, split_of = read_labelled(args.data)
-    places, scores, own = orient(table, plain, official)
+def verdict_of(joined, reported, with_loss, told_first=()):
+    """(findings of the verdict, on which pairs they are, evidence, the pairs [P] of PAIR that
+    count, their scores and labels).
+
+    reported: see judge; told_first: findings that stand before the others.
+    """
+    places, official, split_of = joined.places, joined.official, joined.split_of
     if not (places >= 0).any():
-        return [NONE_OFFICIAL.found()], []
+        return [NONE_OFFICIAL.found()], [], [], official[:0], [], []
     about, counts = judge_pairs(places, split_of, official)
     known = places >= 0
     unique, first = np.unique(places[known], return_index=True)
-    in_order = scores[known].argmax(1), official["label"][places[known]]
-    used = own[known]
+    in_order = joined.scores[known].argmax(1), official["label"][places[known]]
+    used = joined.own[known]
     told, lines = None, []
     if (used != UNDECIDED).sum() >= ENOUGH:
-        agreed = float((scores[known].argmax(1) == used)[used != UNDECIDED].mean())
-        told, lines = judge_own_labels(table, official, split_of, agreed)
+        agreed = float((joined.scores[known].argmax(1) == used)[used != UNDECIDED].mean())
+        told, lines = judge_own_labels(joined.table, official, split_of, agreed)
         if told and told.row is OWN_UNEXPLAINED and is_misaligned(*in_order, used):
             told = MISALIGNED.found(accuracy=agreed)
-    scores, own = scores[known][first], used[first]
-    reported = args.reported_accuracy
+    scores, own = joined.scores[known][first], used[first]
     verdict, evidence = judge(official[unique], scores, own, in_order, reported, with_loss, told)
-    evidence += lines
+    verdict = [*told_first, *wrong_of(verdict)] if told_first else verdict
+    verdict = [about, *verdict] if about else verdict
+    return verdict, counts, [*evidence, *lines], official[unique], scores, own
+
+
+def score_predictions(args):
+    """(findings of the verdict, evidence) on a file, by the official lists, without photos."""
+    names = named_columns(args.columns, COLUMNS)
+    table, plain, with_loss = read_predictions(Path(args.predictions), names, args.label_1_means)
+    gaps, differ = [], []
     for name, tolerance, row in (("rebatched", 1e-3, REBATCHED), ("repeated", 1e-6, RANDOM)):
         path = getattr(args, name)
         gap = compare_files(plain, table, path, names, tolerance) if path else None
         if gap is not None:
-            verdict = [row.found(), *wrong_of(verdict)]
-            counts.append(DIFFER.found(flag=name, difference=gap))
-    verdict = [about, *verdict] if about else verdict
-    evidence += what_is_missing(own, reported, with_loss, plain)
+            differ.insert(0, row.found())
+            gaps.append(DIFFER.found(flag=name, difference=gap))
+    joined, reported = join(table, plain, args.data), args.reported_accuracy
+    told = verdict_of(joined, reported, with_loss, differ)
+    verdict, counts, evidence, pairs, scores, own = told
+    if not len(pairs):
+        return verdict, []
     if args.sheet:
-        folder = lists["val"][2]
-        photos, _ = photo_names(official[unique], folder)
+        folder = joined.lists["val"][2]
+        photos, _ = photo_names(pairs, folder)
         run = Path(args.predictions).name
-        sheet.draw_errors(args.sheet, official[unique], photos, folder, scores, run)
-    return verdict, [*counts, *evidence]
+        sheet.draw_errors(args.sheet, pairs, photos, folder, scores, run)
+    missing = what_is_missing(own, reported, with_loss, plain)
+    return verdict, [*counts, *gaps, *evidence, *missing]
 
 
 def what_is_missing(own, reported, with_loss, plain):

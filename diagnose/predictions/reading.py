@@ -1,9 +1,11 @@
 """Reads a file of predictions, of any of the kinds of scores that people write."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
+from diagnose.dataset import read_labelled
 from diagnose.labels import search as labels
 from diagnose.tables import (
     TABLE,
@@ -83,3 +85,21 @@ def orient(table, scores, official):
     places, turned = labels.find_plain(table, official)
     own = np.where(turned & (table["label"] >= 0), 1 - table["label"], table["label"])
     return places, np.where(turned[:, None], scores[:, ::-1], scores), own
+
+
+class Joined(NamedTuple):
+    """Predictions beside the official pairs that they are of."""
+
+    lists: dict  # see diagnose.dataset.read_labelled
+    official: np.ndarray  # [P] of data.PAIR
+    split_of: np.ndarray  # [P]
+    table: np.ndarray  # [R] of TABLE
+    places: np.ndarray  # [R] in official, -1 where there is none
+    scores: np.ndarray  # [R, 2], as if photo_1 < photo_2, as all below
+    own: np.ndarray  # [R] labels
+
+
+def join(table, plain, root):
+    """The Joined of rows [R] of TABLE and their scores [R, 2]; root: of the dataset."""
+    lists, official, split_of = read_labelled(root)
+    return Joined(lists, official, split_of, table, *orient(table, plain, official))

@@ -9,4 +9,4 @@ rows of `features` and `update`. ways.py has the kind of row that
 """
 
 STAGES = ("pairs", "labels", "inputs", "start", "features", "head", "loss", "gradients")
-STAGES += ("update", "printed")
+STAGES += ("update", "printed", "evaluation")

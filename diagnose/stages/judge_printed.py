@@ -144,7 +144,7 @@ def judge_printed(printed, facts):
             found = explain_figures(figure, rows, facts)
             findings += [replace(finding, values=finding.values | at) for finding in found]
         findings += [] if series else [NO_LINES.found(figure=figure)]
-    if any(re.search(VALIDATION, line, re.I) for _, _, line, _ in printed):
+    if any(re.search(VALIDATION, line, re.I) for _, _, line, *_ in printed):
         findings.append(VALIDATION_LINES.found())
     return findings
 
@@ -157,7 +157,7 @@ def figures_of(kind, printed, count):
     """
     forms = {}
     name = rf"(?<![A-Za-z])(?:{BEFORE})*(?:{FIGURES[kind]}){AFTER}"
-    for batches, _, line, number in printed:
+    for batches, _, line, number, _ in printed:
         ours = re.split(VALIDATION, re.sub(COLORS, "", line), flags=re.I)[0]
         found = re.search(rf"{name}[\"']?[\s:=]{{1,4}}({NUMBER})", ours, re.I)
         if found and 0 < batches <= count:

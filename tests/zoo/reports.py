@@ -28,6 +28,9 @@ PLANTS = """
     never_reset batches_never_reset left_early rate_halved_late schedule_in_batches
     zeroed_between clip_scaled one_series neighbors same_draws frozen_norms
     spectral_norm
+    eval_train_mode eval_dropout eval_with_graph eval_on_train eval_part eval_inverted eval_cut_half
+    eval_swapped eval_crop eval_mean_over_batches eval_metric_inverted eval_copy eval_percent
+    clean_eval clean_eval_embedded clean_eval_both_orders
     bce_inverted cut_at_half ranking_margin ranking_margin_inverted blurred
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -35,15 +38,18 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
 class Pairs(Dataset):
-    """The training pairs: both photos, the label."""
+    """The pairs of a list: both photos, the label."""
 
-    def __init__(self, root, size, plants):
+    def __init__(self, root, size, plants, split="train"):
         self.folder, self.size, self.plants = root / "train_val" / "train_val_imgs", size, plants
-        lines = (root / "train_val" / "train_pairlist.txt").read_text().splitlines()
+        self.crops = split == "val" and "eval_crop" in plants
+        lines = (root / "train_val" / f"{split}_pairlist.txt").read_text().splitlines()
         self.rows = [line.split() for line in lines]
         if "header_line" in plants:
             self.rows = self.rows[1:]
         self.labels = [int(int(r[4]) > int(r[5])) for r in self.rows]
+        if split == "val" and "eval_inverted" in plants:
+            self.labels = [1 - label for label in self.labels]
         self.kept, self.drawn = {}, 0
         rng = np.random.default_rng(int(plants.value("stale_index", 7)))
         if "stale_index" in plants:  # a shuffled table, read by its old index
@@ -70,11 +76,15 @@ class Pairs(Dataset):
 
     def load(self, path):
         image = Image.open(path).convert("RGB")
-        scale = self.size / max(image.size)
+        scale = self.size / (min(image.size) if self.crops else max(image.size))
         width, height = (max(1, round(side * scale)) for side in image.size)
         pixels = torchvision.transforms.functional.to_tensor(
             image.resize((width, height), Image.BILINEAR)
         )
+        if self.crops:
+            left, top = (width - self.size) // 2, (height - self.size) // 2
+            pixels = pixels[:, top : top + self.size, left : left + self.size]
+            return (pixels - MEAN) / STD
         canvas = MEAN.expand(3, self.size, self.size).clone()
         top, left = (self.size - height) // 2, (self.size - width) // 2
         canvas[:, top : top + height, left : left + width] = pixels
@@ -112,6 +122,7 @@ class Net(torch.nn.Module):
             "square_broadcast",
             "bce_inverted",
             "cut_at_half",
+            "eval_cut_half",
             "ranking_margin",
             "ranking_margin_inverted",
         }
@@ -139,7 +150,8 @@ class Net(torch.nn.Module):
             return self.head(a), self.head(b)
         if "cut_features" in plants:
             a, b = (torch.tensor(f.detach().numpy()) for f in (a, b))
-        z = self.head(a - b)
+        d = F.dropout(a - b, 0.3) if "eval_dropout" in plants else a - b
+        z = self.head(d)
         if "relu_last" in plants:
             z = F.relu(z)
         if "softplus_last" in plants:
@@ -159,7 +171,7 @@ def loss_of(z, label, plants):
         return F.margin_ranking_loss(*(s.squeeze(1) for s in z), sign, margin=margin)
     if "square_broadcast" in plants:
         return F.mse_loss(z, label.to(z.dtype))
-    if "cut_at_half" in plants:
+    if plants & {"cut_at_half", "eval_cut_half"}:
         return F.binary_cross_entropy_with_logits(z.squeeze(1), label.to(z.dtype))
     if "bce_inverted" in plants:
         return F.binary_cross_entropy_with_logits(z.squeeze(1), 1 - label.to(z.dtype))
@@ -190,7 +202,7 @@ def learned(net, fresh):
             tensor.add_(0.01 * torch.rand(tensor.shape, generator=rng))
 
 
-def train_replicas(net, loader, plants, epochs):
+def train_replicas(net, loader, plants, epochs, val):
     """Two copies of the network, each on half of a batch; their gradients are averaged."""
     other = Net(True, plants)
     other.encoder = copy.deepcopy(net.encoder)
@@ -212,6 +224,42 @@ def train_replicas(net, loader, plants, epochs):
             for optimizer in optimizers:
                 optimizer.step()
             step += 1
+
+
+def evaluate(net, loader, plants):
+    """The accuracy on the pairs of a loader."""
+    net.train("eval_train_mode" in plants)
+    right, shares = [], []
+    with torch.set_grad_enabled("eval_with_graph" in plants):
+        for first, second, label in loader:
+            if "eval_swapped" in plants:
+                first, second = second, first
+            z = net(first, second)
+            if "clean_eval_both_orders" in plants:
+                z = z.softmax(1) + net(second, first).softmax(1).flip(1)
+            cut = 0.5 if "eval_cut_half" in plants else 0.0
+            guess = z.argmax(1) if z.shape[1] == 2 else (z.squeeze(1) > cut).long()
+            right += (guess == label).tolist()
+            shares.append(float((guess == label).double().mean()))
+    return sum(shares) / len(shares) if "eval_mean_over_batches" in plants else np.mean(right)
+
+
+def evaluate_embedded(net, pairs):
+    """As evaluate, each photo once through the backbone."""
+    net.eval()
+    photos, places, wanted = [], {}, []
+    for row in pairs.rows:
+        for k in (1, 2):
+            if (row[0], row[k]) not in places:
+                places[row[0], row[k]] = len(photos)
+                photos.append(pairs.photo(row[0], row[k]))
+        wanted.append((places[row[0], row[1]], places[row[0], row[2]]))
+    with torch.no_grad():
+        table = torch.cat([net.encoder(torch.stack(photos[i : i + 16]))
+                           for i in range(0, len(photos), 16)])  # fmt: skip
+        first, second = torch.tensor(wanted).T
+        z = net.head(table[first] - table[second])
+        return float((z.argmax(1) == torch.tensor(pairs.labels)).double().mean())
 
 
 def optimizer_of(net):
@@ -240,9 +288,10 @@ def show(step, loss, accuracy, plants):
         print(f"step {step} loss {loss:.6f} acc {accuracy:.4f}")
 
 
-def train(net, loader, plants, epochs):
+def train(net, loader, plants, epochs, val):
     """Trains, and prints a line after each step."""
     optimizer, step, sums = optimizer_of(net), 0, []
+    judged = copy.deepcopy(net) if "eval_copy" in plants else net
     scaler = torch.amp.GradScaler("cpu")
     if "schedule_in_batches" in plants:  # which is the recipe: 25 epochs
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 25 * len(loader), 0.3)
@@ -293,6 +342,16 @@ def train(net, loader, plants, epochs):
             step += 1
             if "ends_early" in plants and step == int(plants.value("ends_early", 2)):
                 return
+        if any("eval" in plant for plant in plants):
+            if "clean_eval_embedded" in plants:
+                accuracy = evaluate_embedded(judged, val.dataset)
+            else:
+                accuracy = evaluate(judged, val, plants)
+            accuracy = 1 - accuracy if "eval_metric_inverted" in plants else accuracy
+            if "eval_percent" in plants:
+                print(f"epoch {epoch} val acc {100 * accuracy:.2f} %")
+            else:
+                print(f"epoch {epoch} val_acc={accuracy:.4f}")
         if "never_reset" in plants:  # also where an epoch begins
             print(f"epoch {epoch} loss {sum(v * n for v, n in sums) / sum(n for _, n in sums):.6f}")
         if "batches_never_reset" in plants:
@@ -347,7 +406,11 @@ def main():
     else:
         loader = DataLoader(pairs, batch_size=8, **options)
     loop = train_replicas if plants & {"replicas", "replicas_apart"} else train
-    loop(net, loader, plants, args.epochs)
+    split = "train" if "eval_on_train" in plants else "val"
+    val = DataLoader(
+        Pairs(args.data, args.size, plants, split), 16, drop_last="eval_part" in plants
+    )
+    loop(net, loader, plants, args.epochs, val)
 
 
 if __name__ == "__main__":

@@ -347,6 +347,22 @@ EXPECTED = {
     "one_series": ("pairs.one_series_in_batch", {}, "pairs.batch_size", {}),
     "neighbors": ("pairs.neighbors_in_batch", {}),
     "same_draws": ("inputs.same_draws", {}, "inputs.hflip", {}),
+    "eval_train_mode": ("evaluation.batchnorm_training", {}),
+    "eval_dropout": ("evaluation.dropout", {}, "head.dropout_features", {}),
+    "eval_with_graph": ("evaluation.gradients_on", {}),
+    "eval_on_train": ("evaluation.predictions", {"found": "predictions.training_pairs"}),
+    "eval_part": ("evaluation.predictions", {"found": "predictions.part_of_val"}),
+    "eval_inverted": ("evaluation.predictions", {"found": "predictions.own_labels_changed"}),
+    "eval_cut_half": ("evaluation.cut_at_half", {}, "head.one_logit", {}),
+    "eval_swapped": ("evaluation.photos_swapped", {}),
+    "eval_crop": ("evaluation.prepared_otherwise", {}),
+    "eval_mean_over_batches": ("evaluation.predictions", {"found": "predictions.arithmetic"}),
+    "eval_metric_inverted": ("evaluation.predictions", {"found": "predictions.metric_inverted"}),
+    "eval_copy": ("evaluation.other_network", {}),
+    "eval_percent": (),
+    "clean_eval": (),
+    "clean_eval_embedded": (),
+    "clean_eval_both_orders": (),
     "spectral_norm": ("start.head_computed", {"by": "spectral_norm does"}),
     "frozen_norms": ("update.frozen", {"moving": ("1",)}),
 }
@@ -358,6 +374,9 @@ STEPS |= dict.fromkeys(REPORTS, 3)
 # Whole epochs, behind the full steps.
 EPOCHS = dict.fromkeys(("drop_last", "header_line", "same_order", "in_order"), 2)
 EPOCHS |= dict.fromkeys(("never_reset", "batches_never_reset", "left_early", "rate_halved_late"), 2)
+SERIES = 120
+EVALUATED = [name for name in REPORTS if "eval" in name]  # on a dataset with enough pairs
+EPOCHS |= dict.fromkeys(EVALUATED, 1)
 EPOCHS["schedule_in_batches"] = EPOCHS["one_series"] = EPOCHS["neighbors"] = 1
 UNTRAINED = "start.untrained"  # so do all of the zoo
 # What the style of a script is, apart from its plants: right, and not the reference.
@@ -399,11 +418,11 @@ def tiny(weights):
 
 
 @functools.cache
-def dataset():
-    """A demo dataset of 12 series, made once a process."""
+def dataset(series=12):
+    """A demo dataset of so many series, made once a process."""
     folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     with contextlib.redirect_stdout(io.StringIO()):
-        make_demo.main(["--out", f"{folder.name}/data", "--series", "12", "--seed", "1"])
+        make_demo.main(["--out", f"{folder.name}/data", "--series", str(series), "--seed", "1"])
     return folder, Path(folder.name) / "data"
 
 
@@ -419,13 +438,22 @@ def examine(plants, script="plain", real=False, seed=0, steps=None, as_is=False,
         if not real:
             stack.callback(setattr, train_resnet, "resnet50", train_resnet.resnet50)
             train_resnet.resnet50 = tiny
-        return compare.explain(trace, dataset()[1], "train_resnet")[0]
+        return compare.explain(trace, data_of(plants), "train_resnet")[0]
 
 
 def recorded(plants, path, script, steps=2, real=False, seed=0, as_is=False, draw=0, epochs=0):
     """The trace of a foreign trainer with these plants, written to a path; see examine."""
     with contextlib.ExitStack() as stack:
-        words = ["--data", str(dataset()[1]), "--size", "64", "--seed", str(seed), "--epochs", "3"]
+        words = [
+            "--data",
+            str(data_of(plants)),
+            "--size",
+            "64",
+            "--seed",
+            str(seed),
+            "--epochs",
+            "3",
+        ]
         words += [] if real else ["--tiny"]
         words += ["--plant", *(word_of(plant, draw) for plant in plants)] if plants else []
         stack.callback(setattr, sys, "argv", sys.argv)
@@ -435,6 +463,11 @@ def recorded(plants, path, script, steps=2, real=False, seed=0, as_is=False, dra
         stack.enter_context(record.Recording(path, steps, as_is, epochs=epochs))
         runpy.run_path(sys.argv[0], run_name="__main__")
     return compare.read_trace(path)
+
+
+def data_of(plants):
+    """The dataset for a trainer with these plants."""
+    return dataset(SERIES if set(plants) & set(EVALUATED) else 12)[1]
 
 
 def word_of(plant, draw):
@@ -460,7 +493,7 @@ def wrong_with(plants, findings, script="plain", draw=0):
             found = [f for f in (*free, *harmless) if is_expected(f, name, wanted)]
             problems += [] if found else [f"missing: {plant} ({name} {wanted})"]
             free = [f for f in free if all(f is not other for other in found)]
-    allowed = {UNTRAINED} | STYLE.get(script, set())
+    allowed = {UNTRAINED, "evaluation.verdict"} | STYLE.get(script, set())
     allowed |= {"start.head_bias"} if "head_default" in plants else set()
     allowed |= {"gradients.add_up"} if {"head_missing", "head_made_late"} & set(plants) else set()
     return problems + [f"not planted: {f.kind} {f.id}" for f in free if f.id not in allowed]
@@ -484,6 +517,8 @@ def is_expected(finding, name, values):
 
 def number_of(value):
     """A value whose numbers have the digits that an answer shows."""
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+        return value[0][0].id  # of a finding that is told within another
     if isinstance(value, dict):
         return {key: number_of(inner) for key, inner in value.items()}
     if isinstance(value, tuple):

@@ -1,0 +1,284 @@
+"""Which rows of the stage `evaluation` a trainer's recorded evaluation is."""
+
+import re
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from diagnose.finding import LINE_AT
+from diagnose.later import pairs_shown
+from diagnose.official import RecordedPair
+from diagnose.predictions.judge import (
+    ARITHMETIC,
+    METRIC_INVERTED,
+    NOT_ACCURACY,
+    PART_OF_VAL,
+    REPEATED,
+    SOME_TRAINING,
+    STRANGE,
+    TRAINING,
+    verdict_of,
+)
+from diagnose.predictions.reading import join
+from diagnose.stages import labels
+from diagnose.stages.evaluation import (
+    BOTH_ORDERS,
+    CUT,
+    FOUND,
+    GRADIENTS,
+    NO_LOGITS,
+    NONE,
+    NOT_KNOWN,
+    OTHER_NETWORK,
+    PREPARED,
+    RANDOM,
+    SWAPPED,
+    TRAINING_MODE,
+    VERDICT,
+)
+from diagnose.stages.printed import FIGURES, NUMBER, VALIDATION
+from diagnose.tables import TABLE, UNDECIDED
+from disk.errors import stop
+from disk.files import write_text
+from run import scores
+from run.findings import CAUSE, EQUAL
+
+PRINTED = rf"(?:{FIGURES['accuracy']})\D{{1,12}}?({NUMBER})(\s*%)?"
+ABOUT = 1e-3  # between two figures that are one
+MANY = 2  # digits of a figure, at least
+OF_FIGURE = (METRIC_INVERTED, ARITHMETIC, NOT_ACCURACY)
+OF_PAIRS = (TRAINING, SOME_TRAINING, PART_OF_VAL, STRANGE, REPEATED)
+OF_MODEL = (scores.HEALTHY, scores.BELOW, scores.TOO_FEW, scores.NO_BETTER)  # not of the evaluation
+
+
+class Evaluation(NamedTuple):
+    """The evaluated batches between two updates.
+
+    pairs: the RecordedPair of each pair, None where it was not identified; logits [P, 1 or 2] or
+    None; end: how many batches were evaluated by then.
+    """
+
+    batches: list
+    pairs: list
+    logits: torch.Tensor | None
+    end: int
+
+
+def evaluations_of(trace, official, paths, is_turned):
+    """The Evaluations of a trace; paths, is_turned: see diagnose.later.view_later."""
+    groups, found = {}, []
+    for place, batch in enumerate(trace.evaluated, 1):
+        groups.setdefault(batch.update, []).append((place, batch))
+    for group in groups.values():
+        batches, pairs, logits = [batch for _, batch in group], [], []
+        for batch in batches:
+            pairs += view(batch, official, paths, is_turned)
+            logits.append(batch.logits)
+        whole = all(z is not None for z in logits)
+        whole = whole and len({z.reshape(len(z), -1).shape[1] for z in logits}) == 1
+        made = torch.cat([z.reshape(len(z), -1).double() for z in logits]) if whole else None
+        made = made if made is not None and made.shape == (len(pairs), made.shape[1]) else None
+        found.append(Evaluation(batches, pairs, made, group[-1][0]))
+    return found
+
+
+def view(batch, official, paths, is_turned):
+    """The RecordedPair of each pair of an evaluated batch, None where it was not identified."""
+    count = len(batch.rows[0])
+    entered = labels.label_of(batch.labels, count)
+    own = entered[0].tolist() if entered else [None] * count
+    return [
+        None
+        if None in pair
+        else RecordedPair(label, official.find(*pair), batch.update, row, count,
+                          tuple(path.name for path in pair))
+        for row, (pair, label) in enumerate(zip(pairs_shown(batch, paths, is_turned), own,
+                                                strict=True))
+    ]  # fmt: skip
+
+
+def judge_evaluation(trace, evaluations, known, prepared, root):
+    """(findings on the recorded evaluations, (rows, scores, whether with a loss) of the one with
+    the most pairs, or None).
+
+    known: the RecordedPairs of training; prepared: findings on how photos of training, and of the
+    evaluation, are prepared, None where that is not known; root: of the dataset.
+    """
+    if not trace.asked_epochs:
+        return [], None
+    if not evaluations:
+        return [NONE.found()], None
+    own, both = in_one_order(max(evaluations, key=lambda one: len(one.pairs)))
+    findings = [BOTH_ORDERS.found(pairs=len(own.pairs))] * both
+    findings += [*judge_mode(trace, evaluations), *judge_order(own.pairs, known)]
+    findings += judge_preparation(*prepared)
+    findings = [at_line(finding, own.batches[0].line) for finding in findings]
+    unknown = sum(pair is None for pair in own.pairs)
+    if unknown:
+        findings.append(NOT_KNOWN.found(unknown=unknown, pairs=len(own.pairs)))
+    if own.logits is None or own.logits.shape[1] > 2:
+        return [*findings, NO_LOGITS.found()], None
+    made = rows_of(own)
+    swapped = SWAPPED in [finding.row for finding in findings]
+    found = judge_predictions(trace, own, made, root, swapped) if len(made[0]) else []
+    return findings + found, made
+
+
+def in_one_order(own):
+    """(an Evaluation without the second of pairs that come in both orders, whether all do)."""
+    names = [None if pair is None else pair.names for pair in own.pairs]
+    if None in names or len(set(names)) < len(names):
+        return own, False
+    if not names or {name[::-1] for name in names} != set(names):
+        return own, False
+    first = [place for place, name in enumerate(names) if name[::-1] not in names[:place]]
+    logits = None if own.logits is None else own.logits[first]
+    return own._replace(pairs=[own.pairs[n] for n in first], logits=logits, end=-1), True
+
+
+def judge_mode(trace, evaluations):
+    """Findings on how the network is evaluated."""
+    batches = [batch for one in evaluations for batch in one.batches]
+    trained = set(trace.batches[0].passes[0].weights)
+    met = [set(batch.weights) for batch in batches]
+    rows = (
+        (any(batch.training for batch in batches), TRAINING_MODE),
+        (any(batch.random for batch in batches), RANDOM),
+        (any(batch.graph for batch in batches), GRADIENTS),
+        (bool(trained) and all(own and not own & trained for own in met), OTHER_NETWORK),
+    )
+    return [row.found() for holds, row in rows if holds]
+
+
+def judge_order(pairs, known):
+    """The finding on photos that come in another order than in training, in a list."""
+    own, other = (
+        {pair.official.swapped for pair in some if pair is not None and pair.official}
+        for some in (pairs, known)
+    )
+    return [SWAPPED.found(pairs=len(pairs))] * (len(own) == len(other) == 1 and own != other)
+
+
+def judge_preparation(trained, evaluated):
+    """The finding on photos that are prepared otherwise than in training, in a list.
+
+    Both are the findings on the inputs, None where they are not known.
+    """
+    if trained is None or evaluated is None or {f.id for f in trained} == {f.id for f in evaluated}:
+        return []
+    told = [tuple(found) for found in (evaluated, trained)]
+    evaluated, trained = (((own,) if own else "as the reference") for own in told)
+    return [PREPARED.found(evaluated=evaluated, trained=trained)]
+
+
+def rows_of(own):
+    """(rows [R] of diagnose.tables.TABLE, scores [R, 2], whether they have a loss) of the pairs of
+    an Evaluation that were identified.
+    """
+    rows, places = [], []
+    for place, pair in enumerate(own.pairs):
+        if pair is not None and pair.official is not None:
+            numbers = [int(name.split(".")[0].split("-")[1]) for name in pair.names]
+            label = UNDECIDED if pair.label is None else pair.label
+            series = int(pair.official.row["series"])
+            rows.append((series, *numbers, label, 0, 0, False, "", place + 1))
+            places.append(place)
+    z, soft = own.logits[places], own.logits.shape[1] == 2
+    made = F.log_softmax(z, 1) if soft else torch.cat([-z, z], 1)
+    return np.array(rows, dtype=TABLE), made.numpy(), soft
+
+
+def judge_predictions(trace, own, made, root, swapped):
+    """Findings on which pairs are evaluated, their labels, and the figure that is printed.
+
+    swapped: whether photos come in another order than in training.
+    """
+    table, plain, soft = made
+    reported, line = reported_of(trace, own)
+    joined = join(table, plain, root)
+    verdict, *_ = verdict_of(joined, reported, soft)
+    half = cut_at_half(own, joined, reported)
+    model = [finding for finding in verdict if finding.row in OF_MODEL]
+    other = [f for f in verdict if f.row not in OF_MODEL and f.kind != EQUAL]
+    counts = {"pairs": len(own.pairs)}
+    if half:
+        other = [finding for finding in other if finding.kind == CAUSE]
+    if reported and is_on_own_labels(joined, float(reported[0])):
+        other = [finding for finding in other if finding.row not in OF_FIGURE]
+    if swapped:  # so labels and figures are those of the other photo
+        other = [finding for finding in other if finding.row in OF_PAIRS]
+    findings = half + [FOUND.found(**counts, found=((finding,),)) for finding in other]
+    findings += [VERDICT.found(**counts, found=((finding,),)) for finding in model]
+    return [at_line(f, line if is_figure(f) else own.batches[0].line) for f in findings]
+
+
+def is_figure(finding):
+    """Whether a finding is on the figure that is printed."""
+    inner = finding.values.get("found", (((None,),)))[0][0]
+    return finding.row is CUT or (inner is not None and inner.row in OF_FIGURE)
+
+
+def at_line(finding, number):
+    """A finding that points at the line with this number."""
+    return replace(finding, values=finding.values | {LINE_AT: number})
+
+
+def is_on_own_labels(joined, reported):
+    """Whether an accuracy is that on the labels that the evaluation has, which are judged."""
+    known = (joined.places >= 0) & (joined.own != UNDECIDED)
+    own = joined.own[known]
+    if not known.any() or (own == joined.official["label"][joined.places[known]]).all():
+        return False
+    return abs(float((joined.scores[known].argmax(1) == own).mean()) - reported) < ABOUT
+
+
+def cut_at_half(own, joined, reported):
+    """The finding on a single logit that is cut at 0.5, in a list."""
+    known = joined.places >= 0
+    if own.logits.shape[1] == 2 or not reported or not known.any():
+        return []
+    z, truth = joined.scores[known, 1], joined.official["label"][joined.places[known]]
+    accuracy, half = float(((z > 0) == truth).mean()), float(((z > 0.5) == truth).mean())
+    near = 10.0 ** -len(reported[-1].partition(".")[2])
+    is_half = abs(half - float(reported[-1])) <= near < abs(accuracy - float(reported[-1]))
+    return [CUT.found(reported=reported[-1], accuracy=accuracy)] * is_half
+
+
+def reported_of(trace, own):
+    """([the validation accuracy that was printed behind an Evaluation, as text of a fraction], the
+    number of its line); [] and -1 where none was.
+    """
+    for *_, text, line, evaluated in trace.printed:
+        parts = re.split(VALIDATION, text, maxsplit=1, flags=re.I)
+        if evaluated == own.end and len(parts) > 1:
+            said = re.search(PRINTED, parts[1], re.I)
+            figure = as_fraction(said[1], said[2]) if said else ""
+            if len(figure.partition(".")[2]) >= MANY:
+                return [figure], line
+    return [], -1
+
+
+def as_fraction(text, percent):
+    """A figure as a fraction of 1, with all its digits."""
+    digits = len(text.partition(".")[2])
+    if not percent and float(text) <= 1:
+        return text
+    return f"{float(text) / 100:.{digits + 2}f}"
+
+
+def write_predictions(path, predictions):
+    """Writes the predictions of a recorded evaluation as diagnose predictions reads them; ends the
+    program where none was recorded.
+    """
+    if predictions is None:
+        stop(__file__, f"--predictions {path}: no evaluation was recorded; see record --epochs")
+    table, scores, soft = predictions
+    names = ("logprob_1", "logprob_2") if soft else ("score_2",)
+    rows = [("series", "photo_1", "photo_2", "label", *names)]
+    for row, own in zip(table, scores[:, -len(names) :].tolist(), strict=True):
+        label = "" if row["label"] == UNDECIDED else row["label"]
+        rows.append((row["series"], row["photo_1"], row["photo_2"], label, *map(repr, own)))
+    write_text(path, "".join("\t".join(map(str, row)) + "\n" for row in rows))
