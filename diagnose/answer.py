@@ -34,7 +34,7 @@ def lines_of(findings, basis):
     yield f"covers     {covered(basis)}"
     for stage in STAGES:
         own = [finding for finding in findings if finding.stage == stage]
-        if stage == "evaluation" and not basis.asked_epochs:
+        if stage == "evaluation" and not own:
             continue
         kinds = {finding.kind for finding in own if not finding.row.is_partial}
         word = next((word for kind, word in KINDS.items() if kind in kinds), "equal")
@@ -128,7 +128,7 @@ def is_nothing_judged(findings):
     """Whether every stage is skipped or unexplained."""
     lost = {finding.stage for finding in findings if finding.kind in (UNEXPLAINED, SKIPPED)}
     unknown = any(finding.kind == UNEXPLAINED for finding in findings)
-    return unknown and lost >= set(STAGES)
+    return unknown and lost >= set(STAGES) - {"evaluation"}
 
 
 def verdict(findings, basis):
@@ -159,6 +159,7 @@ def verdict(findings, basis):
         return f"{text} reproduces your first {first}, each stage from your own values{proof}."
     text = f"EQUAL in {steps}{where}{proof}"
     if skipped:
-        judged = ", ".join(stage for stage in STAGES if stage not in skipped)
+        not_judged = [*skipped, *["evaluation"] * (basis.predictions is None)]
+        judged = ", ".join(stage for stage in STAGES if stage not in not_judged)
         text = f"EQUAL in what was judged: {judged}; skipped: {', '.join(skipped)}{proof}"
     return text + "; see what is declared" * bool(kinds[DECLARED])

@@ -41,7 +41,7 @@ def rules_of(departs, facts):
             texts += [text] * (holds == tuple(departs))
     chance = tried / math.comb(total, count)
     texts = list(dict.fromkeys(texts))[:SEVERAL] if chance <= CHANCE else []
-    return " (or, equally, where ".join(texts) + ")" * (len(texts) - 1) if texts else None
+    return "; or, equally, where ".join(texts) or None
 
 
 def rules(fact):

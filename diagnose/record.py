@@ -152,6 +152,16 @@ def places(numel):
     return torch.linspace(0, numel - 1, SAMPLE, dtype=torch.float64).round().long()
 
 
+def round_module(to_dtype, module):
+    """A module in double, whose values are rounded as to_dtype, as Module.half, would; what was
+    double stays as exact as single is.
+    """
+    kind = {"half": torch.float16, "bfloat16": torch.bfloat16}.get(to_dtype.__name__)
+    if kind is None:
+        return module
+    return module._apply(lambda t: t.to(kind).double() if t.is_floating_point() else t)
+
+
 def thumbnail(photos):
     """Gray cells [B, T, T] of photos [B, 3, H, W], in half precision."""
     gray = photos.detach().float().mean(1, keepdim=True)
@@ -690,7 +700,8 @@ class OpTracer(Merges):
         """Tags the results of an op on what comes from photos; notes merges, head and labels."""
         passes = {number: record for tag in tags for number, record in tag.passes.items()}
         pairs = [tag.pair for tag in tags if tag.pair]
-        pair = pairs[0] if pairs else None
+        # logits of earlier batches may stand beside those of this one, as in a mean over an epoch
+        pair = next((own for own in pairs if not own["backwards"]), pairs[0] if pairs else None)
         if pair is None and len(passes) > 2 and not (torch.is_grad_enabled() or self.light):
             return  # features of many photos, put by for later: no pair of them
         depth, outputs = max(tag.depth for tag in tags) + bool(weights), tensors_in(result)
@@ -877,7 +888,8 @@ class Recorder(LaterTracer):
         """torch.autograd.backward, with the loss and every gradient before and after."""
         roots = tensors_in(tensors)
         tags = [self.tags[root] for root in roots if root in self.tags]
-        pair = next((tag.pair for tag in tags if tag.pair), None)
+        known = [tag.pair for tag in tags if tag.pair]
+        pair = next((own for own in known if not own["backwards"]), known[0] if known else None)
         if pair is None or self.done or self.within or os.getpid() != self.pid:
             return plain_backward(tensors, *args, **options)
         self.begun = self.begun or time.monotonic()
@@ -1019,7 +1031,8 @@ class Recorder(LaterTracer):
         photos, begins = stacked(self.shown)
         trace |= {"later": [placed(batch, begins) for batch in self.later], "rates": self.rates}
         trace["evaluated"] = [placed(batch, begins) for batch in self.evaluated]
-        trace |= {"asked_epochs": self.asked_epochs, "thumbnails": photos}
+        epochs = 0 if self.until else self.asked_epochs
+        trace |= {"asked_epochs": epochs, "until": self.until, "thumbnails": photos}
         trace["whole"] = torch.cat(self.whole) if self.evaluated and self.whole else None
         trace["files"] = self.files
         kept = ("steps", "line", "stepped")
@@ -1052,7 +1065,7 @@ def written(trace, out):
     said = f"record.py: updates: {done}, batches: {len(trace['batches'])}, "
     said += f"tensors: {len(trace['weights'])} -> {out}"
     ends, ended = "record.py: your trainer ended", whole_epochs(trace)
-    if trace["asked_epochs"]:
+    if trace["asked_epochs"] or trace["until"]:
         said += f" (evaluated: {len(trace['evaluated'])}, later batches: {len(trace['later'])}, "
         said += f"whole epochs: {'not known without a loader' if ended is None else ended})"
     if done < asked:
@@ -1274,6 +1287,8 @@ class Recording(ExitStack):
         if recorder.double:
             self.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float64)
+            for name in ("half", "bfloat16", "float"):
+                self.wrap(torch.nn.Module, name, round_module)
         self.wrap(torch.autograd, "backward", recorder.backward)
         self.wrap(torch, "compile", lambda compiled, model=None, *a, **o: model or (lambda m: m))
         for name in ("script", "trace"):

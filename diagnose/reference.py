@@ -23,6 +23,7 @@ class Reference(NamedTuple):
     recipe: dict  # {flag: default}
     rules: dict  # {backbone or head: (class of the optimizer, values of its group)}
     page: str  # its module
+    ops: list  # of its forward pass
 
 
 class Match(NamedTuple):
@@ -61,8 +62,8 @@ def choose_reference(name, trace, size):
         args = Namespace(**(recipe | {"weights": "none", "size": size}))
         ranker = module.build(args).double()
         rules = optimizer_rules(module.build_optimizer(args, ranker))
-        weights = reference_weights(ranker, size)
-        reference = Reference(ranker, weights, recipe, rules, page)
+        weights, ops = reference_weights(ranker, size)
+        reference = Reference(ranker, weights, recipe, rules, page, ops)
         known = {k for k, _ in reference.weights}
         share = sum(key(w) in known for w in trace.weights) / len(reference.weights)
         if best is None or share > best[0]:
@@ -85,19 +86,22 @@ def key(weight):
 
 
 def reference_weights(ranker, size):
-    """[(key, name)] of the backbone's weights, in the order in which a photo meets them."""
+    """([(key, name)] of the backbone's weights, in the order in which a photo meets them; the ops
+    of its forward pass).
+    """
     sight = OpTracer(False)
     names = {id(t): name for name, t in ranker.backbone.state_dict(keep_vars=True).items()}
     dtype = next(ranker.parameters()).dtype
     photo = torch.zeros(2, 3, size, size, dtype=dtype)
     with torch.no_grad(), sight:
-        copy.copy(ranker.backbone).eval()(photo)
+        made = copy.copy(ranker.backbone).eval()(photo)
+    (record,) = sight.tags[made].passes.values()
     found = [
         ((w["depth"], w["op"], w["place"], tuple(w["shape"])), names.get(id(w["tensor"])))
         for w in sight.weights
     ]
     sight.tags.clear()
-    return [(k, name) for k, name in found if name]
+    return [(k, name) for k, name in found if name], record["ops"]
 
 
 def match_weights(numbers, weights, reference):

@@ -239,9 +239,9 @@ class Trace:
     printed: (batches done, updates done, text, number of its line, batches evaluated).
     asked: steps that were to be recorded; epochs: of all loaders, in the order in which they began;
     later: batches behind the full steps; rates: of every parameter group in each update behind
-    them; asked_epochs: to the end of which epoch they were to be recorded; evaluated: batches that
-    no backward followed; thumbnails: gray, [N, T, T], of the photos of both; whole: [K, 3, S, S]
-    photos of the first evaluated batches.
+    them; asked_epochs: to the end of which epoch they were to be recorded; until: `evaluation`, or
+    None; evaluated: batches that no backward followed; thumbnails: gray, [N, T, T], of the photos
+    of both; whole: [K, 3, S, S] photos of the first evaluated batches.
 
     photo_lines: {what is done to a photo: number of the last line that does}.
     """
@@ -258,6 +258,7 @@ class Trace:
     later: tuple[LaterBatch, ...]
     rates: tuple[tuple[float, ...], ...]
     asked_epochs: int
+    until: str | None
     evaluated: tuple[Evaluated, ...]
     thumbnails: Tensor
     whole: Tensor | None

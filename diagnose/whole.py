@@ -84,9 +84,11 @@ def judge_data(trace, views, known, later, swapped, recipe, official, in_parts):
     if any(pair.official is None for pair in known):
         findings = mixups.judge_pairing(views, official) or findings
     of_lists = [pair for pair in every if pair.official is not None]
+    kept = mixups.judge_kept(of_lists, official) if len(of_lists) == len(every) else []
+    findings += kept
     if every and 2 * len(of_lists) <= len(every):
         findings.append(labels.OF_OTHER_PAIRS.found())
-    else:
+    elif not kept:  # or labels are those of other pairs
         findings += labels.judge_labels(of_lists, single, swapped, official)
     sizes = [len(view.sides.features[0]) for view in views]
     counts = list(Counter(view.step for view in views).values())

@@ -1,10 +1,11 @@
-"""A trainer in somebody else's style that is stuck, with the five mistakes this project began with.
+"""A trainer in somebody else's style that is stuck, with the mistakes this project began with.
 
     python examples/stuck.py --data data/demo
 
 It knows nothing of this project but the layout of the dataset. Find what is wrong with it:
 
-    python -m diagnose record --steps 3 --out runs/stuck.trace examples/stuck.py --data data/demo
+    python -m diagnose record --steps 3 --until evaluation --out runs/stuck.trace \
+        examples/stuck.py --data data/demo
     python -m diagnose compare runs/stuck.trace --data data/demo
 """
 
@@ -21,9 +22,9 @@ from torchvision import transforms
 
 
 class Pairs(Dataset):
-    def __init__(self, folder, size):
+    def __init__(self, folder, size, split="train"):
         self.folder = Path(folder) / "train_val"
-        self.lines = [line.split() for line in open(self.folder / "train_pairlist.txt")]
+        self.lines = [line.split() for line in open(self.folder / f"{split}_pairlist.txt")]
         self.size = size
         self.norm = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
@@ -64,8 +65,15 @@ class Net(nn.Module):
         return F.log_softmax(self.mlp(self.cnn(a) - self.cnn(b)), dim=1)
 
 
+def evaluate(net, loader):
+    """The accuracy on the pairs of a loader."""
+    with torch.no_grad():
+        right = torch.cat([(1 - net(a, b).argmax(1)) == winner for a, b, winner in loader])
+    return right.float().mean().item()
+
+
 def main():
-    """Trains on the official pairs, printing loss and accuracy of every step."""
+    """Trains on the official pairs, printing loss and accuracy of every step and every epoch."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", required=True)
     parser.add_argument("--size", type=int, default=64)
@@ -73,6 +81,7 @@ def main():
     args = parser.parse_args()
     torch.manual_seed(0)
     loader = DataLoader(Pairs(args.data, args.size), batch_size=16, shuffle=True)
+    val_loader = DataLoader(Pairs(args.data, args.size, "val"), batch_size=16)
     net = Net()
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 25, 0.3)
@@ -87,6 +96,7 @@ def main():
             accuracy = ((1 - log_probs.argmax(1)) == winner).float().mean().item()
             print(f"epoch {epoch} step {step} loss {loss.item():.4f} acc {accuracy:.4f}")
         schedule.step()
+        print(f"epoch {epoch} val acc {evaluate(net, val_loader):.4f}")
 
 
 if __name__ == "__main__":

@@ -111,7 +111,8 @@ ONE_OF = one_of("features")
 NOT_REPRODUCED = Row(
     "features.not_reproduced",
     UNEXPLAINED,
-    "no known change of the forward passes reproduces the features",
+    "no known change of the forward passes reproduces the features[; the reference's forward pass "
+    "has besides: {missing}][; the trainer's has besides: {added}]",
     varies=("tried", "nearest"),
 )
 AUTOCAST = Row(
@@ -177,7 +178,12 @@ OWN_WEIGHTS = Row(
     help="call one and the same backbone for both photos",
 )
 ENDS_BEFORE = Row("features.truncated", CAUSE, "the backbone ends before {layers}")
-NOT_MET = Row("features.weights_not_met", UNEXPLAINED, "parameters of {layers} are not used")
+NOT_MET = Row(
+    "features.weights_not_met",
+    UNEXPLAINED,
+    "parameters of {count} modules are not used, first {modules}[; those of {shared} are used "
+    "several times in one forward pass]",
+)
 
 
 def without_passes(stage):

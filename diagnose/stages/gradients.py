@@ -112,13 +112,14 @@ HEAD = Row(
     "gradients.head_not_reproduced",
     UNEXPLAINED,
     "the head's gradients are not reproduced from those at its logits",
-    varies=("count", "total"),
+    varies=("count", "total", "parts", "agree"),
 )
 BACKBONE = Row(
     "gradients.backbone_not_reproduced",
     UNEXPLAINED,
-    "the backbone's gradients are not reproduced from those at its features",
-    varies=("count", "total"),
+    "the backbone's gradients are not reproduced from those at its features: they depart in "
+    "{parts}[, and agree in {agree}]",
+    varies=("count", "total", "parts", "agree"),
 )
 NOT_REACHED = Row(
     "gradients.not_reached",
@@ -243,6 +244,24 @@ def judge_backwards(added):
     return findings
 
 
+def parts_of(rows, names):
+    """{parts: of the backbone in which gradients depart, agree: in which none does, or None}.
+
+    rows: see compare_gradients; names: {number: name in the reference's backbone}, in the order in
+    which a photo meets them.
+    """
+    errors = {n: error for error, n in rows}
+    departs = {}
+    for n, name in names.items():
+        if n in errors:
+            part = ".".join(name.split(".")[: 2 if name.startswith("layer") else 1])
+            departs[part] = departs.get(part, False) or errors[n] > 1
+    parts, agree = ([p for p, d in departs.items() if d is some] for some in (True, False))
+    if len(parts) > 2 and list(departs)[: len(parts)] == parts:
+        parts = [f"every part from {parts[0]} to {parts[-1]}"]
+    return {"parts": tuple(parts) or ("the head",), "agree": tuple(agree) or None}
+
+
 def name_gradients(row, rows, absent, names, by_median=False):
     """Findings on the gradients of the head's or the backbone's weights.
 
@@ -251,7 +270,8 @@ def name_gradients(row, rows, absent, names, by_median=False):
     """
     findings = []
     if rows and rows[len(rows) // 2 if by_median else 0][0] > 1:
-        findings.append(row.found(count=sum(error > 1 for error, _ in rows), total=len(rows)))
+        counts = {"count": sum(error > 1 for error, _ in rows), "total": len(rows)}
+        findings.append(row.found(**counts, **parts_of(rows, names)))
     if absent and rows:
         layers = dict.fromkeys(names.get(n, "the head").split(".")[0] for n in sorted(absent))
         findings.append(NOT_REACHED.found(layers=tuple(layers)))

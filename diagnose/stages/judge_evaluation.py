@@ -107,7 +107,7 @@ def judge_evaluation(trace, evaluations, known, prepared, root):
     known: the RecordedPairs of training; prepared: findings on how photos of training, and of the
     evaluation, are prepared, None where that is not known; root: of the dataset.
     """
-    if not trace.asked_epochs:
+    if not (trace.asked_epochs or trace.until):
         return [], None
     if not evaluations:
         return [NONE.found()], None
@@ -206,6 +206,8 @@ def judge_predictions(trace, own, made, root, swapped):
     counts = {"pairs": len(own.pairs)}
     if half:
         other = [finding for finding in other if finding.kind == CAUSE]
+    if reported and NOT_ACCURACY in [finding.row for finding in other]:
+        other = [turned_figure(finding) for finding in other]
     if reported and is_on_own_labels(joined, float(reported[0])):
         other = [finding for finding in other if finding.row not in OF_FIGURE]
     if swapped:  # so labels and figures are those of the other photo
@@ -224,6 +226,19 @@ def is_figure(finding):
 def at_line(finding, number):
     """A finding that points at the line with this number."""
     return replace(finding, values=finding.values | {LINE_AT: number})
+
+
+def turned_figure(finding):
+    """A finding, or, on a figure that is none of many, that it is 1 - accuracy where it is.
+
+    It was printed behind this very evaluation, so no other epoch's accuracy is it by chance.
+    """
+    if finding.row is not NOT_ACCURACY:
+        return finding
+    reported, accuracy = finding.values["reported"], finding.values["accuracy"]
+    near = 10.0 ** -len(reported.partition(".")[2])
+    is_turned = abs(1 - float(reported) - accuracy) <= near
+    return METRIC_INVERTED.found(reported=reported) if is_turned else finding
 
 
 def is_on_own_labels(joined, reported):

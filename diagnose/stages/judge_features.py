@@ -1,6 +1,8 @@
 """Which rows of the stage `features` a trainer's forward passes are, and what its record shows."""
 
+import difflib
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +38,10 @@ from diagnose.stages.features import (
 )
 from diagnose.trace import batches_of
 
+FEW = 3  # that are named of many
+# Ops that compute, by a part of their names.
+KINDS = ("conv2d", "batch_norm", "relu", "max_pool", "avg_pool", "linear", "add", "dropout", "gelu",
+         "silu", "sigmoid", "tanh", "group_norm", "layer_norm", "interpolate")  # fmt: skip
 # Facts
 
 
@@ -87,14 +93,21 @@ def judge_own(matches, weights):
     return OWN_WEIGHTS.found(layers=tuple(layers))
 
 
-def judge_missing(match):
-    """The finding that a pass that is reproduced does not meet all weights of the backbone."""
+def judge_missing(match, numbers):
+    """The finding that a pass that is reproduced does not meet all weights of the backbone.
+
+    numbers: of the weights that it meets, in order.
+    """
     left = {name.split(".")[0] for name in match.missing}
     if left.isdisjoint(name.split(".")[0] for name in match.names.values()):
         return ENDS_BEFORE.found(layers=tuple(sorted(left)))
     if all("running_" in name for name in match.missing):
         return NO_STATISTICS.found()
-    return NOT_MET.found(layers=tuple(sorted(left)))
+    modules = tuple(dict.fromkeys(name.rpartition(".")[0] for name in match.missing))
+    times = Counter(numbers)
+    shared = [match.names[n].rpartition(".")[0] for n in match.names if times[n] > 1]
+    shown = tuple(dict.fromkeys(shared))[:FEW] or None
+    return NOT_MET.found(count=len(modules), modules=modules[:FEW], shared=shown)
 
 
 # What the record shows
@@ -152,6 +165,31 @@ def calls(views, name):
     return any(name in op for record in passes for op in record.ops)
 
 
+def differing_ops(usual, own):
+    """{missing, added: up to FEW ops, each with what stands before it, or None} of a forward pass
+    against the reference's.
+    """
+    usual, own = (list(filter(None, map(kind_of, ops))) for ops in (usual, own))
+    parts = difflib.SequenceMatcher(None, usual, own, autojunk=False).get_opcodes()
+    missing = [place for kind, a, b, *_ in parts if kind != "equal" for place in range(a, b)]
+    added = [place for kind, *_, a, b in parts if kind != "equal" for place in range(a, b)]
+    shown = ([told(usual, place) for place in missing], [told(own, place) for place in added])
+    return dict(zip(("missing", "added"), (tuple(s[:FEW]) or None for s in shown), strict=True))
+
+
+def kind_of(op):
+    """What an op is called for all its forms; None of one that computes nothing."""
+    name = op.strip("_").removeprefix("i")
+    name = next((kind for kind in KINDS if kind in op), None) or name
+    return name if name in KINDS else None
+
+
+def told(ops, place):
+    """An op, and the number of the last convolution or BatchNorm before it."""
+    before = [op for op in ops[:place] if op in ("conv2d", "batch_norm")]
+    return f"{ops[place]} after {before[-1]} {before.count(before[-1])}" if before else ops[place]
+
+
 # Replayed
 
 
@@ -204,12 +242,13 @@ def judge_passes(trace, views, roundings, reference, weights, progress):
             told = list(map(own.proves, own.shown[0]))
             told += findings_of(own, ONE_OF)
             told += [IN_AUTOCAST.found()] * any(record.autocast for record in view.batch.passes)
-            told += [judge_missing(match)] * bool(match.missing)
+            told += [judge_missing(match, view.batch.passes[0].weights)] * bool(match.missing)
         elif any(record.autocast for record in view.batch.passes):
             told = [AUTOCAST.found()]
         else:
             nearest = estimated(own.nearest) if math.isfinite(own.nearest) else None
-            told = [NOT_REPRODUCED.found(tried=own.tried, nearest=nearest)]
+            ops = differing_ops(reference.ops, view.batch.passes[0].ops)
+            told = [NOT_REPRODUCED.found(tried=own.tried, nearest=nearest, **ops)]
         if match.names.keys() != view.matches[1].names.keys():
             told.append(judge_own(view.matches, trace.weights))
         told += judge_momentum(view.batch, match, reference.ranker.backbone)

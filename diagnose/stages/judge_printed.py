@@ -32,6 +32,7 @@ from diagnose.stages.printed import (
     PERCENT,
     PERHAPS_INVERTED,
     SCALED,
+    SIGNS,
     SINCE_LINE,
     SO_FAR,
     SUMS,
@@ -122,6 +123,8 @@ def accuracies(logits, label, single, fitted):
         "accuracy": prediction == label,
         "every_label": prediction[:, None] == label,
         "cut_at_half": (z[:, 1] - z[:, 0] > 0.5).long() == label,
+        "sign_1": (z[:, 0] <= 0).long() == label,
+        "sign_2": (z[:, 1] > 0).long() == label,
     }
     return {name: float(right.double().mean()) for name, right in shares.items()}
 
@@ -180,7 +183,7 @@ def levels_of(kind, is_epoch):
     other = [*(means if is_epoch else []), *((row,) for row in NEVER_RESET)]
     other += [(row,) for row in (*SUMS, SCALED) if kind == "loss"]
     if kind == "accuracy":
-        other += [(EVERY_LABEL,), (CUT,)]
+        other += [(EVERY_LABEL,), (CUT,), *((row,) for row in SIGNS)]
         other += [(INVERTED, *rows) for rows in usual + other]
         usual += [(PERCENT, *rows) for rows in usual]
     return usual, other

@@ -6,7 +6,14 @@ from diagnose.criterion import Recipe
 from diagnose.describe import facts_of, of_logits, of_pair, rules_of
 from diagnose.numerics import estimated
 from diagnose.official import RecordedPair
-from diagnose.stages.loss import AGAINST, NO_SOFTMAX, OTHERWISE, TIMES, ZERO_ROWS
+from diagnose.stages.loss import (
+    AGAINST,
+    NO_SOFTMAX,
+    OTHER_TARGETS,
+    OTHERWISE,
+    TIMES,
+    ZERO_ROWS,
+)
 
 NONE = 1e-9  # relative size of a gradient that counts as 0
 ALIKE = 1e-6  # relative difference of two ratios that count as one
@@ -38,6 +45,9 @@ def describe_rows(batches, known):
     zero, against = every == 0, every < 0
     findings = [told(ZERO_ROWS, zero.tolist())] if zero.any() and not zero.all() else []
     if against.any():
+        targets = [targets_of(batch) for batch in batches]
+        if all(own is not None for own in targets):
+            return [told(OTHER_TARGETS, (torch.cat(targets) == 1).tolist())]
         return [*findings, told(AGAINST, against.tolist())]
     least = [float(own[own > 0].min()) if (own > 0).any() else 1.0 for own in ratios]
     times = torch.cat([own / factor for own, factor in zip(ratios, least, strict=True)])
@@ -48,6 +58,20 @@ def describe_rows(batches, known):
         value = estimated(float(times[larger].mean()))
         findings.append(told(TIMES, larger.tolist(), times=value))
     return findings
+
+
+def targets_of(batch):
+    """The labels [B] whose cross-entropy has the gradient of a batch, but for a factor; None where
+    none have.
+    """
+    p = batch.logits.double().softmax(1)
+    usual = torch.stack([p - torch.eye(2)[y] for y in (0, 1)])  # [2, B, 2]
+    for first in (0, 1):
+        factor = (batch.gradient[0] @ usual[first, 0]) / (usual[first, 0] ** 2).sum()
+        gaps = (batch.gradient - factor * usual).abs().amax(2) / batch.gradient.abs().max()
+        if factor > 0 and bool((gaps.amin(0) < ALIKE).all()):
+            return gaps.argmin(0)
+    return None
 
 
 def adds_up(batch):

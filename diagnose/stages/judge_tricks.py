@@ -3,9 +3,12 @@
 import itertools
 from dataclasses import replace
 
+import torch
+
 from diagnose.backward import gradients_of, zero_like
 from diagnose.explain import alone, combinations_of, contradiction, explain, findings_of, one_of
-from diagnose.numerics import estimated
+from diagnose.numerics import estimated, is_close
+from diagnose.parameters import describe
 from diagnose.stages.tricks import (
     REMOVED,
     SCALED_BACK,
@@ -26,8 +29,18 @@ LEVELS = (
     *itertools.islice(combinations_of((SCALED_BACK, *TRICKS)), 1, None),
 )
 CHANGED = Row(
-    "gradients.changed", UNEXPLAINED, "gradients change between backward and the optimizer step"
+    "gradients.changed",
+    UNEXPLAINED,
+    "gradients[ of {parameters}] change between backward and the optimizer step[: each element is "
+    "{function}]",
 )
+FUNCTIONS = {  # {what an element becomes: how}
+    "squared": torch.square,
+    "cubed": lambda g: g**3,
+    "its absolute value": torch.abs,
+    "its sign": torch.sign,
+    "the root of its absolute value": lambda g: g.abs().sqrt(),
+}
 
 
 CLIPPED_SCALED = Row(
@@ -62,8 +75,21 @@ def judge_tricks(steps):
         told = list(map(if_loss_is_known, told, itertools.repeat(left)))
     else:
         estimates = alone(left, LEVELS) if len(left) > 1 else ()
-        told = [CONTRADICTION.found(estimates=estimates[:3]) if estimates else CHANGED.found()]
+        told = [describe_changed(left)]
+        if estimates:
+            told = [CONTRADICTION.found(estimates=estimates[:3])]
     return findings + [(step.step, finding) for step in left for finding in told]
+
+
+def describe_changed(steps):
+    """The finding on gradients that no row explains: of which parameters, and what each becomes."""
+    step = steps[0]
+    given, taken = step.given.values, step.taken.values
+    moved = [n for n, values in given.items() if not torch.equal(values, taken[n])]
+    part = describe(moved, step.parameters) if len(moved) < len(given) else None
+    own = [name for name, act in FUNCTIONS.items()
+           if all(is_close(act(given[n].double()), taken[n].double()) for n in moved)]  # fmt: skip
+    return CHANGED.found(parameters=part, function=own[0] if own and moved else None)
 
 
 def clipped_scaled(findings, steps):

@@ -57,8 +57,10 @@ def judge_update(update, parameters, rules, history, moving):
     mine = {n: own[n] for n in moved}
     errors = misses(replay(update, mine, {}), update)
     if max(errors.values()) > 1:
-        lost = sum(error > 1 for error in errors.values())
-        return [*found, NOT_REPRODUCED.found(optimizers=classes, count=lost, total=len(errors))]
+        lost = [n for n, error in errors.items() if error > 1]
+        part = describe(lost, parameters) if len(lost) < len(errors) else None
+        counts = {"count": len(lost), "total": len(errors)}
+        return [*found, NOT_REPRODUCED.found(optimizers=classes, parameters=part, **counts)]
     if classes == ("SGD",) and not is_equal(replay(update, mine, history), update):
         found.append(MOMENTUM_RESET.found())
     if classes != ("SGD",):
@@ -166,11 +168,17 @@ def judge_state(update, earlier, parameters):
     rules = {n: rule for n, rule in declared(earlier).items() if n in state}
     if any(not hasattr(torch.optim, name) for name, _ in rules.values()):
         return []
+    changed = {}
     for n, _, made in stepped(earlier, rules, {}):
         for k, kept in state[n].items():
             if k not in made or not is_close(made[k], kept.values):
-                return [STATE_CHANGED.found(entry=k)]
-    return []
+                changed.setdefault(k, []).append(n)
+    return [
+        STATE_CHANGED.found(
+            entry=k, parameters=describe(some, parameters) if len(some) < len(rules) else None
+        )
+        for k, some in list(changed.items())[:1]
+    ]
 
 
 def judge_before(update, earlier, parameters):
@@ -190,6 +198,7 @@ class Behind:
     after: torch.Tensor
     later: torch.Tensor  # at the next step
     is_single: bool  # recorded in float32
+    parameters: dict  # {number: Parameter}
     shown: tuple = ()
 
     @property
@@ -225,8 +234,22 @@ def judge_afterwards(steps):
     steps: Behind of each that has a next one.
     """
     found = explain(steps, [[()], [(row,) for row in AFTERWARDS]])
-    told = findings_of(found, ONE_OF) if found.fits else [CHANGED_AFTER.found()]
-    return [(step.step, finding) for step in steps if step.error(())[0] for finding in told]
+    moved = [step for step in steps if step.error(())[0]]
+    if found.fits:
+        told = findings_of(found, ONE_OF)
+        return [(step.step, finding) for step in moved for finding in told]
+    return [(step.step, CHANGED_AFTER.found(like=like_of(step, steps))) for step in moved]
+
+
+def like_of(step, steps):
+    """What the weights become between an optimizer step and the next batch; None: nothing known."""
+    for dtype in (torch.float16, torch.bfloat16):
+        if torch.equal(step.after.to(dtype).double(), step.later):
+            return f"those rounded to {str(dtype)[6:]}"
+    for other in steps:
+        if other.step <= step.step and torch.equal(other.before, step.later):
+            return f"again those before step {other.step + 1}"
+    return None
 
 
 def behind(place, update, parameters):
@@ -236,4 +259,5 @@ def behind(place, update, parameters):
     moments = [[getattr(update, m)[n].values for n in parameters]
                for m in ("before", "after", "next")]  # fmt: skip
     is_single = any(values.dtype != torch.float64 for values in moments[0])
-    return [Behind(place, *(torch.cat([v.double() for v in m]) for m in moments), is_single)]
+    made = (torch.cat([v.double() for v in m]) for m in moments)
+    return [Behind(place, *made, is_single, parameters)]

@@ -233,6 +233,13 @@ ZERO_ROWS = Row(
     UNEXPLAINED,
     "{count} of {total} pairs have a gradient of 0 at the logits[: exactly where {rules}]",
 )
+OTHER_TARGETS = Row(
+    "loss.other_targets",
+    UNEXPLAINED,
+    "the loss is the cross-entropy of other labels than the recorded ones: of 1 in {count} of "
+    "{total} pairs[: exactly where {rules}]",
+    matters=WRONG,
+)
 AGAINST = Row(
     "loss.against_the_label",
     UNEXPLAINED,

@@ -39,6 +39,15 @@ ROLLED = Row(
     matters=WRONG,
     at=("dataset", "loader"),
 )
+OF_SERIES = Row(
+    "pairs.photo_of_the_series",
+    CAUSE,
+    "photo_{side} is the same in all recorded pairs of a series ({pairs} pairs, {series} series), "
+    "as where it is kept by its series alone",
+    help="keep photos by their file name",
+    matters=WRONG,
+    at=("dataset",),
+)
 PERMUTED = Row(
     "labels.photos_permuted",
     CAUSE,
@@ -123,6 +132,29 @@ def are_pairs(official, names):
     """Whether photos of these names are official pairs."""
     names = list(names)
     return bool(names) and all(official.find(*map(Path, both)) for both in names)
+
+
+def judge_kept(pairs, official):
+    """The finding on photos that are the same in all pairs of a series, in a list.
+
+    pairs: RecordedPairs in the order of the list, photo_1 first.
+    """
+    for side in (0, 1):
+        series, listed = defaultdict(list), defaultdict(list)
+        for pair in pairs:
+            series[int(pair.official.row["series"])].append(pair.names[side])
+        for number, a, b in official.pairs:
+            listed[number].append((a, b)[side])
+        several = {number: names for number, names in series.items() if len(names) > 1}
+        chance = 1.0
+        for number, names in several.items():
+            shares = [listed[number].count(n) / len(listed[number]) for n in set(listed[number])]
+            chance *= sum(share ** len(names) for share in shares)
+        same = all(len(set(names)) == 1 for names in several.values())
+        if several and same and chance < CHANCE:
+            counts = {"pairs": sum(map(len, several.values())), "series": len(several)}
+            return [OF_SERIES.found(side=side + 1, **counts)]
+    return []
 
 
 # Labels

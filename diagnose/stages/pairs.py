@@ -144,7 +144,9 @@ def judge_pairs(pairs, sizes, recipe, steps, listed, epochs):
         numbers = numbers_of(batches, listed)
     for number, batch in zip(numbers, batches, strict=True):
         by_epoch.setdefault(number, []).append(batch)
-    found, own = judge_order(by_epoch, sizes, listed), [pair.official for pair in pairs]
+    own = [pair.official for pair in pairs]
+    right = {pair.label == pair.official.label for pair in pairs if pair.label is not None}
+    found = judge_order(by_epoch, sizes, listed, len(right) < 2)
     if UNSHUFFLED not in [finding.row for finding in found]:
         found += judge_batches([own[a:b] for a, b in itertools.pairwise(begins)], listed)
     return [*findings, *found, *judge_loader(by_epoch, sizes, listed, epochs)]
@@ -163,8 +165,11 @@ def judge_batches(batches, listed):
     return [BLOCKS.found()] * blocks
 
 
-def judge_order(by_epoch, sizes, listed):
-    """Findings on the order of pairs: {epoch: batches of (split, place)}, `listed` in the list."""
+def judge_order(by_epoch, sizes, listed, is_sure):
+    """Findings on the order of pairs: {epoch: batches of (split, place)}, `listed` in the list.
+
+    is_sure: whether labels say that the photos are those of the pairs.
+    """
     orders = {epoch: list(itertools.chain(*batches)) for epoch, batches in by_epoch.items()}
     pairs, findings = sum(map(len, orders.values())), []
     steps = [step for order in orders.values() for step in itertools.pairwise(order)]
@@ -178,7 +183,7 @@ def judge_order(by_epoch, sizes, listed):
     again = min(filter(None, map(repeats_after, by_epoch.values())), default=0)
     if twice:
         findings.append(TWICE.found(twice=twice, pairs=pairs))
-    elif again and again <= listed - max(sizes):
+    elif again and again <= listed - max(sizes) and is_sure:
         findings.append(AGAIN.found(pairs=again, listed=listed))
     return findings
 

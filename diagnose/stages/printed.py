@@ -182,6 +182,17 @@ CUT = arithmetic(
     help="cut a logit at 0, or its sigmoid at 0.5",
     matters=WRONG,
 )
+SIGNS = tuple(
+    arithmetic(
+        f"sign_of_logit_{number}",
+        f"the share of pairs in which the sign of logit {number} alone predicts the label",
+        lambda v, n, told: v[-1],
+        series=f"sign_{number}",
+        help="compare the two logits: logits.argmax(1)",
+        matters=WRONG,
+    )
+    for number in (1, 2)
+)
 INVERTED = Change(
     "printed.accuracy_inverted",
     CAUSE,

@@ -57,6 +57,12 @@ ZERO = Row(
     "the weights of the head[ in its layer of {layer} units] are initialized with 0",
     help=KAIMING,
 )
+EQUAL_ROWS = Row(
+    "start.head_rows_equal",
+    CAUSE,
+    "the weights of the head[ in its layer of {layer} units] are the same for every output",
+    help=KAIMING,
+)
 STD = Row(
     "start.head_std",
     CAUSE,
@@ -154,6 +160,8 @@ def judge_weight(weight, drawn, layer):
     """Findings on the initial weight [out, in] of one layer of the head; drawn: see draw_layer."""
     if not weight.any():
         return [ZERO.found(layer=layer)]
+    if len(weight) > 1 and bool((weight == weight[:1]).all()):
+        return [EQUAL_ROWS.found(layer=layer)]
     usual = next((row for row in STARTS if fits(row, drawn, weight.shape)), None)
     reference = usual.std(*weight.shape) if usual else float(drawn.std())
     if fits(usual, weight, weight.shape) if usual else is_std(weight, reference):

@@ -58,7 +58,8 @@ OTHER_CLASS = Row(
 NOT_REPRODUCED = Row(
     "update.not_reproduced",
     UNEXPLAINED,
-    "{optimizers} with its own values does not reproduce the step",
+    "{optimizers} with its own values does not reproduce the step[ of {parameters} (that of the "
+    "others it does)]",
     varies=("count", "total"),
 )
 MOMENTUM_RESET = Row(
@@ -168,7 +169,7 @@ STATE_LOADED = Row(
 STATE_CHANGED = Row(
     "update.state_changed",
     UNEXPLAINED,
-    "the optimizer's {entry} is not what the step before left",
+    "the optimizer's {entry}[ of {parameters}] is not what the step before left",
 )
 CHANGED_BEFORE = Row(
     "update.changed_before",
@@ -196,5 +197,6 @@ ONE_OF = one_of("update")
 CHANGED_AFTER = Row(
     "update.changed_after",
     UNEXPLAINED,
-    "parameters change between the optimizer step and the next batch",
+    "parameters change between the optimizer step and the next batch[: they become {like}]",
+    varies=("like",),
 )
