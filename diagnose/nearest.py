@@ -4,7 +4,9 @@ nearest.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 
 from diagnose.preprocessing import (
     affine_of,
@@ -19,12 +21,14 @@ from diagnose.preprocessing import (
     reference,
     simplest,
 )
+from diagnose.recognition import inner_box
 
 CANDIDATES = 6  # photos that are like an input
 ALIKE = 0.5  # least residual of a photo that an input may show: 0 is the same, 1.4 unrelated
 APART = 2.0  # times the residual of the photo, that every other one must have at least
 ABOUT = 0.1  # relative difference of a normalization that is about another
-SAME = 0.3  # share of equal values, more than which an input shows a photo
+LEAST = 8  # pixels of a box in which a photo may be
+SAME = 0.6  # share of equal values, more than which an input shows a photo
 LEVELS = 255
 SMALLEST = 0.25  # levels, less than which a value counts as equal
 
@@ -37,6 +41,8 @@ class Nearest(NamedTuple):
     preparation: dict
     levels: float  # largest difference, in levels of 255
     share: float  # of the values that differ
+    box: tuple | None = None  # (width, height) to which the photo was resized, where that is it
+    outside: bool = False  # whether all that differs is outside of the photo
 
 
 def nearest_of(x, photos, size, hint=None):
@@ -44,7 +50,6 @@ def nearest_of(x, photos, size, hint=None):
 
     hint: the preparation that was nearest to another input, whose parts are tried first.
     """
-    photos = photos[:CANDIDATES]
     for preparation in (*([hint] if hint else []), reference()):
         gaps = [gaps_of(x, photo, preparation, size) for photo in photos]
         insides = [photo.base(preparation, size)[1] for photo in photos]  # padding is alike in all
@@ -54,12 +59,16 @@ def nearest_of(x, photos, size, hint=None):
         number = int(same.argmax())
         others = torch.cat([same[:number], same[number + 1 :]])
         if same[number] > SAME and bool((APART * others < same[number]).all()):
-            return told(number, True, preparation, gaps[number])
+            own = told(number, True, preparation, gaps[number])
+            return own._replace(outside=shares[number] == 1 and not bool(insides[number].all()))
     if hint:
         parts = {part: hint[part] for part in ("geometry", "filter", "turn")}
         parts["late"] = hint.get("late", False)
         fits = [[fit(x, photo, parts, size)] for photo in photos]
         number, is_sure = told_apart(least_of(fits))
+    boxed = in_box(x, photos)
+    if boxed:
+        return boxed
     if not hint or not is_sure:
         fits = [coarse_fits(x, photo, size) for photo in photos]
         number, is_sure = told_apart(least_of(fits))
@@ -68,6 +77,32 @@ def nearest_of(x, photos, size, hint=None):
     _, parts = min(fine, key=lambda found: found[0])
     preparation = loosely(simplest(finish(x, photo, parts, size), x, photo, size))
     return told(number, is_sure, preparation, gaps_of(x, photo, preparation, size))
+
+
+def in_box(x, photos):
+    """The Nearest of an input [3, S, S] that shows a photo, resized to the box within its border of
+    one color, wherever that is; None where it is not sure.
+    """
+    left, top, right, bottom = inner_box(x)
+    sides, shown = (right - left, bottom - top), x[:, top:bottom, left:right]
+    if min(sides) < LEAST or max(sides) == x.shape[-1]:
+        return None
+    scale, shift = affine_of(reference())
+    values = (shown - shift[:, None, None]) / scale[:, None, None] * LEVELS
+    made = [pixels_of(photo, sides) for photo in photos]
+    spread = values.std().clamp(min=SMALLEST)
+    number, is_sure = told_apart(torch.stack([(own - values).std() / spread for own in made]))
+    if not is_sure:
+        return None
+    gaps = (made[number] - values).abs()
+    share = float((gaps > SMALLEST).double().mean())
+    return Nearest(number, True, reference(), float(gaps.max()), share, sides)
+
+
+def pixels_of(photo, sides):
+    """The levels [3, height, width] of a photo resized as the page does."""
+    resized = photo.stored.resize(sides, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).double()
 
 
 def gaps_of(x, photo, preparation, size):

@@ -12,6 +12,7 @@ from diagnose.record import thumbnail
 from disk.errors import show_progress, stop
 from disk.layout import find_split, photo_names
 
+FEW = 3  # photos that are most like an input where the reference has them
 OWN = 3  # preparations with estimated values that are tried on the next inputs
 COARSE = 64  # size of the inputs by which candidates are found for a thumbnail, pixels
 HOPELESS = 4  # inputs of a batch that nothing reproduces, before the others are not tried
@@ -59,6 +60,7 @@ class Official:
         self.paths = [path for path in self.every if path.name in opened] or self.every
         self.described, self.photos, self.hints = None, {}, []
         self.coarse, self.thumbnails = [], {}  # of every photo, nearly; of some, exactly
+        self.within = []  # of every photo: (thumbnail, where it lies)
         self.nearby = None  # the preparation that was nearest to the last input
         self.unsure = 0  # how many inputs in turn showed no photo for sure
 
@@ -78,7 +80,7 @@ class Official:
         more = len(self.paths) < len(self.every)
         if more:
             self.paths, self.described, self.photos = self.every, None, {}
-            self.thumbnails, self.coarse = {}, []
+            self.thumbnails, self.coarse, self.within = {}, [], []
         return more
 
     def look(self):
@@ -131,6 +133,7 @@ class Official:
             if self.unsure >= HOPELESS:
                 found.append((None, None))
                 continue
+            rows = list(dict.fromkeys([*self.rows_within(x)[:FEW], *rows]))
             photos = [self.photo(row) for row in rows]
             own = nearest_of(x, photos, size, self.nearby)
             self.nearby = own.preparation if own.is_sure else self.nearby
@@ -179,6 +182,19 @@ class Official:
         made = [preprocessing.apply(photo, way, size) for way in ways]
         return thumbnail(torch.stack(made)).double()
 
+    def rows_within(self, x):
+        """Rows of paths of the photos that are most like an input [3, S, S] where the reference has
+        them, whatever is around, the most like first.
+        """
+        if not self.within:
+            for row in self.every_row():
+                photo = preprocessing.Photo(self.paths[row], COARSE)
+                pixels, inside = photo.base(preprocessing.reference(), COARSE)
+                cells = thumbnail(torch.stack([pixels, inside.double().expand(3, -1, -1)])).double()
+                self.within.append((cells[0], cells[1] == 1))
+        own = thumbnail(x[None])[0].double()
+        return np.argsort([misfit(own, *known) for known in self.within]).tolist()
+
     def keep_hint(self, preparation):
         """Keeps how an input was prepared, to be tried first on the next ones.
 
@@ -223,3 +239,10 @@ def gaps_of(cells, made):
     """
     size = torch.linalg.vector_norm(cells - cells.mean()).clamp(min=1e-12)
     return torch.linalg.vector_norm(made - cells, dim=(2, 3)).amin(1) / size
+
+
+def misfit(cells, made, inside):
+    """1 - the correlation of two thumbnails [T, T] where one has a photo; inside: where."""
+    own, other = ((t[inside] - t[inside].mean()) for t in (cells, made))
+    norms = torch.linalg.vector_norm(own) * torch.linalg.vector_norm(other)
+    return 1 - float((own * other).sum() / norms.clamp(min=1e-12))

@@ -705,6 +705,8 @@ class OpTracer(Merges):
         if pair is None and len(passes) > 2 and not (torch.is_grad_enabled() or self.light):
             return  # features of many photos, put by for later: no pair of them
         depth, outputs = max(tag.depth for tag in tags) + bool(weights), tensors_in(result)
+        if name == "__setitem__":
+            outputs = [args[0]]  # what it writes into
         self.number(name, weights, depth)
         if name == "batch_norm":
             self.note_norm(args, kwargs, passes, before)

@@ -16,6 +16,8 @@ from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
 
 OFTEN = ("twice", *(f"{times} times" for times in range(3, TIMES + 1)))
 SURE = 14  # bits that two batches share by no chance
+FEW_BOXES = 3  # sizes that are told
+OUTSIDE = "all of it outside of the photos, where the border is"
 FEW = 2  # estimated values of photos in a batch, more than which are of each photo
 # Where a value is estimated, and each photo has its own.
 EACH = {
@@ -47,8 +49,9 @@ NOT_REPRODUCED = Row(
     "inputs.not_reproduced",
     UNEXPLAINED,
     "{count} of {total} inputs match no known preprocessing"
-    "[; {identified} photos were identified all the same, and come nearest to: {nearest}. They "
-    "differ from that by up to {levels} of 255, in up to {share} % of the values]",
+    "[; {identified} photos were identified all the same, and come nearest to: {nearest}]"
+    "[, resized to {box} pixels][. They differ from that by up to {levels} of 255, in up to "
+    "{share} % of the values][, {outside}]",
     varies=(*COUNT, "identified", "levels", "share"),
 )
 NO_PHOTO = Row("inputs.no_photo", SKIPPED, "features were given: no photo was seen")
@@ -93,14 +96,18 @@ def describe_lost(nearest, total):
     sure = [own for own in nearest if own is not None]
     counts = {"count": len(nearest), "total": total, "identified": len(sure)}
     if not sure:
-        return NOT_REPRODUCED.found(**counts, nearest=None, levels=None, share=None)
+        none = dict.fromkeys(("nearest", "levels", "share", "box", "outside"))
+        return NOT_REPRODUCED.found(**counts, **none)
     ways = {}  # those of one kind, whose estimated values differ
     for own in map(changes_in, sure):
         ways.setdefault(tuple(finding.row.choice for finding in own), []).append(own)
     common = max(ways.values(), key=len)[0]
     levels = estimated(max(own.levels for own in sure))
     share = estimated(100 * max(own.share for own in sure))
-    return NOT_REPRODUCED.found(**counts, nearest=(common,), levels=levels, share=share)
+    boxes = dict.fromkeys(f"{own.box[0]} x {own.box[1]}" for own in sure if own.box)
+    told = {"box": tuple(boxes)[:FEW_BOXES] or None}
+    told["outside"] = OUTSIDE if all(own.outside for own in sure) else None
+    return NOT_REPRODUCED.found(**counts, nearest=(common,), levels=levels, share=share, **told)
 
 
 def name_inputs(changes, worst):
