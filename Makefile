@@ -23,7 +23,7 @@ demo: demo-run
 	$(RUN) eval.py --run runs/demo --data data/demo
 	@echo "and a trainer of somebody else, recorded unchanged and explained:"
 	@rm -f runs/stuck.trace
-	$(RUN) -m diagnose record --steps 3 --out runs/stuck.trace examples/stuck.py --data data/demo
+	$(RUN) -m diagnose record --steps 3 --until evaluation --as-is --out runs/stuck.trace examples/stuck.py --data data/demo
 	$(RUN) -m diagnose compare runs/stuck.trace --data data/demo || test $$? = 1
 
 demo-run: .venv/installed data/demo

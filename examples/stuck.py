@@ -4,7 +4,7 @@
 
 It knows nothing of this project but the layout of the dataset. Find what is wrong with it:
 
-    python -m diagnose record --steps 3 --until evaluation --out runs/stuck.trace \
+    python -m diagnose record --steps 3 --until evaluation --as-is --out runs/stuck.trace \
         examples/stuck.py --data data/demo
     python -m diagnose compare runs/stuck.trace --data data/demo
 """
