@@ -177,6 +177,11 @@ SCALED = Change(
         {"factor": factor_between([replays[0].given[0]], [replays[0].seen])}
     ],
 )
+ZERO_COLUMNS = Row(
+    "head.zero_columns",
+    UNEXPLAINED,
+    "{count} of the {total} features that enter the head, {first} to {last}, are 0 in every pair",
+)
 TWO_MERGES = Row(
     "head.two_merges",
     UNEXPLAINED,

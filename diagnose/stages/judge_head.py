@@ -38,6 +38,7 @@ from diagnose.stages.head import (
     SCORES,
     SUMS,
     TWO_MERGES,
+    ZERO_COLUMNS,
 )
 from run.findings import Finding
 
@@ -50,6 +51,9 @@ class Layer(NamedTuple):
     rate: float | None = None  # of a dropout
     width: int | None = None  # of a linear layer
     has_bias: bool = False
+
+
+NEIGHBORS = 8  # features that are 0 in every pair by no chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +105,25 @@ def judge_heads(views, weights, roundings):
         for place, (found, way) in zip(places, told, strict=True):
             findings += [(views[place].step, finding) for finding in found]
             ways[place] = way
-    return findings, ways
+    return findings + judge_columns(views), ways
+
+
+def judge_columns(views):
+    """The finding on features that are 0 in the input of the head in all batches, in a list.
+
+    A few may be so by chance, as behind a ReLU, but not neighbors.
+    """
+    inputs = [view.batch.head[0].input for view in views if view.batch.head]
+    if not inputs or len({x.shape[1:] for x in inputs}) > 1 or inputs[0].dim() != 2:
+        return []
+    zero = (torch.cat(inputs) == 0).all(0)
+    places = zero.nonzero().flatten().tolist()
+    if not zero.any() or zero.all() or len(places) < NEIGHBORS:
+        return []
+    if places != list(range(places[0], places[-1] + 1)):
+        return []
+    told = {"count": len(places), "total": len(zero), "first": places[0] + 1}
+    return [(view.step, ZERO_COLUMNS.found(**told, last=places[-1] + 1)) for view in views]
 
 
 def judge_alike(views, weights, roundings):

@@ -123,9 +123,9 @@ def accuracies(logits, label, single, fitted):
         "accuracy": prediction == label,
         "every_label": prediction[:, None] == label,
         "cut_at_half": (z[:, 1] - z[:, 0] > 0.5).long() == label,
-        "sign_1": (z[:, 0] <= 0).long() == label,
-        "sign_2": (z[:, 1] > 0).long() == label,
     }
+    if not single:
+        shares["sign_1"], shares["sign_2"] = (z[:, 0] <= 0) == label, (z[:, 1] > 0) == label
     return {name: float(right.double().mean()) for name, right in shares.items()}
 
 
@@ -176,15 +176,19 @@ def digits_of(text):
     return len(text.lower().partition("e")[0].partition(".")[2])
 
 
-def levels_of(kind, is_epoch):
-    """Levels of the arithmetics that are right for a figure, and of those that are not."""
+def levels_of(kind, is_epoch, has_signs):
+    """Levels of the arithmetics that are right for a figure, and of those that are not.
+
+    has_signs: whether there are two logits, each of which has a sign.
+    """
     means = [(OVER_BATCHES,), (LAST_BATCH,)]
     usual = [(OVER_PAIRS,), *([] if is_epoch else means)]
     other = [*(means if is_epoch else []), *((row,) for row in NEVER_RESET)]
     other += [(row,) for row in (*SUMS, SCALED) if kind == "loss"]
     if kind == "accuracy":
-        other += [(EVERY_LABEL,), (CUT,), *((row,) for row in SIGNS)]
+        other += [(EVERY_LABEL,), (CUT,)]
         other += [(INVERTED, *rows) for rows in usual + other]
+        other += [(row,) for row in SIGNS] if has_signs else []
         usual += [(PERCENT, *rows) for rows in usual]
     return usual, other
 
@@ -196,7 +200,7 @@ def explain_figures(kind, rows, facts):
     figures = Figures(texts, places, values, pairs, facts)
     is_epoch = all(re.search("epoch", line, re.I) for line in lines) and not figures.is_each_batch
     is_epoch = is_epoch and not any(re.search("step|batch|iter", line, re.I) for line in lines)
-    levels = levels_of(kind, is_epoch)
+    levels = levels_of(kind, is_epoch, "sign_1" in facts[0])
     usual = explain([figures], levels[:1])
     if usual.fits:
         return []

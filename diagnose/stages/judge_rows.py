@@ -1,5 +1,8 @@
 """What a loss that no row reproduces does to each pair, by the gradients at the logits."""
 
+import itertools
+import math
+
 import torch
 
 from diagnose.criterion import Recipe
@@ -8,6 +11,7 @@ from diagnose.numerics import estimated
 from diagnose.official import RecordedPair
 from diagnose.stages.loss import (
     AGAINST,
+    IN_TURN,
     NO_SOFTMAX,
     OTHER_TARGETS,
     OTHERWISE,
@@ -52,12 +56,27 @@ def describe_rows(batches, known):
     least = [float(own[own > 0].min()) if (own > 0).any() else 1.0 for own in ratios]
     times = torch.cat([own / factor for own, factor in zip(ratios, least, strict=True)])
     larger = times > 1 + ALIKE
+    if not larger.any() and not findings:
+        factors = tuple(map(estimated, least))
+        return [IN_TURN.found(factors=factors, value=value_of(batches))]
     if not larger.any() and findings:
         findings.append(OTHERWISE.found(factors=tuple(dict.fromkeys(map(estimated, least)))))
     elif larger.any() and float(times[larger].max() / times[larger].min()) < 1 + ALIKE:
         value = estimated(float(times[larger].mean()))
         findings.append(told(TIMES, larger.tolist(), times=value))
     return findings
+
+
+def value_of(batches):
+    """What the losses of all batches are beside their own pairs' mean; None: nothing known."""
+    means = [float(batch.replay(Recipe())[0]) for batch in batches]
+    counts, losses = [len(batch.label) for batch in batches], [float(b.loss) for b in batches]
+    sums = itertools.accumulate(mean * count for mean, count in zip(means, counts, strict=True))
+    totals = itertools.accumulate(counts)
+    running = [total / count for total, count in zip(sums, totals, strict=True)]
+    if all(math.isclose(a, b, rel_tol=ALIKE) for a, b in zip(running, losses, strict=True)):
+        return "the mean over all pairs since the first recorded batch"
+    return None
 
 
 def targets_of(batch):

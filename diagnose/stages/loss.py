@@ -256,6 +256,12 @@ OTHERWISE = Row(
     UNEXPLAINED,
     "the other pairs have the gradient of the cross-entropy, times {factors}",
 )
+IN_TURN = Row(
+    "loss.cross_entropy_in_turn",
+    UNEXPLAINED,
+    "every pair has the gradient of the cross-entropy, times {factors} in the recorded batches in "
+    "turn[; the loss itself is {value}]",
+)
 NO_SOFTMAX = Row(
     "loss.not_of_the_difference",
     UNEXPLAINED,
