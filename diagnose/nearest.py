@@ -30,6 +30,8 @@ ABOUT = 0.1  # relative difference of a normalization that is about another
 LEAST = 8  # pixels of a box in which a photo may be
 SAME = 0.6  # share of equal values, more than which an input shows a photo
 LEVELS = 255
+MOVED = "at other places"
+RESHAPED = "at other places: [H, W, 3] is reshaped to [3, H, W], not permuted"
 SMALLEST = 0.25  # levels, less than which a value counts as equal
 
 
@@ -43,6 +45,7 @@ class Nearest(NamedTuple):
     share: float  # of the values that differ
     box: tuple | None = None  # (width, height) to which the photo was resized, where that is it
     outside: bool = False  # whether all that differs is outside of the photo
+    moved: str = ""  # how its values came to other places, where that is all
 
 
 def nearest_of(x, photos, size, hint=None):
@@ -79,6 +82,28 @@ def nearest_of(x, photos, size, hint=None):
     return told(number, is_sure, preparation, gaps_of(x, photo, preparation, size))
 
 
+def levels_of(x):
+    """The values of an input [3, S, S] before the page's normalization, in levels of 255."""
+    scale, shift = affine_of(reference())
+    return (x - shift[:, None, None]) / scale[:, None, None] * LEVELS
+
+
+def moved_of(x, photo, size):
+    """The Nearest of an input that holds exactly the values of a photo, at other places; None where
+    it does not.
+    """
+    made = apply(photo, reference(), size)
+    own, other = levels_of(x), levels_of(made)
+    if float((own.flatten().sort().values - other.flatten().sort().values).abs().max()) > SMALLEST:
+        return None
+    inside = photo.base(reference(), size)[1]
+    sides = int(inside.any(1).sum()), int(inside.any(0).sum())
+    shown = other[:, inside].view(3, *sides).permute(1, 2, 0).reshape(3, *sides)
+    is_reshaped = float((own[:, inside].view(3, *sides) - shown).abs().max()) <= SMALLEST
+    moved = RESHAPED if is_reshaped else MOVED
+    return told(0, True, reference(), gaps_of(x, photo, reference(), size))._replace(moved=moved)
+
+
 def in_box(x, photos):
     """The Nearest of an input [3, S, S] that shows a photo, resized to the box within its border of
     one color, wherever that is; None where it is not sure.
@@ -87,8 +112,7 @@ def in_box(x, photos):
     sides, shown = (right - left, bottom - top), x[:, top:bottom, left:right]
     if min(sides) < LEAST or max(sides) == x.shape[-1]:
         return None
-    scale, shift = affine_of(reference())
-    values = (shown - shift[:, None, None]) / scale[:, None, None] * LEVELS
+    values = levels_of(shown)
     made = [pixels_of(photo, sides) for photo in photos]
     spread = values.std().clamp(min=SMALLEST)
     number, is_sure = told_apart(torch.stack([(own - values).std() / spread for own in made]))

@@ -7,12 +7,13 @@ import torch
 
 from data import read_pairlist
 from diagnose import preprocessing, recognition
-from diagnose.nearest import CANDIDATES, nearest_of, told_apart
+from diagnose.nearest import CANDIDATES, levels_of, moved_of, nearest_of, told_apart
 from diagnose.record import thumbnail
 from disk.errors import show_progress, stop
 from disk.layout import find_split, photo_names
 
 FEW = 3  # photos that are most like an input where the reference has them
+MANY = 3000  # photos, more than which are not all prepared for one input
 OWN = 3  # preparations with estimated values that are tried on the next inputs
 COARSE = 64  # size of the inputs by which candidates are found for a thumbnail, pixels
 HOPELESS = 4  # inputs of a batch that nothing reproduces, before the others are not tried
@@ -60,6 +61,7 @@ class Official:
         self.paths = [path for path in self.every if path.name in opened] or self.every
         self.described, self.photos, self.hints = None, {}, []
         self.coarse, self.thumbnails = [], {}  # of every photo, nearly; of some, exactly
+        self.sums = []  # of every photo: of all its levels, as the reference has it
         self.within = []  # of every photo: (thumbnail, where it lies)
         self.nearby = None  # the preparation that was nearest to the last input
         self.unsure = 0  # how many inputs in turn showed no photo for sure
@@ -80,7 +82,7 @@ class Official:
         more = len(self.paths) < len(self.every)
         if more:
             self.paths, self.described, self.photos = self.every, None, {}
-            self.thumbnails, self.coarse, self.within = {}, [], []
+            self.thumbnails, self.coarse, self.within, self.sums = {}, [], [], []
         return more
 
     def look(self):
@@ -136,10 +138,29 @@ class Official:
             rows = list(dict.fromkeys([*self.rows_within(x)[:FEW], *rows]))
             photos = [self.photo(row) for row in rows]
             own = nearest_of(x, photos, size, self.nearby)
+            if not own.is_sure and len(self.paths) <= MANY:
+                own, rows = self.moved(x, size) or (own, rows)
             self.nearby = own.preparation if own.is_sure else self.nearby
             self.unsure = 0 if own.is_sure else self.unsure + 1
             found.append((own, self.paths[rows[own.number]]) if own.is_sure else (None, None))
         return found
+
+    def moved(self, x, size):
+        """(the Nearest, [its row of paths]) of an input that has a photo's values at other places;
+        None where no photo's are.
+        """
+        total = float(levels_of(x).sum())
+        if not self.sums:
+            for row in self.every_row():
+                made = preprocessing.apply(
+                    preprocessing.Photo(self.paths[row]), preprocessing.reference(), size
+                )
+                self.sums.append(float(levels_of(made).sum()))
+        for row in np.argsort(np.abs(np.array(self.sums) - total))[:FEW].tolist():
+            own = moved_of(x, self.photo(row), size)
+            if own:
+                return own, [row]
+        return None
 
     def of_thumbnails(self, cells, size):
         """The paths of the photos that thumbnails [N, T, T] of record.py show, None where that is

@@ -51,7 +51,7 @@ NOT_REPRODUCED = Row(
     "{count} of {total} inputs match no known preprocessing"
     "[; {identified} photos were identified all the same, and come nearest to: {nearest}]"
     "[, resized to {box} pixels][. They differ from that by up to {levels} of 255, in up to "
-    "{share} % of the values][, {outside}]",
+    "{share} % of the values][, {outside}][; they hold the same values, {moved}]",
     varies=(*COUNT, "identified", "levels", "share"),
 )
 NO_PHOTO = Row("inputs.no_photo", SKIPPED, "features were given: no photo was seen")
@@ -96,7 +96,7 @@ def describe_lost(nearest, total):
     sure = [own for own in nearest if own is not None]
     counts = {"count": len(nearest), "total": total, "identified": len(sure)}
     if not sure:
-        none = dict.fromkeys(("nearest", "levels", "share", "box", "outside"))
+        none = dict.fromkeys(("nearest", "levels", "share", "box", "outside", "moved"))
         return NOT_REPRODUCED.found(**counts, **none)
     ways = {}  # those of one kind, whose estimated values differ
     for own in map(changes_in, sure):
@@ -107,6 +107,8 @@ def describe_lost(nearest, total):
     boxes = dict.fromkeys(f"{own.box[0]} x {own.box[1]}" for own in sure if own.box)
     told = {"box": tuple(boxes)[:FEW_BOXES] or None}
     told["outside"] = OUTSIDE if all(own.outside for own in sure) else None
+    moved = {own.moved for own in sure}
+    told["moved"] = moved.pop() if len(moved) == 1 and "" not in moved else None
     return NOT_REPRODUCED.found(**counts, nearest=(common,), levels=levels, share=share, **told)
 
 
