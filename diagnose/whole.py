@@ -80,12 +80,11 @@ def judge_data(trace, views, known, later, swapped, recipe, official, in_parts):
     """
     single = any(view.evidence and view.evidence.single for view in views)
     every = known + pairs_of(later)
-    findings = pairs.judge_lists(every)
-    if any(pair.official is None for pair in known):
+    kept = mixups.judge_kept(every, official)
+    findings = kept or pairs.judge_lists(every)
+    if any(pair.official is None for pair in known) and not kept:
         findings = mixups.judge_pairing(views, official) or findings
     of_lists = [pair for pair in every if pair.official is not None]
-    kept = mixups.judge_kept(of_lists, official) if len(of_lists) == len(every) else []
-    findings += kept
     if every and 2 * len(of_lists) <= len(every):
         findings.append(labels.OF_OTHER_PAIRS.found())
     elif not kept:  # or labels are those of other pairs

@@ -52,7 +52,7 @@ NOT_REPRODUCED = Row(
     "[; {identified} photos were identified all the same, and come nearest to: {nearest}]"
     "[, resized to {box} pixels][. They differ from that by up to {levels} of 255, in up to "
     "{share} % of the values][, {outside}][; they hold the same values, {moved}]",
-    varies=(*COUNT, "identified", "levels", "share"),
+    varies=(*COUNT, "identified", "levels", "share", "box"),
 )
 NO_PHOTO = Row("inputs.no_photo", SKIPPED, "features were given: no photo was seen")
 
@@ -102,7 +102,7 @@ def describe_lost(nearest, total):
     for own in map(changes_in, sure):
         ways.setdefault(tuple(finding.row.choice for finding in own), []).append(own)
     common = max(ways.values(), key=len)[0]
-    levels = estimated(max(own.levels for own in sure))
+    levels = estimated(max(own.levels for own in sure) if any(own.share for own in sure) else 0.0)
     share = estimated(100 * max(own.share for own in sure))
     boxes = dict.fromkeys(f"{own.box[0]} x {own.box[1]}" for own in sure if own.box)
     told = {"box": tuple(boxes)[:FEW_BOXES] or None}

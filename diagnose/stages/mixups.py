@@ -135,26 +135,28 @@ def are_pairs(official, names):
 
 
 def judge_kept(pairs, official):
-    """The finding on photos that are the same in all pairs of a series, in a list.
-
-    pairs: RecordedPairs in the order of the list, photo_1 first.
-    """
+    """The finding on photos that are the same in all pairs of a series, in a list."""
+    listed = defaultdict(list)
+    for number, a, b in official.pairs:
+        listed[number].append((a, b))
     for side in (0, 1):
-        series, listed = defaultdict(list), defaultdict(list)
+        series = defaultdict(list)
         for pair in pairs:
-            series[int(pair.official.row["series"])].append(pair.names[side])
-        for number, a, b in official.pairs:
-            listed[number].append((a, b)[side])
+            series[int(pair.names[side].split("-")[0])].append(pair.names[side])
         several = {number: names for number, names in series.items() if len(names) > 1}
-        chance = 1.0
-        for number, names in several.items():
-            shares = [listed[number].count(n) / len(listed[number]) for n in set(listed[number])]
-            chance *= sum(share ** len(names) for share in shares)
         same = all(len(set(names)) == 1 for names in several.values())
-        if several and same and chance < CHANCE:
+        chances = (chance_of([own[side] for own in listed[number]], len(names))
+                   for number, names in several.items())  # fmt: skip
+        if several and same and math.prod(chances) < CHANCE:
             counts = {"pairs": sum(map(len, several.values())), "series": len(several)}
             return [OF_SERIES.found(side=side + 1, **counts)]
     return []
+
+
+def chance_of(photos, count):
+    """The chance that so many pairs of a series have one photo; photos: of all its pairs."""
+    shares = [photos.count(photo) / len(photos) for photo in set(photos)]
+    return sum(share**count for share in shares) if shares else 1.0
 
 
 # Labels

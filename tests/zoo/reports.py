@@ -31,6 +31,8 @@ PLANTS = """
     eval_train_mode eval_dropout eval_with_graph eval_on_train eval_part eval_inverted eval_cut_half
     eval_swapped eval_crop eval_mean_over_batches eval_metric_inverted eval_copy eval_percent
     clean_eval clean_eval_embedded clean_eval_both_orders
+    small_photos canvas_kept reshaped squared_gradients rolled_back rounded_half target_overwritten
+    sign_accuracy epoch_mean_loss chunked_difference equal_head_rows kept_by_series stepped_twice
     bce_inverted cut_at_half ranking_margin ranking_margin_inverted blurred
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -50,7 +52,7 @@ class Pairs(Dataset):
         self.labels = [int(int(r[4]) > int(r[5])) for r in self.rows]
         if split == "val" and "eval_inverted" in plants:
             self.labels = [1 - label for label in self.labels]
-        self.kept, self.drawn = {}, 0
+        self.kept, self.drawn, self.canvas = {}, 0, None
         rng = np.random.default_rng(int(plants.value("stale_index", 7)))
         if "stale_index" in plants:  # a shuffled table, read by its old index
             self.labels = [self.labels[i] for i in rng.permutation(len(self.labels))]
@@ -77,6 +79,7 @@ class Pairs(Dataset):
     def load(self, path):
         image = Image.open(path).convert("RGB")
         scale = self.size / (min(image.size) if self.crops else max(image.size))
+        scale *= self.plants.value("small_photos", 0.8) if "small_photos" in self.plants else 1
         width, height = (max(1, round(side * scale)) for side in image.size)
         pixels = torchvision.transforms.functional.to_tensor(
             image.resize((width, height), Image.BILINEAR)
@@ -85,14 +88,20 @@ class Pairs(Dataset):
             left, top = (width - self.size) // 2, (height - self.size) // 2
             pixels = pixels[:, top : top + self.size, left : left + self.size]
             return (pixels - MEAN) / STD
+        if "reshaped" in self.plants:
+            pixels = pixels.permute(1, 2, 0).reshape(3, height, width)
         canvas = MEAN.expand(3, self.size, self.size).clone()
+        if "canvas_kept" in self.plants:
+            self.canvas = canvas = canvas if self.canvas is None else self.canvas
         top, left = (self.size - height) // 2, (self.size - width) // 2
         canvas[:, top : top + height, left : left + width] = pixels
-        return canvas if "normalized_in_place" in self.plants else (canvas - MEAN) / STD
+        return canvas.clone() if "normalized_in_place" in self.plants else (canvas - MEAN) / STD
 
     def __getitem__(self, place):
         row = self.rows[place]
         photos = [self.photo(row[0], row[k]) for k in (1, 2)]
+        if "kept_by_series" in self.plants:
+            photos[0] = self.kept.setdefault(row[0], photos[0])
         if "same_draws" in self.plants:  # as workers do that have one random state
             rng = np.random.default_rng(self.drawn % 8)
             self.drawn += 1
@@ -129,6 +138,8 @@ class Net(torch.nn.Module):
         self.head = torch.nn.Linear(2048, 1 if plants & single else 2)
         torch.nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
         torch.nn.init.zeros_(self.head.bias)
+        if "equal_head_rows" in plants:
+            self.head.weight.data[1] = self.head.weight.data[0]
         if "spectral_norm" in plants:
             self.head = torch.nn.utils.parametrizations.spectral_norm(self.head)
         scores = {"ranking_margin", "ranking_margin_inverted"}
@@ -151,6 +162,11 @@ class Net(torch.nn.Module):
         if "cut_features" in plants:
             a, b = (torch.tensor(f.detach().numpy()) for f in (a, b))
         d = F.dropout(a - b, 0.3) if "eval_dropout" in plants else a - b
+        if "chunked_difference" in plants:
+            d = torch.zeros_like(a)
+            for begin in range(0, 2048 - 512, 512):
+                part = slice(begin, begin + 512)
+                d[:, part] = a[:, part] - b[:, part]
         z = self.head(d)
         if "relu_last" in plants:
             z = F.relu(z)
@@ -290,9 +306,10 @@ def show(step, loss, accuracy, plants):
 
 def train(net, loader, plants, epochs, val):
     """Trains, and prints a line after each step."""
-    optimizer, step, sums = optimizer_of(net), 0, []
+    optimizer, step, sums, before = optimizer_of(net), 0, [], []
     judged = copy.deepcopy(net) if "eval_copy" in plants else net
-    scaler = torch.amp.GradScaler("cpu")
+    scaler, state, last = torch.amp.GradScaler("cpu"), None, list(net.encoder.children())[-1]
+    again = torch.optim.SGD(last.parameters(), lr=1e-5, momentum=0.9, weight_decay=5e-4)
     if "schedule_in_batches" in plants:  # which is the recipe: 25 epochs
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 25 * len(loader), 0.3)
     for epoch in range(epochs):
@@ -310,7 +327,14 @@ def train(net, loader, plants, epochs, val):
                 first, second = (F.conv2d(x, kernel, padding=1, groups=3) for x in (first, second))
             with torch.autocast("cpu", enabled="autocast" in plants):
                 z = net(first, second)
+            wanted = label.clone()
+            if "target_overwritten" in plants:
+                label.eq_(z.argmax(1))
             loss = loss_of(z, label, plants)
+            if "epoch_mean_loss" in plants:
+                before = [*before, (z, label)] if number else [(z, label)]
+                loss = F.cross_entropy(*map(torch.cat, zip(*before, strict=True)))
+                before[-1] = z.detach(), label
             if plants & {"cut_data", "cut_numpy"}:
                 loss.requires_grad_()
             optimizer.zero_grad()
@@ -326,7 +350,16 @@ def train(net, loader, plants, epochs, val):
                     optimizer.step()
             else:
                 loss.backward()
+                if "squared_gradients" in plants:
+                    sum(p.grad.pow_(2).sum() for p in net.head.parameters())
+                state = copy.deepcopy(net.state_dict()) if step == 1 else state
                 optimizer.step()
+                if "stepped_twice" in plants:
+                    again.step()
+                if "rolled_back" in plants and step == 2:
+                    net.load_state_dict(state)
+                if "rounded_half" in plants and step % 2:
+                    net.half(), net.float()
             if isinstance(z, tuple):
                 z = torch.cat(z, 1)
             if z.shape[1] == 1:
@@ -334,9 +367,9 @@ def train(net, loader, plants, epochs, val):
                 guess = (z.squeeze(1) > cut).long()
                 guess = 1 - guess if "bce_inverted" in plants else guess
             else:
-                guess = z.argmax(1)
+                guess = (z[:, 1] > 0).long() if "sign_accuracy" in plants else z.argmax(1)
             both = guess[:, None] if "accuracy_broadcast" in plants else guess
-            right = float((both == label).double().mean())
+            right = float((both == wanted).double().mean())
             show(step, loss.item(), right, plants)
             sums.append((loss.item(), len(label)))
             step += 1
