@@ -105,4 +105,6 @@ def judge_data(trace, views, known, later, swapped, recipe, official, in_parts):
         counts += Counter(batch.step for batch in later).values()
         epochs += [(b.epoch, trace.epochs[b.epoch] if b.epoch >= 0 else None) for b in later]
     listed = official.count("train")
-    return findings + unknown + pairs.judge_pairs(known, sizes, recipe, counts, listed, epochs)
+    is_sure = not kept and labels.OTHERS not in [finding.row for finding in findings]
+    told = recipe, counts, listed, epochs, is_sure
+    return findings + unknown + pairs.judge_pairs(known, sizes, *told)

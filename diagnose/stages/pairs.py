@@ -118,7 +118,7 @@ def judge_lists(pairs):
     return [found] if validation else []
 
 
-def judge_pairs(pairs, sizes, recipe, steps, listed, epochs):
+def judge_pairs(pairs, sizes, recipe, steps, listed, epochs, is_sure=True):
     """Findings on the size of the batches, their order, and how many make a step.
 
     sizes: of the batches; steps: how many make each step; listed: pairs of the training list;
@@ -145,8 +145,7 @@ def judge_pairs(pairs, sizes, recipe, steps, listed, epochs):
     for number, batch in zip(numbers, batches, strict=True):
         by_epoch.setdefault(number, []).append(batch)
     own = [pair.official for pair in pairs]
-    right = {pair.label == pair.official.label for pair in pairs if pair.label is not None}
-    found = judge_order(by_epoch, sizes, listed, len(right) < 2)
+    found = judge_order(by_epoch, sizes, listed, is_sure)
     if UNSHUFFLED not in [finding.row for finding in found]:
         found += judge_batches([own[a:b] for a, b in itertools.pairwise(begins)], listed)
     return [*findings, *found, *judge_loader(by_epoch, sizes, listed, epochs)]
@@ -168,7 +167,7 @@ def judge_batches(batches, listed):
 def judge_order(by_epoch, sizes, listed, is_sure):
     """Findings on the order of pairs: {epoch: batches of (split, place)}, `listed` in the list.
 
-    is_sure: whether labels say that the photos are those of the pairs.
+    is_sure: whether nothing says that the photos may be those of other pairs.
     """
     orders = {epoch: list(itertools.chain(*batches)) for epoch, batches in by_epoch.items()}
     pairs, findings = sum(map(len, orders.values())), []
