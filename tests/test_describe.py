@@ -19,6 +19,7 @@ import train_resnet
 from diagnose import answer, compare, pretrained, reference
 from diagnose.describe import Fact, facts_of, rules_of
 from diagnose.official import OfficialPair, RecordedPair
+from diagnose.predictions import judge as predictions
 from diagnose.stages import judge_printed, mixups, pairs
 from diagnose.trace import Epoch
 
@@ -210,3 +211,32 @@ def test_first_weights_are_held_against_pretrained_ones(tmp_path, monkeypatch, c
     with pytest.raises(SystemExit):
         said(file)
     assert capsys.readouterr().err.endswith(f"--weights {file}: not a state dict\n")
+
+
+def test_the_predictions_of_a_recorded_evaluation_get_the_same_verdict(
+    tmp_path, monkeypatch, judge
+):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(train_resnet, "resnet50", zoo.tiny)
+    root, trace = zoo.data_of(["eval_inverted"]), tmp_path / "mine.trace"
+    zoo.recorded(["eval_inverted"], trace, "reports", epochs=1)
+    words = [trace, "--data", root, "--page", "train_resnet", "--predictions"]
+    _, _, printed = judge(compare.main, *words, tmp_path / "mine.tsv")
+    code, verdict, _ = judge(predictions.main, tmp_path / "mine.tsv", "--data", root)
+    assert code == 1 and verdict == "the file's labels: labels are inverted"
+    assert f"CAUSE evaluation: of the 81 evaluated pairs: {verdict}" in printed
+    rows = [line.split("\t") for line in (tmp_path / "mine.tsv").read_text().splitlines()]
+    columns = ["series", "photo_1", "photo_2", "label", "logprob_1", "logprob_2"]
+    assert len(rows) == 82 and rows[0] == columns
+    with pytest.raises(SystemExit):
+        compare.main([*map(str, words), str(tmp_path / "mine.tsv")])
+
+
+def test_without_an_evaluation_there_are_no_predictions(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_resnet, "resnet50", zoo.tiny)
+    zoo.recorded([], tmp_path / "mine.trace", "reports")
+    with pytest.raises(SystemExit) as ended:
+        compare.main([str(tmp_path / "mine.trace"), "--data", str(zoo.dataset()[1]), "--page",
+                      "train_resnet", "--predictions", str(tmp_path / "mine.tsv")])  # fmt: skip
+    assert ended.value.code == 2 and not (tmp_path / "mine.tsv").exists()
+    assert "no evaluation was recorded" in capsys.readouterr().err
