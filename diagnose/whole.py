@@ -85,9 +85,11 @@ def judge_data(trace, views, known, later, swapped, recipe, official, in_parts):
     if any(pair.official is None for pair in known) and not kept:
         findings = mixups.judge_pairing(views, official) or findings
     of_lists = [pair for pair in every if pair.official is not None]
-    if every and 2 * len(of_lists) <= len(every):
+    if kept:
+        findings.append(labels.OF_OTHER_PHOTOS.found())
+    elif every and 2 * len(of_lists) <= len(every):
         findings.append(labels.OF_OTHER_PAIRS.found())
-    elif not kept:  # or labels are those of other pairs
+    else:
         findings += labels.judge_labels(of_lists, single, swapped, official)
     sizes = [len(view.sides.features[0]) for view in views]
     counts = list(Counter(view.step for view in views).values())

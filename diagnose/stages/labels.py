@@ -19,6 +19,11 @@ OF_OTHER_PAIRS = Row(
     SKIPPED,
     "most of the pairs are not in the official lists, which have no label for them",
 )
+OF_OTHER_PHOTOS = Row(
+    "labels.of_other_photos",
+    SKIPPED,
+    "photos are those of other pairs, so labels were not judged",
+)
 ONE_LOGIT = Row(
     "labels.of_one_logit",
     DECLARED,
