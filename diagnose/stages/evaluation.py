@@ -63,7 +63,8 @@ FOUND = Row(
 VERDICT = Row(
     "evaluation.verdict",
     DECLARED,
-    "the predictions of the {pairs} evaluated pairs are: {found}",
+    "the accuracy of the {pairs} evaluated pairs on the official labels is {accuracy:.4f} "
+    "(constant predictor: {constant:.4f})[: {found}]",
 )
 NOT_KNOWN = Row(
     "evaluation.unknown",

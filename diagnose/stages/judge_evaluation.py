@@ -213,13 +213,24 @@ def judge_predictions(trace, own, made, root, swapped):
     if swapped:  # so labels and figures are those of the other photo
         other = [finding for finding in other if finding.row in OF_PAIRS]
     findings = half + [FOUND.found(**counts, found=((finding,),)) for finding in other]
-    findings += [VERDICT.found(**counts, found=((finding,),)) for finding in model]
+    findings.append(
+        VERDICT.found(**counts, **accuracy_of(joined), found=(tuple(model),) if model else None)
+    )
     return [at_line(f, line if is_figure(f) else own.batches[0].line) for f in findings]
+
+
+def accuracy_of(joined):
+    """{accuracy, constant} of the pairs of a Joined that are official."""
+    known = joined.places >= 0
+    truth = joined.official["label"][joined.places[known]]
+    accuracy = float((joined.scores[known].argmax(1) == truth).mean()) if known.any() else 0.0
+    constant = scores.constant_accuracy(truth) if known.any() else 0.0
+    return {"accuracy": accuracy, "constant": float(constant)}
 
 
 def is_figure(finding):
     """Whether a finding is on the figure that is printed."""
-    inner = finding.values.get("found", (((None,),)))[0][0]
+    inner = (finding.values.get("found") or ((None,),))[0][0]
     return finding.row is CUT or (inner is not None and inner.row in OF_FIGURE)
 
 
