@@ -167,12 +167,14 @@ def calls(views, name):
 
 def differing_ops(usual, own):
     """{missing, added: up to FEW ops, each with what stands before it, or None} of a forward pass
-    against the reference's.
+    against the reference's: of those kinds that one of the two has more of.
     """
     usual, own = (list(filter(None, map(kind_of, ops))) for ops in (usual, own))
     parts = difflib.SequenceMatcher(None, usual, own, autojunk=False).get_opcodes()
-    missing = [place for kind, a, b, *_ in parts if kind != "equal" for place in range(a, b)]
-    added = [place for kind, *_, a, b in parts if kind != "equal" for place in range(a, b)]
+    few, many = Counter(usual) - Counter(own), Counter(own) - Counter(usual)
+    spans = [part[1:] for part in parts if part[0] != "equal"]
+    missing = [n for a, b, *_ in spans for n in range(a, b) if usual[n] in few]
+    added = [n for *_, a, b in spans for n in range(a, b) if own[n] in many]
     shown = ([told(usual, place) for place in missing], [told(own, place) for place in added])
     return dict(zip(("missing", "added"), (tuple(s[:FEW]) or None for s in shown), strict=True))
 

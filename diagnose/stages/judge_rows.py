@@ -12,6 +12,7 @@ from diagnose.official import RecordedPair
 from diagnose.stages.loss import (
     AGAINST,
     IN_TURN,
+    MIXED,
     NO_SOFTMAX,
     OTHER_TARGETS,
     OTHERWISE,
@@ -20,6 +21,7 @@ from diagnose.stages.loss import (
 )
 
 NONE = 1e-9  # relative size of a gradient that counts as 0
+MOST = 3  # times that a logit may be in the difference of two others
 ALIKE = 1e-6  # relative difference of two ratios that count as one
 
 
@@ -43,7 +45,8 @@ def describe_rows(batches, known):
 
     of_difference = torch.cat(list(map(adds_up, batches)))
     if not of_difference.all():
-        return [told(NO_SOFTMAX, (~of_difference).tolist())]
+        mixed = mixed_of(batches)
+        return [told(NO_SOFTMAX, (~of_difference).tolist()), *mixed]
     ratios = [ratios_of(batch) for batch in batches]
     every = torch.cat(ratios)
     zero, against = every == 0, every < 0
@@ -65,6 +68,18 @@ def describe_rows(batches, known):
         value = estimated(float(times[larger].mean()))
         findings.append(told(TIMES, larger.tolist(), times=value))
     return findings
+
+
+def mixed_of(batches):
+    """The finding on a loss of other logits than the head's, by what their difference is made of,
+    in a list.
+    """
+    for a, b in itertools.product(range(-MOST, MOST + 1), repeat=2):
+        recipe = Recipe(function=lambda z, a=a, b=b: torch.stack([a * z[:, 0] + b * z[:, 1],
+                                                                  0 * z[:, 0]], 1))  # fmt: skip
+        if all(batch.departure(batch.replay(recipe)) <= ALIKE for batch in batches):
+            return [MIXED.found(first=a, second=b)]
+    return []
 
 
 def value_of(batches):

@@ -262,6 +262,13 @@ IN_TURN = Row(
     "every pair has the gradient of the cross-entropy, times {factors} in the recorded batches in "
     "turn[; the loss itself is {value}]",
 )
+MIXED = Row(
+    "loss.logits_mixed",
+    UNEXPLAINED,
+    "the loss is the cross-entropy of two logits whose difference is {first} times the head's "
+    "first and {second} times its second (reference: 1 and -1)",
+    matters=WRONG,
+)
 NO_SOFTMAX = Row(
     "loss.not_of_the_difference",
     UNEXPLAINED,

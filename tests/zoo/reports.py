@@ -32,7 +32,8 @@ PLANTS = """
     eval_swapped eval_crop eval_mean_over_batches eval_metric_inverted eval_copy eval_percent
     clean_eval clean_eval_embedded clean_eval_both_orders
     small_photos canvas_kept reshaped squared_gradients rolled_back rounded_half target_overwritten
-    sign_accuracy epoch_mean_loss chunked_difference equal_head_rows kept_by_series stepped_twice
+    logits_mixed sign_accuracy epoch_mean_loss chunked_difference equal_head_rows kept_by_series
+    stepped_twice
     bce_inverted cut_at_half ranking_margin ranking_margin_inverted blurred
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -181,6 +182,8 @@ class Net(torch.nn.Module):
 
 def loss_of(z, label, plants):
     """The loss of a batch."""
+    if "logits_mixed" in plants:
+        z = torch.stack([z[:, 0] - z[:, 1], z[:, 1]], 1)
     if plants & {"ranking_margin", "ranking_margin_inverted"}:
         sign = 1.0 - 2.0 * label if "ranking_margin" in plants else 2.0 * label - 1.0
         margin = plants.value("ranking_margin", 0.3)

@@ -387,6 +387,14 @@ EXPECTED = {
         "loss.other_targets",
         {"rules": "the prediction is right"},
     ),
+    "logits_mixed": (
+        "loss.not_reproduced",
+        {},
+        "loss.not_of_the_difference",
+        {},
+        "loss.logits_mixed",
+        {"first": 1, "second": -2},
+    ),
     "sign_accuracy": ("printed.sign_of_logit_2", {}),
     "epoch_mean_loss": (
         "loss.not_reproduced",
