@@ -66,7 +66,7 @@ class Basis(NamedTuple):
     epochs: int | None  # that ended; None: not known
     later: int  # pairs behind the full steps
     later_found: int  # of them whose photos were identified
-    asked_epochs: int  # to the end of which to record
+    asked_epochs: int  # whole ones that were to be recorded
     relative_error: float | None  # largest of the features, with the changes in place
     tolerance: float | None  # what rounding explains of it
     size: int | None  # of the inputs, pixels

@@ -1,4 +1,4 @@
-"""Batches behind the full steps, of which thumbnails, labels, logits, losses and rates are kept.
+"""Batches after the full steps: thumbnails, labels, logits, losses and rates are kept of them.
 
 They show what the first steps cannot: the order and the number of pairs of whole epochs, all their
 labels, figures of an epoch, and schedules.
@@ -17,14 +17,14 @@ from run.findings import SKIPPED, Row
 UNKNOWN = Row(
     "pairs.later_unknown",
     SKIPPED,
-    "{unknown} of {pairs} pairs behind step {steps} could not be identified, so the order of these "
+    "{unknown} of {pairs} pairs after step {steps} could not be identified, so the order of these "
     "epochs was not judged",
     is_partial=True,
 )
 
 
 class Later(NamedTuple):
-    """A batch behind the full steps."""
+    """A batch after the full steps."""
 
     step: int  # from 0 on, the full steps included
     epoch: int
@@ -36,7 +36,7 @@ class Later(NamedTuple):
 
 
 def view_later(trace, official, paths, is_turned):
-    """The Later of every batch behind the full steps.
+    """The Later of every batch after the full steps.
 
     paths: of the photos of all thumbnails, None where one is not known; is_turned: whether photo_2
     goes through the backbone first.

@@ -81,9 +81,9 @@ PHOTO_KINDS = {
 }
 PHOTO_OPS = {op: kind for kind, ops in PHOTO_KINDS.items() for op in ops.split()}
 PILLOW = ("resize", "thumbnail", "transpose", "convert", "split", "crop", "paste")
-WHOLE, FEW = 2, 8  # passes of an evaluation of which photos are kept as they are; how many each
-THUMBNAIL = 16  # cells of a side to which photos are reduced behind the full steps
-MOST_LATER = 20_000  # batches behind the full steps, where no loader says where an epoch ends
+WHOLE, FEW = 2, 8  # passes of an evaluation whose photos are kept as they are; how many each
+THUMBNAIL = 16  # cells of a side to which photos are reduced after the full steps
+MOST_LATER = 20_000  # batches after the full steps, where no loader says where an epoch ends
 RECENT = 12  # tensors [B, F] that are known again where their graph is cut
 MOST = 10**6  # items of a sampler, more than which count as unknown
 MOST_FILES = 20_000  # whose names are kept
@@ -700,7 +700,7 @@ class OpTracer(Merges):
         """Tags the results of an op on what comes from photos; notes merges, head and labels."""
         passes = {number: record for tag in tags for number, record in tag.passes.items()}
         pairs = [tag.pair for tag in tags if tag.pair]
-        # logits of earlier batches may stand beside those of this one, as in a mean over an epoch
+        # logits of earlier batches may be joined with those of this one, as in a mean over an epoch
         pair = next((own for own in pairs if not own["backwards"]), pairs[0] if pairs else None)
         if pair is None and len(passes) > 2 and not (torch.is_grad_enabled() or self.light):
             return  # features of many photos, put by for later: no pair of them
@@ -743,7 +743,7 @@ class OpTracer(Merges):
 
 
 class LaterTracer(OpTracer):
-    """What is kept of the batches behind the full steps: little, to the end of so many epochs."""
+    """What is kept of the batches after the full steps: little, to the end of so many epochs."""
 
     def __init__(self, steps, double, root, epochs, until):
         super().__init__(double, root)
@@ -753,7 +753,7 @@ class LaterTracer(OpTracer):
         self.waiting, self.updates, self.stepping = [], [], {}
         self.later, self.rates, self.files, self.schedules = [], [], [], []
         self.unsettled, self.evaluated, self.whole = [], [], []  # whole: a few photos as they are
-        self.shown = {}  # {number of a pass behind the full steps: its thumbnails}
+        self.shown = {}  # {number of a pass after the full steps: its thumbnails}
         self.begun = self.said = 0.0  # seconds: when the step began; a line of progress was said
 
     def on_photo(self, photo):
@@ -765,7 +765,7 @@ class LaterTracer(OpTracer):
         return tag
 
     def keep_photo(self, photo):
-        """What is kept of photos [B, 3, H, W]: behind the full steps, thumbnails."""
+        """What is kept of photos [B, 3, H, W]: after the full steps, thumbnails."""
         if not self.light:
             return keep(photo)
         if not torch.is_grad_enabled() and len(self.whole) < WHOLE:
@@ -773,7 +773,7 @@ class LaterTracer(OpTracer):
         return thumbnail(photo)
 
     def on_pair(self, pair, graph):
-        """Notes a pair behind the full steps, until it is known what it is for."""
+        """Notes a pair after the full steps, until it is known what it is for."""
         if self.light:
             parts = pair.get("parts", [])
             known = [old for old in self.unsettled if all(old[0] is not part for part in parts)]
@@ -800,7 +800,7 @@ class LaterTracer(OpTracer):
         return facts | {"graph": graph, "weights": sorted(weights), "update": done, "line": line}
 
     def brief(self, pair):
-        """What is kept of a batch behind the full steps."""
+        """What is kept of a batch after the full steps."""
         for number, record in pair["passes"].items():
             photos = record["input"]
             if photos is not None:
@@ -812,7 +812,7 @@ class LaterTracer(OpTracer):
         return known | {"epoch": next(iter(pair["passes"].values()))["epoch"]}
 
     def note_later(self, optimizer):
-        """An update behind the full steps: its batches, and the learning rates."""
+        """An update after the full steps: its batches, and the learning rates."""
         if self.waiting:
             for pair in self.waiting:
                 loss = float(pair["backwards"][-1]["loss"])
@@ -862,7 +862,7 @@ class LaterTracer(OpTracer):
             return
         text = f"{done} of {self.steps} steps recorded, about {left} s left"
         if done >= self.steps:
-            text = f"{len(self.later)} batches recorded behind the {done} steps"
+            text = f"{len(self.later)} batches recorded after the {done} steps"
         if done < self.steps or self.light:
             self.said = now
             print(f"record.py: {text}", file=sys.__stderr__, flush=True)
@@ -871,7 +871,7 @@ class LaterTracer(OpTracer):
 class Recorder(LaterTracer):
     """A context in which the first `steps` updates of a trainer are recorded into `out`.
 
-    epochs: to the end of which one little of each later batch is recorded, 0 for none.
+    epochs: how many whole ones are recorded, with little of each later batch; 0 for none.
     """
 
     def __init__(self, out, steps=5, double=True, root=".", epochs=0, until=None):
@@ -920,7 +920,7 @@ class Recorder(LaterTracer):
         return None
 
     def gradients(self):
-        """The samples of all gradients; () behind the full steps."""
+        """The samples of all gradients; () after the full steps."""
         tensors = (w["tensor"] for w in self.weights if not self.light)
         return [sample(t.grad if t.is_leaf else None) for t in tensors]
 
@@ -1392,7 +1392,7 @@ def main(argv=None, command="record.py"):
     parser.add_argument("--steps", type=int, default=5, help="updates to record (%(default)s)")
     text = "go on to the end of that epoch, with little of each later batch"
     parser.add_argument("--epochs", type=int, default=0, help=text)
-    text = "go on so to the end of the first evaluation behind the steps"
+    text = "go on so to the end of the first evaluation after the steps"
     parser.add_argument("--until", choices=["evaluation"], help=text)
     parser.add_argument("--as-is", action="store_true", help="leave the precision alone")
     parser.add_argument("--out", required=True, help="the trace to write")

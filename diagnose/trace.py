@@ -187,7 +187,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class KeptBatch:
-    """What is kept of a batch behind the full steps.
+    """What is kept of a batch after the full steps.
 
     rows: places of both sides among the trace's thumbnails, -1 where there is none; logits
     [B, 1 or 2], None where they are not known; update: its place in the trace's rates, and of an
@@ -238,8 +238,8 @@ class Trace:
 
     printed: (batches done, updates done, text, number of its line, batches evaluated).
     asked: steps that were to be recorded; epochs: of all loaders, in the order in which they began;
-    later: batches behind the full steps; rates: of every parameter group in each update behind
-    them; asked_epochs: to the end of which epoch they were to be recorded; until: `evaluation`, or
+    later: batches after the full steps; rates: of every parameter group in each update after
+    them; asked_epochs: how many whole epochs were to be recorded; until: `evaluation`, or
     None; evaluated: batches that no backward followed; thumbnails: gray, [N, T, T], of the photos
     of both; whole: [K, 3, S, S] photos of the first evaluated batches.
 

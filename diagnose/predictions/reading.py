@@ -88,7 +88,7 @@ def orient(table, scores, official):
 
 
 class Joined(NamedTuple):
-    """Predictions beside the official pairs that they are of."""
+    """Predictions, and the official pairs that they are of."""
 
     lists: dict  # see diagnose.dataset.read_labelled
     official: np.ndarray  # [P] of data.PAIR

@@ -1,4 +1,4 @@
-"""The evaluation behind the recorded steps: how it is done, and what its figures are."""
+"""The evaluation after the recorded steps: how it is done, and what its figures are."""
 
 from run.findings import CAUSE, DECLARED, SKIPPED, WRONG, Row
 
@@ -87,6 +87,6 @@ NO_LOGITS = Row(
 NONE = Row(
     "evaluation.none",
     SKIPPED,
-    "no evaluation was seen behind the recorded steps",
+    "no evaluation was seen after the recorded steps",
     is_partial=True,
 )

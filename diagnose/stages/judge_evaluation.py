@@ -242,7 +242,7 @@ def at_line(finding, number):
 def turned_figure(finding):
     """A finding, or, on a figure that is none of many, that it is 1 - accuracy where it is.
 
-    It was printed behind this very evaluation, so no other epoch's accuracy is it by chance.
+    It was printed after this very evaluation, so no other epoch's accuracy is it by chance.
     """
     if finding.row is not NOT_ACCURACY:
         return finding
@@ -274,7 +274,7 @@ def cut_at_half(own, joined, reported):
 
 
 def reported_of(trace, own):
-    """([the validation accuracy that was printed behind an Evaluation, as text of a fraction], the
+    """([the validation accuracy that was printed after an Evaluation, as text of a fraction], the
     number of its line); [] and -1 where none was.
     """
     for *_, text, line, evaluated in trace.printed:

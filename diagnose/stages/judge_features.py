@@ -166,7 +166,7 @@ def calls(views, name):
 
 
 def differing_ops(usual, own):
-    """{missing, added: up to FEW ops, each with what stands before it, or None} of a forward pass
+    """{missing, added: up to FEW ops, each with the op before it, or None} of a forward pass
     against the reference's: of those kinds that one of the two has more of.
     """
     usual, own = (list(filter(None, map(kind_of, ops))) for ops in (usual, own))

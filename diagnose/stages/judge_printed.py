@@ -179,7 +179,7 @@ def digits_of(text):
 def levels_of(kind, is_epoch, has_signs):
     """Levels of the arithmetics that are right for a figure, and of those that are not.
 
-    has_signs: whether there are two logits, each of which has a sign.
+    has_signs: whether there are two logits, each with a sign of its own.
     """
     means = [(OVER_BATCHES,), (LAST_BATCH,)]
     usual = [(OVER_PAIRS,), *([] if is_epoch else means)]

@@ -83,7 +83,7 @@ def mixed_of(batches):
 
 
 def value_of(batches):
-    """What the losses of all batches are beside their own pairs' mean; None: nothing known."""
+    """What the losses of all batches are, if not their own pairs' mean; None: nothing known."""
     means = [float(batch.replay(Recipe())[0]) for batch in batches]
     counts, losses = [len(batch.label) for batch in batches], [float(b.loss) for b in batches]
     sums = itertools.accumulate(mean * count for mean, count in zip(means, counts, strict=True))

@@ -82,7 +82,7 @@ def judge_tricks(steps):
 
 
 def describe_changed(steps):
-    """The finding on gradients that no row explains: of which parameters, and what each becomes."""
+    """The finding on gradients that no row explains: whose they are, and what each becomes."""
     step = steps[0]
     given, taken = step.given.values, step.taken.values
     moved = [n for n, values in given.items() if not torch.equal(values, taken[n])]
@@ -93,7 +93,7 @@ def describe_changed(steps):
 
 
 def clipped_scaled(findings, steps):
-    """Findings, of which a clipping, and an unscaling, are one where the norm that the clipping was
+    """Findings; a clipping and an unscaling among them are one where the norm that the clipping was
     given is that of gradients that are still scaled as the loss is.
     """
     own = {finding.row.id: finding for finding in findings}

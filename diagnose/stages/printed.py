@@ -14,7 +14,7 @@ AFTER = r"(?:[/_ .-](?:train(?:ing)?|avg|average|mean))?"
 NUMBER = r"-?\d+\.\d+(?:[eE][-+]?\d+)?"
 COLORS = r"\x1b\[[0-9;]*[A-Za-z]"  # of a terminal
 FEW = 3  # figures; fewer accuracies may be 1 - accuracy by chance
-MANY = 6  # digits behind the point, with which one figure is no chance
+MANY = 6  # digits behind the point, with which one figure does not fit by chance
 ROUNDED = 0.5 * (1 + 1e-6)  # of the last digit printed, that a figure may be off
 # Over which batches a figure goes: those of its epoch, where epochs are known, or all.
 SO_FAR, SINCE_LINE, FROM_START = "so far", "since the line before", "from the first epoch on"

@@ -115,7 +115,7 @@ def is_recipe(values, recipe, trace):
 
 
 def describe_later(trace, ends):
-    """The finding on rates that change behind the full steps, in a list; ends: see epoch_ends."""
+    """The finding on rates that change after the full steps, in a list; ends: see epoch_ends."""
     begin = len(trace.updates)
     first = [group.values["lr"] for o in trace.updates[-1].optimizers for group in o.groups]
     series = list(itertools.pairwise([tuple(first), *trace.rates]))

@@ -311,7 +311,8 @@ def train(net, loader, plants, epochs, val):
     """Trains, and prints a line after each step."""
     optimizer, step, sums, before = optimizer_of(net), 0, [], []
     judged = copy.deepcopy(net) if "eval_copy" in plants else net
-    scaler, state, last = torch.amp.GradScaler("cpu"), None, list(net.encoder.children())[-1]
+    scaler, state = torch.amp.GradScaler("cpu"), None
+    last = [layer for layer in net.encoder.children() if list(layer.parameters())][-1]
     again = torch.optim.SGD(last.parameters(), lr=1e-5, momentum=0.9, weight_decay=5e-4)
     if "schedule_in_batches" in plants:  # which is the recipe: 25 epochs
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 25 * len(loader), 0.3)
