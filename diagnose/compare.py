@@ -53,6 +53,7 @@ from diagnose.where import with_lines
 from diagnose.whole import judge_data, judge_figures
 from disk.errors import command_line, fail_on, instrument, name_path, show_progress
 from disk.files import check_new
+from disk.tensors import load_tensors
 from run.findings import UNEXPLAINED, give_answer
 
 
@@ -324,6 +325,8 @@ def main(argv=None):
     parser.add_argument("--predictions", type=Path, metavar="FILE", help=text)
     args = parser.parse_args(argv)
     check_new("--predictions", args.predictions)
+    if args.weights:
+        load_tensors(args.weights)  # refused before anything is replayed
     trace = read_trace(args.trace)
     unforeseen = () if args.debug else (Exception,)
     with fail_on(__file__, f"{args.trace}: cannot be replayed", *unforeseen), name_path(__file__):

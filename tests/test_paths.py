@@ -56,7 +56,10 @@ COMMANDS = {
         {"predictions": "run/predictions.tsv", "data": "demo", "sheet": "new.png",
          "repeated": "run/predictions.tsv", "rebatched": "run/predictions.tsv"},
     ),
-    "compare": (compare, [], {"trace": "mine.trace", "data": "demo"}),
+    "compare": (
+        compare, [], {"trace": "mine.trace", "data": "demo", "weights": "weights.pt",
+                      "predictions": "new.tsv"},
+    ),
     "record": (record, [], {"out": "new.trace", "script": "trainer.py"}),
     "curves": (curves, [], {"runs": "run", "out": "new.png"}),
 }  # fmt: skip

@@ -242,7 +242,7 @@ def test_compare_says_what_the_variants_change(tmp_path, demo):
         ("pairs.batch_size", {"batch_size": 4, "reference": 8}),
         ("pairs.accumulated", {"batches": 2}),
         ("features.batchnorm_eval", {}),  # the tiny one has one
-        ("update.frozen", {"parameters": "0 and 1", "others": None}),
+        ("update.frozen", {"parameters": "0 and 1", "others": None, "moving": None}),
         (
             "update.optimizer",
             {"optimizers": ("AdamW",), "rates": (1e-6, 1e-5), "weight_decay": (0.01,)},
