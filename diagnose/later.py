@@ -46,17 +46,29 @@ def view_later(trace, official, paths, is_turned):
 
 def view(trace, batch, official, paths, is_turned):
     """The Later of a recorded LaterBatch."""
-    count, step = len(batch.rows[0]), len(trace.updates) + batch.update
+    step = len(trace.updates) + batch.update
+    label, pairs = recorded_pairs(batch, step, official, paths, is_turned)
+    known = [pair for pair in pairs if pair is not None]
+    return Later(step, batch.epoch, len(pairs), known, label, batch.logits, batch.loss)
+
+
+def recorded_pairs(batch, step, official, paths, is_turned):
+    """(labels [B] as they entered a KeptBatch, or None; the RecordedPair of each pair, None where
+    it was not identified); see view_later.
+    """
+    count = len(batch.rows[0])
     entered = labels.label_of(batch.labels, count)
     label = entered and entered[0]
     own = label.tolist() if entered else [None] * count
+
+    def pair_of(row, shown):
+        if None in shown:
+            return None
+        names = tuple(path.name for path in shown)
+        return RecordedPair(own[row], official.find(*shown), step, row, count, names)
+
     shown = pairs_shown(batch, paths, is_turned)
-    recorded = [
-        RecordedPair(label, official.find(*pair), step, row, count, tuple(p.name for p in pair))
-        for row, (pair, label) in enumerate(zip(shown, own, strict=True))
-        if None not in pair
-    ]
-    return Later(step, batch.epoch, count, recorded, label, batch.logits, batch.loss)
+    return label, list(itertools.starmap(pair_of, enumerate(shown)))
 
 
 def pairs_shown(batch, paths, is_turned):

@@ -46,11 +46,8 @@ class Photos:
         """Describes the photos once."""
         if self.described is not None:
             return
-        described = []
-        for count, path in enumerate(self.paths, 1):
-            described.append(recognition.describe_photo(path))
-            show_progress(f"looking at photo {count}/{len(self.paths)}", count == len(self.paths))
-        self.described = np.stack(described)
+        paths = (self.paths[row] for row in self.every_row())
+        self.described = np.stack(list(map(recognition.describe_photo, paths)))
 
     def photo(self, row):
         """The Photo of a row of paths."""
@@ -90,8 +87,10 @@ class Photos:
     def every_row(self):
         """The rows of paths, one after the other, with progress."""
         for row in range(len(self.paths)):
-            show_progress(f"looking at photo {row + 1}/{len(self.paths)}")
             yield row
+            show_progress(
+                f"looking at photo {row + 1}/{len(self.paths)}", row + 1 == len(self.paths)
+            )
 
     def thumbnails_of(self, ways, row, size, least=None):
         """Thumbnails [ways, T, T] of the photo of a row of paths, prepared in these ways."""

@@ -9,8 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from diagnose.finding import LINE_AT
-from diagnose.later import pairs_shown
-from diagnose.official import RecordedPair
+from diagnose.later import recorded_pairs
 from diagnose.predictions.judge import (
     ARITHMETIC,
     METRIC_INVERTED,
@@ -23,7 +22,6 @@ from diagnose.predictions.judge import (
     verdict_of,
 )
 from diagnose.predictions.reading import join
-from diagnose.stages import labels
 from diagnose.stages.evaluation import (
     BOTH_ORDERS,
     CUT,
@@ -75,7 +73,7 @@ def evaluations_of(trace, official, paths, is_turned):
     for group in groups.values():
         batches, pairs, logits = [batch for _, batch in group], [], []
         for batch in batches:
-            pairs += view(batch, official, paths, is_turned)
+            pairs += recorded_pairs(batch, batch.update, official, paths, is_turned)[1]
             logits.append(batch.logits)
         whole = all(z is not None for z in logits)
         whole = whole and len({z.reshape(len(z), -1).shape[1] for z in logits}) == 1
@@ -83,21 +81,6 @@ def evaluations_of(trace, official, paths, is_turned):
         made = made if made is not None and made.shape == (len(pairs), made.shape[1]) else None
         found.append(Evaluation(batches, pairs, made, group[-1][0]))
     return found
-
-
-def view(batch, official, paths, is_turned):
-    """The RecordedPair of each pair of an evaluated batch, None where it was not identified."""
-    count = len(batch.rows[0])
-    entered = labels.label_of(batch.labels, count)
-    own = entered[0].tolist() if entered else [None] * count
-    return [
-        None
-        if None in pair
-        else RecordedPair(label, official.find(*pair), batch.update, row, count,
-                          tuple(path.name for path in pair))
-        for row, (pair, label) in enumerate(zip(pairs_shown(batch, paths, is_turned), own,
-                                                strict=True))
-    ]  # fmt: skip
 
 
 def judge_evaluation(trace, evaluations, known, prepared, root):
@@ -212,11 +195,13 @@ def judge_predictions(trace, own, made, root, swapped):
         other = [finding for finding in other if finding.row not in OF_FIGURE]
     if swapped:  # so labels and figures are those of the other photo
         other = [finding for finding in other if finding.row in OF_PAIRS]
-    findings = half + [FOUND.found(**counts, found=((finding,),)) for finding in other]
-    findings.append(
-        VERDICT.found(**counts, **accuracy_of(joined), found=(tuple(model),) if model else None)
-    )
-    return [at_line(f, line if is_figure(f) else own.batches[0].line) for f in findings]
+    called, found = own.batches[0].line, (tuple(model),) if model else None
+    findings = [at_line(finding, line) for finding in half]
+    for finding in other:
+        own_line = line if finding.row in OF_FIGURE else called
+        findings.append(at_line(FOUND.found(**counts, found=((finding,),)), own_line))
+    told = VERDICT.found(**counts, **accuracy_of(joined), found=found)
+    return [*findings, at_line(told, called)]
 
 
 def accuracy_of(joined):
@@ -226,12 +211,6 @@ def accuracy_of(joined):
     accuracy = float((joined.scores[known].argmax(1) == truth).mean()) if known.any() else 0.0
     constant = scores.constant_accuracy(truth) if known.any() else 0.0
     return {"accuracy": accuracy, "constant": float(constant)}
-
-
-def is_figure(finding):
-    """Whether a finding is on the figure that is printed."""
-    inner = (finding.values.get("found") or ((None,),))[0][0]
-    return finding.row is CUT or (inner is not None and inner.row in OF_FIGURE)
 
 
 def at_line(finding, number):

@@ -90,16 +90,26 @@ def over_pairs(values, pairs):
     return sum(value * count for value, count in zip(values, pairs, strict=True))
 
 
+def mean_over_pairs(values, pairs, told):
+    """The mean over all pairs; see arithmetic for the arguments."""
+    return over_pairs(values, pairs) / sum(pairs)
+
+
+def mean_over_batches(values, pairs, told):
+    """The mean over batches of any size; see arithmetic for the arguments."""
+    return sum(values) / len(values)
+
+
 OVER_PAIRS = arithmetic(
     "mean_over_pairs",
     "the mean over the pairs {where}",
-    lambda v, n, told: over_pairs(v, n) / sum(n),
+    mean_over_pairs,
     windows,
 )
 OVER_BATCHES = arithmetic(
     "mean_over_batches",
     "the mean over batches, not over pairs, {where}",
-    lambda v, n, told: sum(v) / len(v),
+    mean_over_batches,
     windows,
     help="count the right pairs and divide by the number of pairs",
     matters=WRONG,
@@ -108,7 +118,7 @@ NEVER_RESET = (
     arithmetic(
         "never_reset",
         "the mean over the pairs {where}: it is never reset",
-        lambda v, n, told: over_pairs(v, n) / sum(n),
+        mean_over_pairs,
         over_epochs,
         help="set the sums to 0 where an epoch begins",
         matters=WRONG,
@@ -116,7 +126,7 @@ NEVER_RESET = (
     arithmetic(
         "batches_never_reset",
         "the mean over batches, not over pairs, {where}: it is never reset",
-        lambda v, n, told: sum(v) / len(v),
+        mean_over_batches,
         over_epochs,
         help="set the sums to 0 where an epoch begins",
         matters=WRONG,
@@ -146,7 +156,7 @@ SUMS = (
     arithmetic(
         "mean_times_batch_size",
         "the mean times the batch size {where}",
-        lambda v, n, told: over_pairs(v, n) / sum(n) * max(n),
+        lambda v, n, told: mean_over_pairs(v, n, told) * max(n),
         windows,
     ),
     arithmetic(
@@ -161,7 +171,7 @@ SUMS = (
 SCALED = arithmetic(
     "multiplied",
     "{factor} times the mean over the pairs {where}",
-    lambda v, n, told: over_pairs(v, n) / sum(n) * told["factor"],
+    lambda v, n, told: mean_over_pairs(v, n, told) * told["factor"],
     factors,
     help="print the mean itself",
 )
