@@ -107,7 +107,9 @@ def explain(trace, root, page=None, weights=None):
     whole, views, fitted = judge_losses(views, inverted)
     swapped = fitted is not None and fitted.inverted
     found, passes = explain_batches(trace, views, reference, progress)
-    findings += [(0, finding) for finding in judge_first_weights(views, trace, reference, weights)]
+    if start.UNTRAINED not in [finding.row for _, finding in found]:
+        told = judge_first_weights(views, trace, reference, weights)
+        findings += [(0, finding) for finding in told]
     copies = replicas.copies_of(views)
     if copies:
         findings += found + replicas.judge_copies(trace, views, copies)
@@ -245,9 +247,6 @@ def judge_first_weights(views, trace, reference, file):
     if not views or views[0].step or views[0].sides.inputs is None:
         return []
     batch, names, values = views[0].batch, views[0].matches[0].names, trace.updates[0].weights
-    untrained = start.judge_untrained(batch, values, trace.weights, names)
-    if start.UNTRAINED in [finding.row for finding in untrained]:
-        return []
     return judge_pretrained(reference.page, file, first_weights(batch, values, names))
 
 

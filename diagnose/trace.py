@@ -287,6 +287,11 @@ def typed(entries, path):
     return trace
 
 
+def epoch_of(trace, number):
+    """The Epoch with a number; None where that is not known."""
+    return trace.epochs[number] if 0 <= number < len(trace.epochs) else None
+
+
 def batches_of(trace):
     """(number of the update, batch) of every recorded batch that an update took."""
     batches = iter(trace.batches)

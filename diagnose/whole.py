@@ -8,6 +8,7 @@ from diagnose.stages import gradients, labels, mixups, pairs
 from diagnose.stages import judge_loss as loss
 from diagnose.stages import judge_printed as printed
 from diagnose.stages.judge_tricks import UNSCALED
+from diagnose.trace import epoch_of
 
 ABOUT = 1e-4  # relative difference of two factors of a loss that are one
 
@@ -105,7 +106,7 @@ def judge_data(trace, views, known, later, swapped, recipe, official, in_parts):
         known = every
         sizes += [batch.size for batch in later]
         counts += Counter(batch.step for batch in later).values()
-        epochs += [(b.epoch, trace.epochs[b.epoch] if b.epoch >= 0 else None) for b in later]
+        epochs += [(batch.epoch, epoch_of(trace, batch.epoch)) for batch in later]
     listed = official.count("train")
     is_sure = not kept and labels.OTHERS not in [finding.row for finding in findings]
     told = recipe, counts, listed, epochs, is_sure

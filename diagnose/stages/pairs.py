@@ -3,6 +3,7 @@
 import itertools
 
 from diagnose.describe import examples_of
+from diagnose.trace import epoch_of
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, WRONG, Row
 
 BATCH_SIZE = Row(
@@ -236,11 +237,11 @@ def judge_loader(by_epoch, sizes, listed, epochs):
 
 def ended(trace, numbers):
     """How many of the epochs with these numbers ended: all but the last, which may be known to."""
-    last = max(numbers)
-    return len(numbers) - 1 + (last < len(trace.epochs) and trace.epochs[last].ended)
+    last = epoch_of(trace, max(numbers))
+    return len(numbers) - 1 + (last is not None and last.ended)
 
 
 def epochs_of(trace):
     """[(number of its epoch, or -1, its Epoch or None)] of the batches of a trace."""
     numbers = [batch.passes[0].epoch for batch in trace.batches]
-    return [(n, trace.epochs[n] if 0 <= n < len(trace.epochs) else None) for n in numbers]
+    return [(number, epoch_of(trace, number)) for number in numbers]

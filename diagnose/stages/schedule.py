@@ -7,7 +7,7 @@ import itertools
 import math
 
 from diagnose.stepping import declared
-from diagnose.trace import batches_of
+from diagnose.trace import batches_of, epoch_of
 from run.findings import CAUSE, DECLARED, Row, number
 
 # What a schedule is told by, of its values.
@@ -104,8 +104,7 @@ def judge_schedules(trace, recipe, pairs):
 
 def is_recipe(values, recipe, trace):
     """Whether the values of a StepLR that is stepped after every batch are the recipe's."""
-    number = trace.batches[0].passes[0].epoch
-    loader = trace.epochs[number] if 0 <= number < len(trace.epochs) else None
+    loader = epoch_of(trace, trace.batches[0].passes[0].epoch)
     if loader is None or not loader.items or not loader.batch_size:
         return False
     batches = loader.items / loader.batch_size
