@@ -12,10 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from diagnose.explain import act_on
-from diagnose.numerics import FORMULA, factor_between, relative_error
+from diagnose.numerics import FORMULA, factor_between, least, relative_error
 from diagnose.reference import column
-
-GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def cross_entropy(z, y, value=None):
@@ -119,11 +117,6 @@ def nearest_value(terms, batches, changes, low, high):
         return sum(rest) if all(map(math.isfinite, rest)) else math.inf
 
     grid = [low + (high - low) * (i / 60) ** 2 for i in range(61)]
-    start = min(range(61), key=lambda i: miss(grid[i]))
-    a, b = grid[max(0, start - 1)], grid[min(60, start + 1)]
-    for _ in range(80):
-        c, d = b - (b - a) * GOLDEN, a + (b - a) * GOLDEN
-        a, b = (a, d) if miss(c) < miss(d) else (c, b)
-    middle = (a + b) / 2
+    middle = least(miss, grid)
     near = round(middle, 3)  # the miss is flat at its least, so that half of the digits are known
     return [{"value": v} for v in ((near, middle) if abs(near - middle) < 1e-5 else (middle,))]

@@ -12,6 +12,7 @@ FORMULA = (1e-9, 3e-5)  # merge, head, loss: a few operations
 # A pass through the backbone is held against its own rounding; least and most of that.
 FORWARD = ((1e-13, 1e-8), (3e-6, 2e-2))
 BACKWARD = ((1e-12, 1e-6), (3e-5, 3e-1))
+GOLDEN = (math.sqrt(5) - 1) / 2
 SAFETY = 100  # times the replay's own rounding: another batch order or machine moves it by 10
 
 
@@ -78,6 +79,16 @@ def factor_between(made, seen):
     pairs = [(a.double(), b.double()) for a, b in zip(made, seen, strict=True)]
     top = sum(float((a * b).sum()) for a, b in pairs)
     return top / max(sum(float((a**2).sum()) for a, _ in pairs), 1e-300)
+
+
+def least(miss, grid):
+    """Where miss(value) is least: at the best of a rising grid, narrowed by golden section."""
+    start = min(range(len(grid)), key=lambda i: miss(grid[i]))
+    a, b = grid[max(0, start - 1)], grid[min(len(grid) - 1, start + 1)]
+    for _ in range(80):
+        c, d = b - (b - a) * GOLDEN, a + (b - a) * GOLDEN
+        a, b = (a, d) if miss(c) < miss(d) else (c, b)
+    return (a + b) / 2
 
 
 def estimated(value):

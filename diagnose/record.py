@@ -46,14 +46,16 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
-VERSION = 4
+VERSION = 5
 PATIENCE = 20  # updates without a pair of photos, more than asked for, before it gives up
 PASS = 2**32  # between the numbers of the first rows of two passes
 NOWHERE = -1  # the number of a row that comes from no photo
 SAMPLE = 512  # elements of a tensor that are kept of every step, at fixed places
+MARKS = 4  # of those: by which the parameters of an evaluation are known again
 WEIGHTS = {"conv2d": (1, 2), "linear": (1, 2), "batch_norm": (1, 2, 3, 4)}  # places of weights
 BATCH_NORM = ["input", "running_mean", "running_var", "weight", "bias"]  # its operands in order
 BATCH_NORM += ["training", "momentum", "eps"]
+BATCH_NORM_STATISTICS = (("batch_norm", 0), ("batch_norm", 1))  # places that nothing learns
 MERGES = ("sub", "__sub__", "rsub", "subtract", "cat", "concat", "mul", "__mul__")
 CHANGES = ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__")  # in place, by sign
 COMPARISONS = ("eq", "__eq__", "ne", "__ne__")
@@ -129,7 +131,7 @@ def new_pair(merge, merged, passes, features, rows):
     """The record of what follows from two photos' features, merged by an op."""
     pair = {"merge": merge, "merged": keep(merged), "passes": passes, "features": features}
     pair |= {"rows": rows, "gradients": {}, "head": [], "ops": [], "labels": [], "backwards": []}
-    pair |= {"lines": {}}
+    pair |= {"lines": {}, "mean": {"with": None, "place": NOWHERE}}
     return pair | {"joined": ""}  # `others` or the `same` photos, where they meet it behind merges
 
 
@@ -145,11 +147,11 @@ def keep(tensor):
     return None if tensor is None else tensor.detach().to("cpu", copy=True)
 
 
-def places(numel):
-    """The fixed places, up to SAMPLE, at which a flat tensor is sampled."""
-    if numel <= SAMPLE:
+def places(numel, most=SAMPLE):
+    """The fixed places, up to so many, at which a flat tensor is sampled."""
+    if numel <= most:
         return torch.arange(numel)
-    return torch.linspace(0, numel - 1, SAMPLE, dtype=torch.float64).round().long()
+    return torch.linspace(0, numel - 1, most, dtype=torch.float64).round().long()
 
 
 def round_module(to_dtype, module):
@@ -178,6 +180,13 @@ def sample(tensor):
         "l2": float(torch.linalg.vector_norm(flat.double())),
         "max": float(torch.linalg.vector_norm(flat, torch.inf)) if len(flat) else 0.0,
     }
+
+
+def mark(tensors):
+    """A few values of each of some tensors, one after the other, [N] float64; None of none."""
+    flat = [tensor.detach().reshape(-1) for tensor in tensors]
+    few = [own[places(len(own), MARKS).to(own.device)].double() for own in flat]
+    return keep(torch.cat(few)) if few else None
 
 
 def plain(value):
@@ -489,6 +498,18 @@ class Merges(Places):
             elif not pair["labels"]:
                 pair["joined"] = pair["joined"] or "same"
 
+    def note_averaged(self, name, pair, others, operands):
+        """Notes that the logits of an evaluation are computed of several merges, as a mean over
+        crops of the same photos is.
+        """
+        tagged = [t for t in operands if t in self.tags]
+        rows = len({tuple(t.shape) for t in tagged}) == 1 and tagged[0].dim() and tagged[0].shape[0]
+        if name not in JOINS and rows == len(pair["features"][0]):
+            first = root_of(pair["mean"])
+            for other in others:
+                last = root_of(other["mean"])
+                last["with"] = None if last is first else first
+
     def number(self, name, weights, depth):
         """Numbers the weights that an op meets for the first time."""
         first = 2 if name == "batch_norm" and len(weights) == 2 else 0  # no running statistics
@@ -723,9 +744,11 @@ class OpTracer(Merges):
             pair = self.join(list({id(other): other for other in pairs}.values()), outputs[0])
         elif pair is not None:
             self.note_joined(pair, others)
+            if others and not torch.is_grad_enabled():
+                self.note_averaged(name, pair, others, operands)
             if outputs and outputs[0].is_floating_point():
                 self.follow(name, args, kwargs, operands, weights, pair, outputs[0])
-            elif self.light and name in COMPARISONS:
+            elif (self.light or not torch.is_grad_enabled()) and name in COMPARISONS:
                 self.note_label(operands, pair)  # of an accuracy
         elif "loss" in name and len(sides) == 2 and all(map(is_small, sides)) and self.meet(sides):
             pair = self.merge_scores(name, sides, operands, passes)
@@ -753,6 +776,9 @@ class LaterTracer(OpTracer):
         self.waiting, self.updates, self.stepping = [], [], {}
         self.later, self.rates, self.files, self.schedules = [], [], [], []
         self.unsettled, self.evaluated, self.whole = [], [], []  # whole: a few photos as they are
+        self.alone = {}  # {number of a pass without gradients that met no other: its photos}
+        self.marks, self.marked = {}, []  # {updates done: see marks_of}; of which weights
+        self.states, self.kept_states = WeakIdKeyDictionary(), []  # {state dict: updates done then}
         self.shown = {}  # {number of a pass after the full steps: its thumbnails}
         self.begun = self.said = 0.0  # seconds: when the step began; a line of progress was said
 
@@ -760,8 +786,12 @@ class LaterTracer(OpTracer):
         """As before; what was not followed by a backward was an evaluation."""
         self.settle()
         tag = super().on_photo(photo)
-        for record in tag.passes.values() if self.light else ():
-            record["line"] = self.lines.caller()
+        evaluates = not torch.is_grad_enabled()
+        for number, record in tag.passes.items():
+            if self.light or evaluates:
+                record["line"] = self.lines.caller()
+            if evaluates and self.asked_epochs:
+                self.alone[number] = len(photo)
         return tag
 
     def keep_photo(self, photo):
@@ -773,8 +803,12 @@ class LaterTracer(OpTracer):
         return thumbnail(photo)
 
     def on_pair(self, pair, graph):
-        """Notes a pair after the full steps, until it is known what it is for."""
-        if self.light:
+        """Notes a pair after the full steps, or of an evaluation before, until it is known what it
+        is for.
+        """
+        for number in pair["passes"]:
+            self.alone.pop(number, None)
+        if self.light or (self.asked_epochs and not graph):
             parts = pair.get("parts", [])
             known = [old for old in self.unsettled if all(old[0] is not part for part in parts)]
             self.unsettled = [*known, (pair, graph)]
@@ -788,16 +822,74 @@ class LaterTracer(OpTracer):
         self.unsettled = [known for known in left if known[1] and not every]
         for pair, graph in left:
             if every or not graph:
-                self.evaluated.append(self.brief(pair) | self.evaluation_of(pair, graph))
+                pair["mean"]["place"] = len(self.evaluated)
+                known = self.brief(pair) | self.evaluation_of(pair, graph)
+                self.evaluated.append(known | {"mean_with": pair["mean"]})
 
     def evaluation_of(self, pair, graph):
         """What is kept of an evaluation besides what is kept of any later batch."""
         passes = pair["passes"].values()
         facts = {name: any(record[name] for record in passes) for name in ("training", "random")}
         weights = {number for record in passes for number in record["weights"]}
-        done = len(self.updates) + (self.pending is not None) + len(self.rates)
-        line = next(iter(passes))["line"]
+        done, line = self.updates_done(), next(iter(passes))["line"]
+        first = not any(known["update"] == done for known in self.evaluated)
+        facts["marks"] = self.marks_of(self.weights_of(pair)) if first else None
         return facts | {"graph": graph, "weights": sorted(weights), "update": done, "line": line}
+
+    def updates_done(self):
+        """How many updates were done so far."""
+        return len(self.updates) + (self.pending is not None) + len(self.rates)
+
+    def weights_of(self, pair):
+        """The numbers of the weights that a pair has met, in the order of the first time."""
+        met = {number for record in pair["passes"].values() for number in record["weights"]}
+        return sorted(met | {n for layer in pair["head"] for n in layer["weights"]} - {None})
+
+    def marks_of(self, numbers):
+        """A few values of each of these parameters, and running statistics, as they are now."""
+        kept = {"parameters": [], "statistics": []}
+        for known in (self.weights[number] for number in numbers):
+            running = (known["op"], known["place"]) in BATCH_NORM_STATISTICS
+            kept["statistics" if running else "parameters"].append(known["tensor"])
+        return {name: mark(tensors) for name, tensors in kept.items()}
+
+    def mark_first(self, pair):
+        """Notes the weights before the first update, and statistics as the first pass met them."""
+        if self.asked_epochs:
+            self.marked = self.weights_of(pair)
+            norms = next(iter(pair["passes"].values()))["norms"]
+            running = [t for norm in norms for t in norm["before"] if t is not None]
+            self.marks[0] = self.marks_of(self.marked) | {"statistics": mark(running)}
+
+    def on_state_taken(self, take, module, *args, **options):
+        """A state dict: after how many updates it was taken; of the whole, not of a part."""
+        state = take(module, *args, **options)
+        if self.asked_epochs and not (args or options.get("destination")):
+            self.states[state] = self.updates_done()
+        return state
+
+    def on_saved(self, save, thing, file, *args, **options):
+        self.note_state("saved", thing, file)
+        return save(thing, file, *args, **options)
+
+    def on_state_loaded(self, load, module, state, *args, **options):
+        self.note_state("loaded", state, "")
+        return load(module, state, *args, **options)
+
+    def note_state(self, kind, thing, file):
+        """Notes a state dict that is saved or loaded, and when it was taken where it holds the very
+        weights that are trained, which each update overwrites.
+        """
+        if self.done or not self.asked_epochs:
+            return
+        self.settle()
+        live = {w["tensor"].data_ptr() for w in self.weights}
+        known = {"kind": kind, "file": os.path.basename(str(file)) if is_path(file) else ""}
+        known |= {"taken": NOWHERE, "update": self.updates_done(), "line": self.lines.here()}
+        for state in (thing, *(thing.values() if isinstance(thing, dict) else ())):
+            if state in self.states and any(t.data_ptr() in live for t in tensors_in(state)):
+                known["taken"] = self.states[state]
+        self.kept_states.append(known | {"evaluated": len(self.evaluated)})
 
     def brief(self, pair):
         """What is kept of a batch after the full steps."""
@@ -833,8 +925,7 @@ class LaterTracer(OpTracer):
         """A step of a schedule, and how many updates had been done."""
         known = next((s for s in self.schedules if s["object"] is schedule), None)
         if known is not None and not self.done:
-            done = len(self.updates) + (self.pending is not None) + len(self.rates)
-            known["steps"].append(done)
+            known["steps"].append(self.updates_done())
             if known["steps"][-1]:  # schedules step once as they are made
                 known["stepped"] = self.lines.here()
         return step(schedule, *args, **options)
@@ -849,7 +940,8 @@ class LaterTracer(OpTracer):
         self.begun_epochs |= {record["epoch"] for record in pair["passes"].values()} - {NOWHERE}
         done = len(self.updates) >= self.steps
         past = len(self.begun_epochs) > self.asked_epochs or not self.asked_epochs
-        past |= self.until == "evaluation" and bool(self.evaluated)
+        last = self.evaluated[-1]["update"] if self.evaluated else 0
+        past |= self.until == "evaluation" and last >= self.steps
         return done and (past or len(self.later) >= MOST_LATER)
 
     def show_progress(self):
@@ -913,6 +1005,7 @@ class Recorder(LaterTracer):
                 return self.show_progress()
             if len(self.batches) + len(self.waiting) <= 1:
                 self.first = [keep(w["tensor"]) for w in self.weights]
+                self.mark_first(pair)
             if len(self.waiting) == 1:
                 self.full = self.full_weights()
             # weights that only a later batch of the step meets, as those of another copy
@@ -981,6 +1074,8 @@ class Recorder(LaterTracer):
         if self.pending is not None and not self.done:
             self.pending["after"] = self.state_of_weights()
             self.light = self.asked_epochs > 0 and len(self.updates) + 1 >= self.steps
+        if self.asked_epochs and not self.done:
+            self.marks[self.updates_done()] = self.marks_of(self.marked)
         self.updating = False
 
     def state_of_weights(self):
@@ -1032,11 +1127,14 @@ class Recorder(LaterTracer):
         self.settle(every=True)
         photos, begins = stacked(self.shown)
         trace |= {"later": [placed(batch, begins) for batch in self.later], "rates": self.rates}
-        trace["evaluated"] = [placed(batch, begins) for batch in self.evaluated]
+        roots = [root_of(batch["mean_with"])["place"] for batch in self.evaluated]
+        rooted = zip(self.evaluated, roots, strict=True)
+        trace["evaluated"] = [placed(batch, begins) | {"mean_with": root} for batch, root in rooted]
         epochs = 0 if self.until else self.asked_epochs
         trace |= {"asked_epochs": epochs, "until": self.until, "thumbnails": photos}
         trace["whole"] = torch.cat(self.whole) if self.evaluated and self.whole else None
-        trace["files"] = self.files
+        trace |= {"marks": self.marks, "states": self.kept_states}
+        trace |= {"alone": sum(self.alone.values()), "files": self.files}
         kept = ("steps", "line", "stepped")
         trace["schedules"] = [describe(s["object"]) | {k: s[k] for k in kept}
                               for s in self.schedules]  # fmt: skip
@@ -1105,6 +1203,15 @@ def placed(batch, begins):
     return batch | {"rows": rows}
 
 
+def root_of(mean):
+    """What is noted of the first of the merges whose logits are averaged, see note_averaged; its
+    place is that among the evaluated batches.
+    """
+    while mean["with"]:
+        mean = mean["with"]
+    return mean
+
+
 def dims_of(args, kwargs):
     """The dimensions that a flip is given."""
     dims = kwargs.get("dims", args[1:])
@@ -1162,6 +1269,10 @@ def are_others(pair, other):
 def is_large(weight):
     """Whether a weight's change is kept in single; others are kept whole."""
     return weight.dtype == torch.float64 and weight.numel() > 65_536
+
+
+def is_path(value):
+    return isinstance(value, (str, os.PathLike))
 
 
 def is_array(value):
@@ -1227,7 +1338,7 @@ def clean(pair):
         slots = (pair["gradients"].get(f"features_{k}", []) for k in (0, 1))
         both = zip(*slots, strict=False)
         pair["gradients"]["merged"] = [torch.stack([g.flatten() for g in gs], 1) for gs in both]
-    rest = {k: value for k, value in pair.items() if k not in ("parts", "sides", "scores")}
+    rest = {k: v for k, v in pair.items() if k not in ("parts", "sides", "scores", "mean")}
     return rest | {"passes": passes, "rows": rows}
 
 
@@ -1297,6 +1408,9 @@ class Recording(ExitStack):
             self.wrap(torch.jit, name, lambda made, thing, *a, **o: thing)
         self.wrap(LRScheduler, "__init__", recorder.on_schedule_made)
         self.wrap(LRScheduler, "step", recorder.on_schedule_stepped)
+        self.wrap(torch, "save", recorder.on_saved)
+        self.wrap(torch.nn.Module, "state_dict", recorder.on_state_taken)
+        self.wrap(torch.nn.Module, "load_state_dict", recorder.on_state_loaded)
         self.trace_lines(recorder)
         for name in ("stdout", "stderr"):  # what logging and progress bars write to
             self.replace(sys, name, Tee(getattr(sys, name), recorder.on_output_line))

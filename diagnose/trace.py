@@ -209,17 +209,46 @@ class LaterBatch(KeptBatch):
 
 
 @dataclass(frozen=True)
+class Marks:
+    """A few values [N] of all parameters and [M] of all running statistics, None for none."""
+
+    parameters: Tensor | None
+    statistics: Tensor | None
+
+
+@dataclass(frozen=True)
 class Evaluated(KeptBatch):
     """A batch that no backward followed.
 
     training, random: whether a BatchNorm was in training mode, and a dropout active; graph: whether
-    gradients were on; weights: numbers of those it met.
+    gradients were on; weights: numbers of those it met; marks: of these, where it is the first
+    batch after an update; mean_with: the place of the batch with whose logits its own are averaged,
+    that of itself where there is none.
     """
 
     training: bool
     random: bool
     graph: bool
     weights: tuple[int, ...]
+    marks: Marks | None
+    mean_with: int
+    line: int
+
+
+@dataclass(frozen=True)
+class KeptState:
+    """A state dict that was saved or loaded.
+
+    kind: `saved` or `loaded`; file: the name of the file, "" for none; taken: after how many
+    updates it was taken, where it holds the trained weights themselves and no copy, else -1;
+    update, evaluated: how many updates were done, and batches evaluated.
+    """
+
+    kind: str
+    file: str
+    taken: int
+    update: int
+    evaluated: int
     line: int
 
 
@@ -241,7 +270,8 @@ class Trace:
     later: batches after the full steps; rates: of every parameter group in each update after
     them; asked_epochs: how many whole epochs were to be recorded; until: `evaluation`, or
     None; evaluated: batches that no backward followed; thumbnails: gray, [N, T, T], of the photos
-    of both; whole: [K, 3, S, S] photos of the first evaluated batches.
+    of both; whole: [K, 3, S, S] photos of the first evaluated batches; marks: {updates done:
+    those of the trained weights}; alone: photos that were evaluated and met no other.
 
     photo_lines: {what is done to a photo: number of the last line that does}.
     """
@@ -262,6 +292,9 @@ class Trace:
     evaluated: tuple[Evaluated, ...]
     thumbnails: Tensor
     whole: Tensor | None
+    marks: dict[int, Marks]
+    states: tuple[KeptState, ...]
+    alone: int
     files: tuple[str, ...]
     schedules: tuple[Schedule, ...]
     photo_lines: dict[str, int]

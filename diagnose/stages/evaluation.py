@@ -1,6 +1,6 @@
 """The evaluation after the recorded steps: how it is done, and what its figures are."""
 
-from run.findings import CAUSE, DECLARED, SKIPPED, WRONG, Row
+from run.findings import CAUSE, DECLARED, DIFFERENT, HARMLESS, SKIPPED, WRONG, Row
 
 EVALUATE = "call model.eval() before the evaluation, and model.train() before the next batches"
 TRAINING_MODE = Row(
@@ -27,9 +27,92 @@ GRADIENTS = Row(
 OTHER_NETWORK = Row(
     "evaluation.other_network",
     CAUSE,
-    "another network is evaluated than the one that is trained (such as a copy or an average)",
+    "another network is evaluated than the one that is trained",
     help="evaluate the network that the optimizer steps",
     matters=WRONG,
+)
+COPY = Row(
+    "evaluation.copy",
+    HARMLESS,
+    "a copy of the network is evaluated, with the values of now",
+    matters=DIFFERENT,
+)
+EARLIER = Row(
+    "evaluation.earlier_parameters",
+    CAUSE,
+    "the evaluated parameters are those after {taken} of {done} updates",
+    help="evaluate the parameters of now, or copy them after each update",
+    matters=WRONG,
+)
+EXPONENTIAL = Row(
+    "evaluation.exponential_average",
+    DECLARED,
+    "the evaluated parameters are an exponential average of those after each update, with decay "
+    "{decay}",
+    help="to compare with the reference, evaluate the parameters themselves",
+)
+MEAN = Row(
+    "evaluation.mean_of_parameters",
+    DECLARED,
+    "the evaluated parameters are the mean of those after the last {count} of {done} updates",
+    help="to compare with the reference, evaluate the parameters themselves",
+)
+OTHER_VALUES = Row(
+    "evaluation.other_parameters",
+    CAUSE,
+    "the evaluated parameters are not those after the last update, after no earlier one, and no "
+    "average of them",
+    help="look at what changes the parameters between the last update and the evaluation",
+    matters=WRONG,
+)
+STALE_STATISTICS = Row(
+    "evaluation.earlier_statistics",
+    CAUSE,
+    "the running statistics of BatchNorm in the evaluation are those after {taken} of {done} "
+    "updates",
+    help="copy the buffers of the network with its parameters",
+    matters=WRONG,
+)
+OTHER_STATISTICS = Row(
+    "evaluation.other_statistics",
+    DECLARED,
+    "the running statistics of BatchNorm in the evaluation are not those after the last update",
+    help="find what moves them between the last update and the evaluation",
+)
+OVERWRITTEN = Row(
+    "evaluation.state_overwritten",
+    CAUSE,
+    "the state dict {how} after {done} updates was taken after {taken}, without a copy: it holds "
+    "the parameters of now",
+    help="keep copy.deepcopy(model.state_dict())",
+    matters=WRONG,
+)
+NOT_THE_BEST = Row(
+    "evaluation.not_the_best",
+    CAUSE,
+    "{file} is written after evaluation {written}, not after each that is the best so far (printed "
+    "accuracies: {figures})",
+    help="write it where the accuracy is higher than every one before",
+    matters=WRONG,
+)
+LOWEST_LOSS = Row(
+    "evaluation.lowest_loss",
+    DECLARED,
+    "{file} is written where the printed validation loss is the lowest so far, not where the "
+    "accuracy is the highest",
+)
+ALONE = Row(
+    "evaluation.photos_alone",
+    SKIPPED,
+    "{photos} photos were evaluated one by one and no two of them met in a torch operation: how "
+    "their scores are compared was not recorded",
+)
+SEVERAL = Row(
+    "evaluation.several_times",
+    SKIPPED,
+    "each of {pairs} pairs is evaluated {times} times; the mean of the logits is judged, and the "
+    "printed figure is not",
+    is_partial=True,
 )
 SWAPPED = Row(
     "evaluation.photos_swapped",

@@ -1,14 +1,12 @@
 """Which rows of the stage `evaluation` a trainer's recorded evaluation is."""
 
 import re
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from diagnose.finding import LINE_AT
 from diagnose.later import recorded_pairs
 from diagnose.predictions.judge import (
     ARITHMETIC,
@@ -23,6 +21,7 @@ from diagnose.predictions.judge import (
 )
 from diagnose.predictions.reading import join
 from diagnose.stages.evaluation import (
+    ALONE,
     BOTH_ORDERS,
     CUT,
     FOUND,
@@ -30,13 +29,14 @@ from diagnose.stages.evaluation import (
     NO_LOGITS,
     NONE,
     NOT_KNOWN,
-    OTHER_NETWORK,
     PREPARED,
     RANDOM,
+    SEVERAL,
     SWAPPED,
     TRAINING_MODE,
     VERDICT,
 )
+from diagnose.stages.judge_states import at_line, judge_parameters, judge_states
 from diagnose.stages.printed import FIGURES, NUMBER, VALIDATION
 from diagnose.tables import TABLE, UNDECIDED
 from disk.errors import stop
@@ -45,6 +45,7 @@ from run import scores
 from run.findings import CAUSE, EQUAL
 
 PRINTED = rf"(?:{FIGURES['accuracy']})\D{{1,12}}?({NUMBER})(\s*%)?"
+LOSS = rf"(?:{FIGURES['loss']})\D{{1,12}}?({NUMBER})"
 ABOUT = 1e-3  # between two figures that are one
 MANY = 2  # digits of a figure, at least
 OF_FIGURE = (METRIC_INVERTED, ARITHMETIC, NOT_ACCURACY)
@@ -56,31 +57,55 @@ class Evaluation(NamedTuple):
     """The evaluated batches between two updates.
 
     pairs: the RecordedPair of each pair, None where it was not identified; logits [P, 1 or 2] or
-    None; end: how many batches were evaluated by then.
+    None, the mean where a pair is evaluated several times; end: how many batches were evaluated by
+    then; times: how often each pair is evaluated.
     """
 
     batches: list
     pairs: list
     logits: torch.Tensor | None
     end: int
+    times: int = 1
 
 
 def evaluations_of(trace, official, paths, is_turned):
     """The Evaluations of a trace; paths, is_turned: see diagnose.later.view_later."""
-    groups, found = {}, []
-    for place, batch in enumerate(trace.evaluated, 1):
-        groups.setdefault(batch.update, []).append((place, batch))
-    for group in groups.values():
-        batches, pairs, logits = [batch for _, batch in group], [], []
-        for batch in batches:
-            pairs += recorded_pairs(batch, batch.update, official, paths, is_turned)[1]
-            logits.append(batch.logits)
-        whole = all(z is not None for z in logits)
-        whole = whole and len({z.reshape(len(z), -1).shape[1] for z in logits}) == 1
-        made = torch.cat([z.reshape(len(z), -1).double() for z in logits]) if whole else None
-        made = made if made is not None and made.shape == (len(pairs), made.shape[1]) else None
-        found.append(Evaluation(batches, pairs, made, group[-1][0]))
-    return found
+    groups = {}
+    for place, batch in enumerate(trace.evaluated):
+        pairs = recorded_pairs(batch, batch.update, official, paths, is_turned)[1]
+        groups.setdefault(batch.update, []).append((place, batch, pairs))
+    return [evaluation_of(group) for group in groups.values()]
+
+
+def evaluation_of(group):
+    """The Evaluation of [(place, batch, its pairs)]."""
+    known = {place: (pairs, [logits_of(batch, len(pairs))]) for place, batch, pairs in group}
+    for place, batch, pairs in group:
+        first = known.get(batch.mean_with)
+        if batch.mean_with != place and first and not is_reversed(first[0], pairs):
+            first[1].extend(known.pop(place)[1])
+    pairs = [pair for own, _ in known.values() for pair in own]
+    logits, times = (
+        [z for _, some in known.values() for z in some],
+        {len(z) for _, z in known.values()},
+    )
+    whole = all(z is not None for z in logits) and len({z.shape[1] for z in logits}) == 1
+    means = [torch.stack(some).mean(0) for _, some in known.values()] if whole else []
+    told = torch.cat(means) if means else None, group[-1][0] + 1, max(times)
+    return Evaluation([batch for _, batch, _ in group], pairs, *told)
+
+
+def logits_of(batch, count):
+    """The logits [P, 1 or 2] of an evaluated batch of so many pairs, or None."""
+    if batch.logits is None or len(batch.logits) != count:
+        return None
+    return batch.logits.reshape(count, -1).double()
+
+
+def is_reversed(pairs, others):
+    """Whether pairs are those of a batch in the other order."""
+    names = [(a.names, b.names) for a, b in zip(pairs, others, strict=False) if a and b]
+    return any(own == other[::-1] != other for own, other in names)
 
 
 def judge_evaluation(trace, evaluations, known, prepared, root):
@@ -93,10 +118,13 @@ def judge_evaluation(trace, evaluations, known, prepared, root):
     if not (trace.asked_epochs or trace.until):
         return [], None
     if not evaluations:
-        return [NONE.found()], None
-    own, both = in_one_order(max(evaluations, key=lambda one: len(one.pairs)))
+        return [ALONE.found(photos=trace.alone) if trace.alone else NONE.found()], None
+    steps = len(trace.updates)
+    own = max(evaluations, key=lambda one: (len(one.pairs), one.batches[0].update >= steps))
+    own, both = in_one_order(own._replace(end=-1) if own.times > 1 else own)
     findings = [BOTH_ORDERS.found(pairs=len(own.pairs))] * both
-    findings += [*judge_mode(trace, evaluations), *judge_order(own.pairs, known)]
+    findings += [SEVERAL.found(pairs=len(own.pairs), times=own.times)] * (own.times > 1)
+    findings += [*judge_mode(evaluations), *judge_order(own.pairs, known)]
     findings += judge_preparation(*prepared)
     findings = [at_line(finding, own.batches[0].line) for finding in findings]
     unknown = sum(pair is None for pair in own.pairs)
@@ -107,7 +135,9 @@ def judge_evaluation(trace, evaluations, known, prepared, root):
     made = rows_of(own)
     swapped = SWAPPED in [finding.row for finding in findings]
     found = judge_predictions(trace, own, made, root, swapped) if len(made[0]) else []
-    return findings + found, made
+    found += judge_parameters(trace, evaluations)
+    figures = [printed_after(trace, one.end) for one in evaluations]
+    return findings + found + judge_states(trace, evaluations, figures), made
 
 
 def in_one_order(own):
@@ -122,16 +152,13 @@ def in_one_order(own):
     return own._replace(pairs=[own.pairs[n] for n in first], logits=logits, end=-1), True
 
 
-def judge_mode(trace, evaluations):
+def judge_mode(evaluations):
     """Findings on how the network is evaluated."""
     batches = [batch for one in evaluations for batch in one.batches]
-    trained = set(trace.batches[0].passes[0].weights)
-    met = [set(batch.weights) for batch in batches]
     rows = (
         (any(batch.training for batch in batches), TRAINING_MODE),
         (any(batch.random for batch in batches), RANDOM),
         (any(batch.graph for batch in batches), GRADIENTS),
-        (bool(trained) and all(own and not own & trained for own in met), OTHER_NETWORK),
     )
     return [row.found() for holds, row in rows if holds]
 
@@ -213,11 +240,6 @@ def accuracy_of(joined):
     return {"accuracy": accuracy, "constant": float(constant)}
 
 
-def at_line(finding, number):
-    """A finding that points at the line with this number."""
-    return replace(finding, values=finding.values | {LINE_AT: number})
-
-
 def turned_figure(finding):
     """A finding, or, on a figure that is none of many, that it is 1 - accuracy where it is.
 
@@ -256,14 +278,32 @@ def reported_of(trace, own):
     """([the validation accuracy that was printed after an Evaluation, as text of a fraction], the
     number of its line); [] and -1 where none was.
     """
+    for text, line in validation_lines(trace, own.end):
+        said = re.search(PRINTED, text, re.I)
+        figure = as_fraction(said[1], said[2]) if said else ""
+        if len(figure.partition(".")[2]) >= MANY:
+            return [figure], line
+    return [], -1
+
+
+def validation_lines(trace, end):
+    """(what is said of the validation, number of the line) of lines that were printed when so many
+    batches were evaluated.
+    """
     for *_, text, line, evaluated in trace.printed:
         parts = re.split(VALIDATION, text, maxsplit=1, flags=re.I)
-        if evaluated == own.end and len(parts) > 1:
-            said = re.search(PRINTED, parts[1], re.I)
-            figure = as_fraction(said[1], said[2]) if said else ""
-            if len(figure.partition(".")[2]) >= MANY:
-                return [figure], line
-    return [], -1
+        if evaluated == end and len(parts) > 1:
+            yield parts[1], line
+
+
+def printed_after(trace, end):
+    """(validation accuracy, validation loss) as numbers that were printed when so many batches were
+    evaluated; None where none was.
+    """
+    texts = [text for text, _ in validation_lines(trace, end)]
+    said = (next(filter(None, (re.search(p, t, re.I) for t in texts)), None)
+            for p in (PRINTED, LOSS))  # fmt: skip
+    return tuple(float(found[1]) if found else None for found in said)
 
 
 def as_fraction(text, percent):

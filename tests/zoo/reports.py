@@ -9,6 +9,7 @@ the tables was written after it.
 import argparse
 import copy
 import pathlib
+import tempfile
 
 import numpy as np
 import torch
@@ -30,7 +31,9 @@ PLANTS = """
     spectral_norm
     eval_train_mode eval_dropout eval_with_graph eval_on_train eval_part eval_inverted eval_cut_half
     eval_swapped eval_crop eval_mean_over_batches eval_metric_inverted eval_copy eval_percent
-    clean_eval clean_eval_embedded clean_eval_both_orders
+    eval_average eval_mean eval_stale_statistics eval_earlier eval_moved eval_equal_copy
+    eval_state_overwritten eval_not_the_best eval_lowest_loss eval_alone eval_crops
+    clean_eval clean_eval_embedded clean_eval_both_orders clean_eval_before
     small_photos canvas_kept reshaped squared_gradients rolled_back rounded_half target_overwritten
     logits_mixed sign_accuracy epoch_mean_loss chunked_difference equal_head_rows kept_by_series
     stepped_twice
@@ -254,6 +257,8 @@ def evaluate(net, loader, plants):
             if "eval_swapped" in plants:
                 first, second = second, first
             z = net(first, second)
+            if "eval_crops" in plants:
+                z = (z + sum(net(first.roll(k, 3), second.roll(k, 3)) for k in (1, 2))) / 3
             if "clean_eval_both_orders" in plants:
                 z = z.softmax(1) + net(second, first).softmax(1).flip(1)
             cut = 0.5 if "eval_cut_half" in plants else 0.0
@@ -261,6 +266,53 @@ def evaluate(net, loader, plants):
             right += (guess == label).tolist()
             shares.append(float((guess == label).double().mean()))
     return sum(shares) / len(shares) if "eval_mean_over_batches" in plants else np.mean(right)
+
+
+def evaluate_sorted(net, pairs):
+    """As evaluate, by a score of each photo that is compared in Python."""
+    net.eval()
+    scores = {}
+    with torch.no_grad():
+        for row in pairs.rows:
+            for k in (1, 2):
+                photo = pairs.photo(row[0], row[k])
+                scores[row[0], row[k]] = float(net.encoder(photo[None]).mean())
+    right = [(scores[r[0], r[1]] < scores[r[0], r[2]]) == y
+             for r, y in zip(pairs.rows, pairs.labels, strict=True)]  # fmt: skip
+    return float(np.mean(right))
+
+
+def averaged(average, net, plants, steps):
+    """Moves an average of a network towards it."""
+    decay = plants.value("eval_average", 0.9)
+    with torch.no_grad():
+        for kept, now in zip(average.parameters(), net.parameters(), strict=True):
+            if "eval_mean" in plants:
+                kept += (now - kept) / steps
+            elif "eval_stale_statistics" in plants:
+                kept.data = now.data.clone()
+            elif "eval_average" in plants:
+                kept.data.mul_(decay).add_((1 - decay) * now.data)
+    if plants & {"eval_equal_copy"}:
+        average.load_state_dict(net.state_dict())
+    if plants & {"eval_average", "eval_mean"}:
+        for kept, now in zip(average.buffers(), net.buffers(), strict=True):
+            kept.copy_(now)
+
+
+def keep_best(net, epoch, figures, best, plants):
+    """Keeps the best network so far; figures: (accuracy, loss) of all evaluations."""
+    accuracies, losses = zip(*figures, strict=True)
+    if "eval_state_overwritten" in plants:
+        best = best or net.state_dict()
+        if epoch:
+            net.load_state_dict(best)
+    lowest = accuracies[-1] == min(accuracies)
+    lowest = lowest if "eval_not_the_best" in plants else losses[-1] == min(losses)
+    if plants & {"eval_not_the_best", "eval_lowest_loss"} and lowest:
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(net.state_dict(), pathlib.Path(folder) / "best_model.pt")
+    return best
 
 
 def evaluate_embedded(net, pairs):
@@ -310,7 +362,11 @@ def show(step, loss, accuracy, plants):
 def train(net, loader, plants, epochs, val):
     """Trains, and prints a line after each step."""
     optimizer, step, sums, before = optimizer_of(net), 0, [], []
-    judged = copy.deepcopy(net) if "eval_copy" in plants else net
+    copied = {"eval_copy", "eval_average", "eval_mean", "eval_stale_statistics", "eval_equal_copy"}
+    judged = copy.deepcopy(net) if plants & copied else net
+    figures, best = [], None
+    if "clean_eval_before" in plants:
+        print(f"before training val_acc={evaluate(judged, val, plants):.4f}")
     scaler, state = torch.amp.GradScaler("cpu"), None
     last = [layer for layer in net.encoder.children() if list(layer.parameters())][-1]
     again = torch.optim.SGD(last.parameters(), lr=1e-5, momentum=0.9, weight_decay=5e-4)
@@ -377,18 +433,33 @@ def train(net, loader, plants, epochs, val):
             show(step, loss.item(), right, plants)
             sums.append((loss.item(), len(label)))
             step += 1
+            averaged(judged, net, plants, step)
             if "ends_early" in plants and step == int(plants.value("ends_early", 2)):
                 return
         if any("eval" in plant for plant in plants):
+            if "eval_earlier" in plants:
+                net.load_state_dict(state)
+            if "eval_moved" in plants:
+                with torch.no_grad():
+                    net.head.weight.mul_(plants.value("eval_moved", 1.01))
             if "clean_eval_embedded" in plants:
                 accuracy = evaluate_embedded(judged, val.dataset)
+            elif "eval_alone" in plants:
+                accuracy = evaluate_sorted(judged, val.dataset)
             else:
                 accuracy = evaluate(judged, val, plants)
             accuracy = 1 - accuracy if "eval_metric_inverted" in plants else accuracy
             if "eval_percent" in plants:
                 print(f"epoch {epoch} val acc {100 * accuracy:.2f} %")
+            elif plants & {"eval_not_the_best", "eval_lowest_loss"}:
+                falls = (0.9, 0.8) if "eval_not_the_best" in plants else (0.8, 0.9)
+                accuracy, loss = accuracy - 0.1 * (not epoch), falls[epoch]
+                print(f"epoch {epoch} val_loss={loss:.4f} val_acc={accuracy:.4f}")
+                figures.append((accuracy, loss))
             else:
                 print(f"epoch {epoch} val_acc={accuracy:.4f}")
+            if plants & {"eval_not_the_best", "eval_lowest_loss", "eval_state_overwritten"}:
+                best = keep_best(net, epoch, figures or [(accuracy, 0)], best, plants)
         if "never_reset" in plants:  # also where an epoch begins
             print(f"epoch {epoch} loss {sum(v * n for v, n in sums) / sum(n for _, n in sums):.6f}")
         if "batches_never_reset" in plants:
