@@ -82,7 +82,7 @@ def backbone_gradients(passes, matches, dtype):
     chosen = replay.backbones(dtype)
     for backbone in chosen:
         backbone.requires_grad_(True)
-    features = replay.behind(forward(chosen, replay.sides, recipe), recipe)
+    features = replay.behind(forward(chosen, replay.sides, recipe, replay.statistics), recipe)
     made = zip(features, replay.sides.gradients, strict=True)
     pairs = [(f, slots[0].to(dtype)) for f, slots in made if slots]
     if not pairs:

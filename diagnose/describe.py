@@ -6,6 +6,7 @@ A description is not a cause. It is true of the recorded rows, and says where to
 
 import itertools
 import math
+import operator
 from typing import NamedTuple
 
 CHANCE = 0.1  # of a rule that fits by chance alone, more than which it is not told
@@ -69,12 +70,14 @@ def facts_of(rows):
 
 def of_logits(logits, label):
     """[B] of what logits [B, 2] and labels [B] say of each pair of a batch."""
-    rows = []
+    rows, top = [], logits.double().amax(0).tolist()
     for own, y in zip(logits.double().tolist(), label.tolist(), strict=True):
         prediction = int(own[1] > own[0])
         signs = {f"sign_{k + 1}": ("negative", "positive")[own[k] > 0] for k in (0, 1)}
         right = ("wrong", "right")[prediction == y]
-        rows.append({"label": y, "prediction": prediction, "right": right, **signs})
+        largest = "one" if any(map(operator.eq, own, top)) else "none"
+        known = {"label": y, "prediction": prediction, "right": right, "largest": largest}
+        rows.append(known | signs)
     return rows
 
 
@@ -120,6 +123,7 @@ PAIR_FACTS = {  # {what of_pair and of_logits call it: (text, bounds) of its Fac
     "right": ("the prediction is {value}", ()),
     "sign_1": ("the first logit is {value}", ()),
     "sign_2": ("the second logit is {value}", ()),
+    "largest": ("{value} of its logits is the largest of its batch", ()),
     "back": ("the row is {value} from the end of its batch", ()),
     "place": ("the row in its batch is {value}", bounds("the row in its batch")),
     "step": ("the step is {value}", bounds("the step")),

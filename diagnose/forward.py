@@ -21,7 +21,8 @@ class Recipe:
     """What the forward passes do; the defaults are the page's.
 
     own_passes: the inputs go through the backbone in the passes that the trainer made, not in one
-    for each side. eval_mode: names of the BatchNorm layers in evaluation mode, or EVERY. eps: of
+    for each side. eval_mode: names of the BatchNorm layers in evaluation mode, or EVERY. eval_side:
+    1 or 2 where they are so in the pass of that side alone, 0: in all. eps: of
     BatchNorm. max_pool: whether features are pooled by their maximum. linear: whether the trainer's
     own layer follows the backbone. after: functions of features [B, F] behind that. dropout:
     rate of the dropout behind them, whose mask is the trainer's own; 0: none.
@@ -29,6 +30,7 @@ class Recipe:
 
     own_passes: bool = False
     eval_mode: tuple = ()
+    eval_side: int = 0
     eps: float | None = None
     max_pool: bool = False
     linear: bool = False
@@ -51,7 +53,9 @@ class Replay:
 
     ranker: of the reference. weights: all of the trainer's before a step, by number (a function of
     the step). matches: the Match of each side. layer: numbers of the weights of a linear layer
-    behind the backbone. rounding: see rounding_of. shown: see diagnose.explain.Replay.
+    behind the backbone. rounding: see rounding_of. statistics: {name of a BatchNorm: its running
+    mean and variance} in a forward pass that is in evaluation mode while the other is not. shown:
+    see diagnose.explain.Replay.
     """
 
     step: int
@@ -61,6 +65,7 @@ class Replay:
     matches: list
     layer: tuple
     rounding: float
+    statistics: dict = field(default_factory=dict)
     shown: tuple = ()
     made: dict = field(default_factory=dict)
 
@@ -88,7 +93,8 @@ class Replay:
         key = replace(recipe, linear=False, after=(), dropout=0.0), dtype
         if key not in self.made:
             with torch.no_grad():
-                self.made[key] = forward(self.backbones(dtype), self.sides, recipe)
+                own = self.backbones(dtype), self.sides, recipe, self.statistics
+                self.made[key] = forward(*own)
         return self.made[key]
 
     def output(self, recipe, dtype=None):
@@ -126,20 +132,39 @@ class Replay:
         return error, replay_tolerance(coarse, fine, self.rounding, FORWARD)
 
 
-def forward(backbones, sides, recipe):
-    """Features [B, F] of both sides, straight from the backbone."""
+def forward(backbones, sides, recipe, statistics):
+    """Features [B, F] of both sides, straight from the backbone; statistics: see Replay."""
     for backbone in dict.fromkeys(backbones):
-        for name, module in batchnorms(backbone):
-            module.train(not {name, EVERY} & set(recipe.eval_mode))
+        for _, module in batchnorms(backbone):
             module.eps = module.eps if recipe.eps is None else recipe.eps
         if recipe.max_pool:
             replace_pooling(backbone)
     dtype = next(backbones[0].parameters()).dtype
     passes = sides.passes if recipe.own_passes else sides.inputs
     chosen = backbones[:1] * len(passes) if recipe.own_passes else backbones
-    made = [backbone(x.to(dtype)) for backbone, x in zip(chosen, passes, strict=True)]
+    made = []
+    for side, (backbone, x) in enumerate(zip(chosen, passes, strict=True), 1):
+        set_mode(backbone, recipe.eval_mode if recipe.eval_side in (0, side) else ())
+        if recipe.eval_side == side:
+            set_statistics(backbone, statistics)
+        made.append(backbone(x.to(dtype)))
     made = [f.flatten(1) if f.dim() == 2 else f.mean((2, 3)) for f in made]
     return list(torch.cat(made)[torch.cat(sides.rows)].chunk(2)) if recipe.own_passes else made
+
+
+def set_mode(backbone, still):
+    """Has BatchNorm layers of these names, or EVERY, in evaluation mode, and the others not."""
+    for name, module in batchnorms(backbone):
+        module.train(not {name, EVERY} & set(still))
+
+
+def set_statistics(backbone, statistics):
+    """Gives BatchNorm layers these running means and variances, by name."""
+    for name, module in batchnorms(backbone):
+        if name in statistics:
+            module.running_mean, module.running_var = (
+                kept.to(module.weight.dtype) for kept in statistics[name]
+            )
 
 
 def batchnorms(module):

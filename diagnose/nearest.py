@@ -171,5 +171,5 @@ def told_apart(residuals):
 
 def changes_in(nearest):
     """The findings that its preparation is, without the counts; () where it is the reference's."""
-    return tuple(row.found(**dict(values), count=None, total=None)
+    return tuple(row.found(**dict(values), count=None, total=None, side=None)
                  for row, values in changes_of(nearest.preparation))  # fmt: skip

@@ -89,6 +89,7 @@ class Photo:
             self.orientation = photo.getexif().get(0x0112, 1)
             self.upright = ImageOps.exif_transpose(photo).convert("RGB")
             self.stored = photo.convert("RGB")
+        self.stored.filename = "" if least else str(path)  # thumbnail() decodes by itself
         self.made = {}
 
     def base(self, preparation, size):

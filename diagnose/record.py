@@ -1109,7 +1109,8 @@ class Recorder(LaterTracer):
         if any(c.isdigit() for c in line) and len(self.printed) < 10_000 and not self.done:
             done = len(self.batches) + len(self.later) + len(self.waiting), len(self.updates)
             self.settle()
-            known = line[:500], self.lines.here(), len(self.evaluated)
+            waiting = sum(not pair["backwards"] for pair, _ in self.unsettled)  # with a graph
+            known = line[:500], self.lines.here(), len(self.evaluated) + waiting
             self.printed.append([*done, *known])
 
     def trace(self):

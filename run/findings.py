@@ -122,7 +122,8 @@ class Finding:
 class Shown:
     """A value as a template shows it: numbers with their digits, several with commas.
 
-    A number takes Python's own formats; a dict takes `=` (k=v, ...) and `n` (k accuracy (count)).
+    A number takes Python's own formats; a dict takes `=` (k=v, ...), `n` (k accuracy (count)) and
+    `*` (v x k + ...).
     """
 
     def __init__(self, value):
@@ -154,6 +155,8 @@ def show(value, between=" "):
         return text_of(value)
     if between == "n":
         return ", ".join(f"{k} {share:.3f} ({count})" for k, (share, count) in value.items())
+    if isinstance(value, dict) and between == "*":
+        return " + ".join(f"{number(factor)} x {name}" for name, factor in value.items())
     if isinstance(value, dict):
         pairs = (f"{k}{between}{v if between == '=' else show(v)}" for k, v in value.items())
         return (", " if between == "=" else "; ").join(pairs)

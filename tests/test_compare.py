@@ -103,7 +103,9 @@ def test_clean_trainers_are_equal(script, seed):
     assert zoo.wrong_with([], found, script) == []
 
 
-@pytest.mark.parametrize("plant", zoo.plants_of("scores"))
+@pytest.mark.parametrize(
+    "plant", [p for p in zoo.plants_of("scores") if "eval" not in p or "copy" in p]
+)
 def test_what_the_record_shows_is_combined_with_every_change(plant):
     assert zoo.wrong_with([plant], zoo.examine([plant], "scores"), "scores") == []
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diagnose.labels.ranks import by_order
 from diagnose.tables import UNDECIDED, pair_keys
 from disk.errors import show_progress
 
@@ -110,8 +111,12 @@ def find_plain(table, official):
     return find_places(table, official, 0, lambda p, n: p + int(lowest == 0))
 
 
-def rules(official):
-    """(words, bits, labels [P]) of every misreading of the six columns."""
+def rules(official, every=None):
+    """(words, bits, labels [P]) of every misreading of the six columns.
+
+    every: all labelled pairs, where `official` are some of them.
+    """
+    every = official if every is None else every
     truth, preference = official["label"], official["preference"]
     yield (), 0, truth
     for rank, photo in itertools.product(NAMES[:2], NAMES[2:]):
@@ -122,6 +127,9 @@ def rules(official):
     for rank, value in itertools.product(NAMES[:2], (0, 1)):
         best = official[rank] == 1
         yield (Rule(f"label = {value} if {rank} == 1"),), 5, np.where(best, value, 1 - value)
+    for word, best_first in (("ranks", True), ("scores", False)):
+        rule = f"the order of the photos by {word} (one argsort) is read as their {word}"
+        yield (Rule(rule),), 6, by_order(official, every, best_first)
     for value in (0, 1):
         ties = np.where(preference == 0.5, value, truth)
         yield (Rule(f"ties of .5 have label {value}"),), 4, ties

@@ -84,6 +84,14 @@ EVALUATION = change(
     help="train in training mode: no .eval() before the batches; model.train() after an evaluation",
     at=("eval", "forward"),
 )
+EVALUATION_OF_SIDE = change(
+    "batchnorm_eval_of_side",
+    "BatchNorm is in evaluation mode in the forward pass of photo_{side}, and in training mode in "
+    "the other",
+    lambda recipe, values: replace(recipe, eval_mode=(EVERY,), eval_side=values["side"]),
+    help="call model.train() before both forward passes, and no .eval() between them",
+    at=("eval", "forward"),
+)
 STILL = change(
     "batchnorm_partly_eval",
     "BatchNorm of {layers} is in evaluation mode during training",
@@ -114,6 +122,17 @@ NOT_REPRODUCED = Row(
     "no known change of the forward passes reproduces the features[; the reference's forward pass "
     "has besides: {missing}][; the trainer's has besides: {added}]",
     varies=("tried", "nearest"),
+)
+DEPARTS = Row(
+    "features.departs",
+    UNEXPLAINED,
+    "[in forward pass {pass} ]everything up to {agree} is as in the reference, and what enters "
+    "{departs} is not",
+)
+DEPARTS_BEHIND = Row(
+    "features.departs_behind",
+    UNEXPLAINED,
+    "everything up to {agree}, the last BatchNorm, is as in the reference: what follows it is not",
 )
 AUTOCAST = Row(
     "features.autocast",

@@ -12,6 +12,8 @@ from diagnose.criterion import logits_of
 from diagnose.finding import LINE_AT
 from diagnose.numerics import (
     BACKWARD,
+    estimated,
+    factor_between,
     formula_tolerance,
     is_float32,
     relative_error,
@@ -63,7 +65,8 @@ NOT_SUMMED = (NOT_ZEROED, ZEROED_BETWEEN, BETWEEN_BATCHES)  # over the batches o
 NOT_OF_LOGITS = Row(
     "gradients.features_not_reproduced",
     UNEXPLAINED,
-    "the gradients at the features are not reproduced from those at the logits",
+    "the gradients at the features are not reproduced from those at the logits[: that of photo_1 "
+    "is {photo_1} times what it should be, that of photo_2 {photo_2} times]",
 )
 BACKWARD_AGAIN = Row(
     "gradients.backward_again",
@@ -188,12 +191,25 @@ def judge_head_backward(view, way, rounding):
     ]
     if not there:
         return []
+    *sides, _ = zip(*there, strict=True)
     made, seen, rows = map(torch.cat, zip(*there, strict=True))
     _, photos = rows.unique(return_inverse=True)  # one gradient may be that of several pairs
     sums = [torch.zeros_like(g).index_add(0, photos, g) for g in (made, seen)]
     if relative_error(*sums) <= formula_tolerance(rounding, 10):
         return []
-    return [NOT_OF_LOGITS.found()]
+    told = factors_of(*sides, formula_tolerance(rounding, 10))
+    return [NOT_OF_LOGITS.found(**told)]
+
+
+def factors_of(made, seen, tolerance):
+    """{photo_1, photo_2: times what it should be} of the gradients at the features of both sides;
+    None where they are not that, or not known.
+    """
+    factors = [factor_between([m], [s]) for m, s in zip(made, seen, strict=True)]
+    pairs = zip(factors, made, seen, strict=True)
+    proved = len(made) == 2 and all(relative_error(f * m, s) <= tolerance for f, m, s in pairs)
+    told = map(estimated, factors) if proved else (None, None)
+    return dict(zip(("photo_1", "photo_2"), told, strict=True))
 
 
 def judge_contribution(view, passes, rounding, update, computed):

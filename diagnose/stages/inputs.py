@@ -108,6 +108,21 @@ def by_pillow(resample):
     return act
 
 
+def by_thumbnail(resample):
+    """The filter of Pillow's thumbnail(), from the file; of a photo that was turned, without."""
+
+    def act(photo, sides):
+        path = getattr(photo, "filename", "")  # as an opened file has it
+        if not path:
+            return by_pillow(resample)(photo, sides)
+        with Image.open(path) as file:
+            file.thumbnail(sides, resample)
+            made = np.array(file.convert("RGB"))
+        return torch.from_numpy(made).permute(2, 0, 1).double() / 255
+
+    return act
+
+
 def by_opencv(resize):
     """A filter that OpenCV has for bytes."""
 
@@ -144,6 +159,17 @@ FILTERS = (
             help="resize with Pillow's {reference} filter",
         )
         for kind in Image.Resampling
+    ),
+    *(
+        filter_(
+            f"thumbnail {kind.name.lower()}",
+            "thumbnail",
+            "photos are resized by Image.thumbnail(), which decodes a smaller JPEG picture first, "
+            f"with the {kind.name.lower()} filter",
+            by_thumbnail(kind),
+            help="resize with Pillow's resize() and its bilinear filter",
+        )
+        for kind in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
     ),
     filter_(
         "opencv linear",

@@ -10,13 +10,17 @@ import torch
 from diagnose.explain import combinations_of, explain_each, findings_of
 from diagnose.forward import Recipe, Replay, batchnorms, recipe_of
 from diagnose.numerics import estimated, rounding_of
-from diagnose.reference import is_behind
+from diagnose.reference import is_behind, pass_of
+from diagnose.stages.departure import first_departure
 from diagnose.stages.features import (
     AUTOCAST,
+    DEPARTS,
+    DEPARTS_BEHIND,
     DROPOUT,
     ENDS_BEFORE,
     EPS,
     EVALUATION,
+    EVALUATION_OF_SIDE,
     IN_AUTOCAST,
     LINEAR,
     MAX_POOL,
@@ -127,7 +131,10 @@ def shown_by(batch, sides, matches, backbone, layer):
     if not is_one_pass_each(sides):
         count = len(sides.passes)
         findings.append(ONE_PASS.found() if count == 1 else OWN_PASSES.found(passes=count))
-    if modes and not any(modes.values()):
+    side = side_in_evaluation(batch, sides)
+    if side:
+        findings.append(EVALUATION_OF_SIDE.found(side=side))
+    elif modes and not any(modes.values()):
         findings.append(EVALUATION.found())
     elif still:
         layers = tuple(dict.fromkeys(name.split(".")[0] for name in still))
@@ -136,6 +143,14 @@ def shown_by(batch, sides, matches, backbone, layer):
     if layer:
         findings.append((SCORE if layer["outputs"] == 1 else LINEAR).found(**layer))
     return tuple(findings)
+
+
+def side_in_evaluation(batch, sides):
+    """1 or 2 where all of BatchNorm is in evaluation mode in the pass of that photo alone, or 0."""
+    if not is_one_pass_each(sides):
+        return 0
+    modes = [{norm.training for norm in pass_of(batch, rows).norms} for rows in sides.rows]
+    return {((False,), (True,)): 1, ((True,), (False,)): 2}.get(tuple(map(tuple, modes)), 0)
 
 
 def is_one_pass_each(sides):
@@ -212,7 +227,13 @@ def replay_of(trace, view, rounding, reference, weights):
     backbone = reference.ranker.backbone
     shown = shown_by(view.batch, view.sides, view.matches, backbone, told)
     own = view.step, view.sides, reference.ranker, weights, view.matches
-    return Replay(*own, layer, rounding, shown)
+    side, statistics = side_in_evaluation(view.batch, view.sides), {}
+    if side:
+        names = view.matches[side - 1].names
+        norms = pass_of(view.batch, view.sides.rows[side - 1]).norms
+        statistics = {names[n.weight].rpartition(".")[0]: n.before for n in norms
+                      if n.weight in names and n.before[0] is not None}  # fmt: skip
+    return Replay(*own, layer, rounding, statistics, shown)
 
 
 def view_rounding(trace, view, values):
@@ -251,6 +272,10 @@ def judge_passes(trace, views, roundings, reference, weights, progress):
             nearest = estimated(own.nearest) if math.isfinite(own.nearest) else None
             ops = differing_ops(reference.ops, view.batch.passes[0].ops)
             told = [NOT_REPRODUCED.found(tried=own.tried, nearest=nearest, **ops)]
+            where = first_departure(view.batch, replay)
+            if where:
+                row = DEPARTS if where["departs"] else DEPARTS_BEHIND
+                told.append(row.found(**where))
         if match.names.keys() != view.matches[1].names.keys():
             told.append(judge_own(view.matches, trace.weights))
         told += judge_momentum(view.batch, match, reference.ranker.backbone)

@@ -9,7 +9,7 @@ import torch
 
 from diagnose.nearest import changes_in
 from diagnose.numerics import estimated
-from diagnose.preprocessing import EXACT
+from diagnose.preprocessing import EXACT, affine_of, reference
 from diagnose.stages.values import NORMALIZED, PADDED, TIMES
 from diagnose.stages.ways import COUNT, normalization, way
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
@@ -51,8 +51,9 @@ NOT_REPRODUCED = Row(
     "{count} of {total} inputs match no known preprocessing"
     "[; {identified} photos were identified all the same, and come nearest to: {nearest}]"
     "[, resized to {box} pixels][. They differ from that by up to {levels} of 255, in up to "
-    "{share} % of the values][, {outside}][; they hold the same values, {moved}]",
-    varies=(*COUNT, "identified", "levels", "share", "box"),
+    "{share} % of the values][, {outside}][; they hold the same values, {moved}][; their values "
+    "lie between {low} and {high}, in the reference between {least} and {most}]",
+    varies=(*COUNT, "identified", "levels", "share", "box", "low", "high"),
 )
 NO_PHOTO = Row("inputs.no_photo", SKIPPED, "features were given: no photo was seen")
 
@@ -81,23 +82,31 @@ def judge_inputs(sides, official):
     lost = [place for place, own in enumerate(changes) if own is None]
     findings = [] if lost else name_inputs(changes, worst)
     if lost:
-        nearest = official.nearest(inputs[lost])
+        nearest, values = official.nearest(inputs[lost]), range_of(inputs[lost])
         for place, (_, path) in zip(lost, nearest, strict=True):
             paths[place] = path
-        findings = [describe_lost([own for own, _ in nearest], len(inputs))]
+        findings = [describe_lost([own for own, _ in nearest], len(inputs), values)]
     half = len(paths) // 2
     return findings, list(zip(paths[:half], paths[half:], strict=True)), changes
 
 
-def describe_lost(nearest, total):
+def range_of(inputs):
+    """{low, high: of the values of inputs, least, most: that the reference's can have}."""
+    scale, shift = affine_of(reference())
+    told = {"low": inputs.min(), "high": inputs.max()}
+    told |= {"least": shift.min(), "most": (scale + shift).max()}
+    return {name: estimated(float(value)) for name, value in told.items()}
+
+
+def describe_lost(nearest, total, values):
     """The finding on inputs that nothing reproduces; nearest: the Nearest of each,
-    None where it is not sure which photo it shows.
+    None where it is not sure which photo it shows; values: see range_of.
     """
     sure = [own for own in nearest if own is not None]
     counts = {"count": len(nearest), "total": total, "identified": len(sure)}
     if not sure:
         none = dict.fromkeys(("nearest", "levels", "share", "box", "outside", "moved"))
-        return NOT_REPRODUCED.found(**counts, **none)
+        return NOT_REPRODUCED.found(**counts, **none, **values)
     ways = {}  # those of one kind, whose estimated values differ
     for own in map(changes_in, sure):
         ways.setdefault(tuple(finding.row.choice for finding in own), []).append(own)
@@ -109,6 +118,7 @@ def describe_lost(nearest, total):
     told["outside"] = OUTSIDE if all(own.outside for own in sure) else None
     moved = {own.moved for own in sure}
     told["moved"] = moved.pop() if len(moved) == 1 and "" not in moved else None
+    told |= dict.fromkeys(values)
     return NOT_REPRODUCED.found(**counts, nearest=(common,), levels=levels, share=share, **told)
 
 
@@ -117,15 +127,17 @@ def name_inputs(changes, worst):
 
     changes: of each input its (Way, items of its values), or None where it is not reproduced.
     """
-    first = {}  # of choices that are called the same
-    counts = Counter(
-        first.setdefault((row.id, row.text, values), (row, values))
-        for own in changes for row, values in own
-    )  # fmt: skip
+    first, places = {}, {}  # of choices that are called the same
+    for place, own in enumerate(changes):
+        for row, values in own:
+            change = first.setdefault((row.id, row.text, values), (row, values))
+            places.setdefault(change, []).append(place)
+    counts, half = Counter({change: len(own) for change, own in places.items()}), len(changes) // 2
     for of_value, of_each in EACH.items():
         own = [change for change in counts if change[0] == of_value]
         if len(own) > FEW:
             counts[of_each, ()] = sum(counts.pop(change) for change in own)
+            places[of_each, ()] = sorted(itertools.chain.from_iterable(map(places.get, own)))
     total = len(changes)
     often = [change for change in counts if change[0].choice in OFTEN]
     if sum(map(counts.get, often)) < total and often:
@@ -134,6 +146,9 @@ def name_inputs(changes, worst):
     findings = []
     for (row, values), count in counts.items():
         some = count if count < total or row is IN_PLACE else None
-        found = row.found(**dict(values), count=some, total=total)
+        own = places.get((row, values), [])
+        side = {0: 1, half: 2}.get(own[0]) if len(own) == half > FEW_BOXES else None
+        side = side if side and own == list(range(own[0], own[0] + half)) else None
+        found = row.found(**dict(values), count=some, total=total, side=side)
         findings.append(dataclasses.replace(found, **proof))
     return findings

@@ -16,6 +16,7 @@ from diagnose.stages.printed import (
     EVERY_LABEL,
     FEW,
     FIGURES,
+    FLAT,
     FROM_START,
     INVERTED,
     LAST_BATCH,
@@ -34,6 +35,7 @@ from diagnose.stages.printed import (
     SCALED,
     SIGNS,
     SINCE_LINE,
+    SMOOTHED,
     SO_FAR,
     SUMS,
     VALIDATION,
@@ -123,6 +125,7 @@ def accuracies(logits, label, single, fitted):
         "accuracy": prediction == label,
         "every_label": prediction[:, None] == label,
         "cut_at_half": (z[:, 1] - z[:, 0] > 0.5).long() == label,
+        "argmax_of_all": z.argmax() == label,
     }
     if not single:
         shares["sign_1"], shares["sign_2"] = (z[:, 0] <= 0) == label, (z[:, 1] > 0) == label
@@ -184,9 +187,9 @@ def levels_of(kind, is_epoch, has_signs):
     means = [(OVER_BATCHES,), (LAST_BATCH,)]
     usual = [(OVER_PAIRS,), *([] if is_epoch else means)]
     other = [*(means if is_epoch else []), *((row,) for row in NEVER_RESET)]
-    other += [(row,) for row in (*SUMS, SCALED) if kind == "loss"]
+    other += [(row,) for row in (*SUMS, SCALED) if kind == "loss"] + [(SMOOTHED,)]
     if kind == "accuracy":
-        other += [(EVERY_LABEL,), (CUT,)]
+        other += [(EVERY_LABEL,), (CUT,)] + [(FLAT,)] * has_signs
         other += [(INVERTED, *rows) for rows in usual + other]
         other += [(row,) for row in SIGNS] if has_signs else []
         usual += [(PERCENT, *rows) for rows in usual]

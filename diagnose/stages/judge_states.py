@@ -7,6 +7,7 @@ import torch
 
 from diagnose.finding import LINE_AT
 from diagnose.numerics import estimated, least
+from diagnose.record import BATCH_NORM_STATISTICS
 from diagnose.stages.evaluation import (
     COPY,
     EARLIER,
@@ -27,17 +28,29 @@ BEST = r"best"  # in the name of a file
 
 
 def judge_parameters(trace, evaluations):
-    """Findings on which parameters each Evaluation has."""
-    trained, findings = set(trace.batches[0].passes[0].weights), []
+    """Findings on which parameters are evaluated after updates, one of each row."""
+    trained, findings = learned(trace, trace.batches[0].passes[0].weights), {}
     for own in evaluations:
         batch = own.batches[0]
-        now, other = trace.marks.get(batch.update), trained and not trained & set(batch.weights)
+        if not batch.update:
+            continue
+        now = trace.marks.get(batch.update)
+        other = trained and not trained & learned(trace, batch.weights)
         known = batch.marks is not None and now is not None and is_like(batch.marks, now)
         found = judge_marks(trace, batch, now) if known else []
         if other:
             found += [(OTHER_NETWORK if found or not known else COPY).found()]
-        findings += [at_line(finding, batch.line) for finding in found]
-    return [finding for n, finding in enumerate(findings) if finding not in findings[:n]]
+        for finding in found:
+            findings.setdefault(finding.id, at_line(finding, batch.line))
+    if COPY.id in findings and len(findings) > 1:
+        del findings[COPY.id]
+    return list(findings.values())
+
+
+def learned(trace, numbers):
+    """Those of some weights that are parameters, and no running statistics."""
+    places = ((number, trace.weights[number]) for number in numbers)
+    return {n for n, weight in places if (weight.op, weight.place) not in BATCH_NORM_STATISTICS}
 
 
 def is_like(marks, other):
@@ -56,7 +69,8 @@ def judge_marks(trace, batch, now):
     if not torch.equal(batch.marks.parameters, now.parameters):
         return [which_of(batch.marks.parameters, [m.parameters for m in [*before, now]])]
     own, last = batch.marks.statistics, now.statistics
-    if own is None or last is None or batch.training or torch.equal(own, last):
+    seen_late = batch.training or batch.graph  # when they have moved
+    if own is None or last is None or seen_late or torch.equal(own, last):
         return []
     earlier = [n for n, marks in enumerate(before) if torch.equal(marks.statistics, own)]
     told = {"taken": earlier[-1], "done": batch.update} if earlier else {}

@@ -32,7 +32,8 @@ CHANGED = Row(
     "gradients.changed",
     UNEXPLAINED,
     "gradients[ of {parameters}] change between backward and the optimizer step[: each element is "
-    "{function}]",
+    "{function}][: {swapped} of them are those of another parameter of the same shape, such as "
+    "{example}]",
 )
 FUNCTIONS = {  # {what an element becomes: how}
     "squared": torch.square,
@@ -89,7 +90,23 @@ def describe_changed(steps):
     part = describe(moved, step.parameters) if len(moved) < len(given) else None
     own = [name for name, act in FUNCTIONS.items()
            if all(is_close(act(given[n].double()), taken[n].double()) for n in moved)]  # fmt: skip
-    return CHANGED.found(parameters=part, function=own[0] if own and moved else None)
+    told = others_of(moved, given, taken, step.parameters)
+    return CHANGED.found(parameters=part, function=own[0] if own and moved else None, **told)
+
+
+def others_of(moved, given, taken, parameters):
+    """{swapped: how many gradients become those of another parameter, example: one of them}, None
+    where fewer than half do.
+    """
+    whose = {}
+    for n in moved:
+        alike = [m for m in given if m != n and torch.equal(given[m], taken[n]) and given[m].any()]
+        whose |= {n: alike[0]} if alike else {}
+    if 2 * len(whose) <= len(moved) or not whose:
+        return {"swapped": None, "example": None}
+    n, other = next(iter(whose.items()))
+    names = [parameters[k].name for k in (n, other)]
+    return {"swapped": len(whose), "example": f"{names[0]} with that of {names[1]}"}
 
 
 def clipped_scaled(findings, steps):

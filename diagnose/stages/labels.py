@@ -149,7 +149,7 @@ def judge_labels(pairs, single, swapped, official):
     found = {"pairs": len(known), "wrong": len(known) - right}
     found["swapped"] = sum(pair.official.swapped for pair in known)
     inverted = are_inverted(pairs)
-    found["rules"] = " or ".join(misreadings(known)) or None
+    found["rules"] = " or ".join(misreadings(known, official)) or None
     rows = (
         (right == 0 and single, ONE_LOGIT),
         (inverted and swapped, TAKEN_SO),
@@ -179,12 +179,13 @@ def describe_others(pairs):
     )
 
 
-def misreadings(pairs):
+def misreadings(pairs, official):
     """The misreadings of the lists, of those that `diagnose labels` knows, that give all labels."""
     rows = np.array([pair.official.row for pair in pairs])
     own = np.array([pair.label for pair in pairs])
     swapped = np.array([pair.official.swapped for pair in pairs])
-    for words, _, labels in itertools.islice(rules(rows), 1, None):  # the first is the lists
+    every = np.array([row for _, _, row in official.pairs.values()])
+    for words, _, labels in itertools.islice(rules(rows, every), 1, None):  # the first: the lists
         if np.array_equal(labels ^ swapped, own):
             yield str(words[0])
 

@@ -13,6 +13,7 @@ from run.findings import CAUSE, WRONG, Row
 
 CHANCE = 1e-3  # that a rule gives all labels of random ones
 PHOTOS = 6  # of a series, more than which are not permuted: 720 orders
+KEYS = (("series", "photo_1"), ("series", "photo_2"), ("series",))
 HALVES, IN_TURN = "all first photos, then all second ones", "photo_1 and photo_2 in turn"
 PAIRED = Row(
     "pairs.paired_otherwise",
@@ -168,7 +169,7 @@ def judge_mixups(pairs, official):
     counts = {"wrong": wrong, "pairs": len(pairs)}
     if are_permuted(pairs, official):
         return [PERMUTED.found(**counts)]
-    for whose, labels in labels_of_rows(pairs):
+    for whose, labels in itertools.chain(labels_of_rows(pairs), labels_by_key(pairs, official)):
         if all(y is None or y == pair.label for y, pair in zip(labels, pairs, strict=True)):
             return [OF_OTHER_ROW.found(whose=whose, **counts)]
     shift = shift_of(pairs, official)
@@ -193,6 +194,20 @@ def labels_of_rows(pairs):
     yield "the batch in reversed order", [y for batch in own for y in batch[::-1]]
     if len({len(batch) for batch in own}) == 1 and len(own) > 2:
         yield "the batch before", [None] * len(own[0]) + list(itertools.chain(*own[:-1]))
+
+
+def labels_by_key(pairs, official):
+    """As labels_of_rows, of labels that are kept by less than the pair."""
+    for names in KEYS:
+        kept = {"first": {}, "last": {}}
+        for split, _, row in sorted(official.pairs.values(), key=lambda known: known[:2]):
+            key = (split, *(int(row[name]) for name in names))
+            kept["last"][key] = int(row["label"])
+            kept["first"].setdefault(key, int(row["label"]))
+        for which, labels in kept.items():
+            own = [(p.official, [int(p.official.row[name]) for name in names]) for p in pairs]
+            whose = f"the {which} line of the list with the same {' and '.join(names)}"
+            yield whose, [labels[o.split, *key] ^ o.swapped for o, key in own]
 
 
 def shift_of(pairs, official):

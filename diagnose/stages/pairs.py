@@ -1,8 +1,12 @@
 """Which pairs make a batch, how many, and in what order."""
 
 import itertools
+import math
+
+import numpy as np
 
 from diagnose.describe import examples_of
+from diagnose.numerics import estimated
 from diagnose.trace import epoch_of
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, WRONG, Row
 
@@ -83,6 +87,21 @@ BLOCKS = Row(
     "every batch holds neighboring lines of the list: the batches are shuffled, the pairs are not",
     help="shuffle the pairs, not the batches",
 )
+FIRST_LINES = Row(
+    "pairs.first_lines",
+    CAUSE,
+    "the first {pairs} pairs are all among {among} neighboring lines of the {listed} in the list, "
+    "as a shuffle of the list is not (p = {p}): the list is shuffled in a small buffer, or a part "
+    "of it is used",
+    help="shuffle all of the list: shuffle=True in a DataLoader, or a buffer as long as the list",
+)
+FOLLOWS_LIST = Row(
+    "pairs.follows_the_list",
+    CAUSE,
+    "the order of the pairs follows that of the list (rank correlation {correlation} over {pairs} "
+    "pairs; a shuffle has 0)",
+    help="shuffle all of the list: shuffle=True in a DataLoader",
+)
 VALIDATION = Row(
     "pairs.validation",
     CAUSE,
@@ -105,6 +124,8 @@ NOTHING = Row(
     "the pairs could not be identified, so their order and the batch size were not judged",
 )
 MISSING = 3  # lines of the list that are named
+BY_CHANCE = 1e-9  # the largest probability of what is said not to be chance
+DEVIATIONS = 6  # of a rank correlation, which has such a one by chance
 ENOUGH = 8  # pairs, more than which come in the order of the list by no chance
 
 
@@ -149,7 +170,30 @@ def judge_pairs(pairs, sizes, recipe, steps, listed, epochs, is_sure=True):
     found = judge_order(by_epoch, sizes, listed, is_sure)
     if UNSHUFFLED not in [finding.row for finding in found]:
         found += judge_batches([own[a:b] for a, b in itertools.pairwise(begins)], listed)
-    return [*findings, *found, *judge_loader(by_epoch, sizes, listed, epochs)]
+    found += judge_loader(by_epoch, sizes, listed, epochs)
+    if not found and is_sure:
+        first = itertools.chain(*next(iter(by_epoch.values())))
+        found = judge_shuffle([place for split, place in first if split == "train"], listed)
+    return [*findings, *found]
+
+
+def judge_shuffle(places, listed):
+    """The finding on the order of the pairs of an epoch, by their places in the list, in a list:
+    whether a shuffle of all of it makes it.
+    """
+    count = len(places)
+    if count < ENOUGH or len(set(places)) < count:
+        return []
+    among = max(places) - min(places) + 1
+    # of so many lines next to one another there are so many, and all are as likely
+    p = (listed - among + 1) * math.comb(among, count) / math.comb(listed, count)
+    if p < BY_CHANCE:
+        return [FIRST_LINES.found(pairs=count, among=among, listed=listed, p=p)]
+    ranks = np.argsort(np.argsort(places))
+    correlation = float(np.corrcoef(ranks, np.arange(count))[0, 1])
+    if abs(correlation) * math.sqrt(count - 1) > DEVIATIONS:
+        return [FOLLOWS_LIST.found(correlation=estimated(correlation), pairs=count)]
+    return []
 
 
 def judge_batches(batches, listed):

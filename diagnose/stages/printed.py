@@ -4,6 +4,7 @@ import itertools
 from dataclasses import dataclass
 
 from diagnose.explain import Change
+from diagnose.numerics import least
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, WRONG, Row
 
 VALIDATION = r"(?<![a-z])(?:e?val(?!ue)|test)"  # words of a line that is not of the training
@@ -18,6 +19,9 @@ MANY = 6  # digits behind the point, with which one figure does not fit by chanc
 ROUNDED = 0.5 * (1 + 1e-6)  # of the last digit printed, that a figure may be off
 # Over which batches a figure goes: those of its epoch, where epochs are known, or all.
 SO_FAR, SINCE_LINE, FROM_START = "so far", "since the line before", "from the first epoch on"
+BEGINS = ZERO, FIRST, CORRECTED = "0", "the first batch", "0, and is corrected for that"
+DECAYS = [place / 50 for place in range(50)] + [0.99, 0.995, 0.999]  # of an exponential average
+SMOOTHED_VALUES = {"where": FROM_START}
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,34 @@ def factors(replays, changes):
         known = any(own["factor"] == other["factor"] for other in found)
         found += [own] if low <= high and not known else []
     return found
+
+
+def decays(replays, changes):
+    """With which decay an exponential average of the batches comes nearest to all figures of the
+    first replay, for each way to begin it.
+    """
+    rows, found = replays[0], []
+    if len(rows.places) < FEW + 1:
+        return []
+    for begin in BEGINS:
+        way = SMOOTHED_VALUES | {"begin": begin}
+
+        def miss(decay, way=way):
+            own = [smoothed(rows.window(-1, place, FROM_START)[0], None, way | {"decay": decay})
+                   for place in rows.places]  # fmt: skip
+            return sum((float(t) - v) ** 2 for t, v in zip(rows.texts, own, strict=True))
+
+        found.append(way | {"decay": round(least(miss, DECAYS), 3)})
+    return found
+
+
+def smoothed(values, pairs, told):
+    """The exponential average of the batches' means; see arithmetic for the arguments."""
+    decay, begin = told["decay"], told["begin"]
+    mean = values[0] if begin == FIRST else 0.0
+    for value in values[begin == FIRST :]:
+        mean = decay * mean + (1 - decay) * value
+    return mean / (1 - decay ** len(values)) if begin == CORRECTED else mean
 
 
 def over_pairs(values, pairs):
@@ -175,6 +207,13 @@ SCALED = arithmetic(
     factors,
     help="print the mean itself",
 )
+SMOOTHED = arithmetic(
+    "smoothed",
+    "an exponential average of the batches with decay {decay}, which begins with {begin}",
+    smoothed,
+    decays,
+    help="print the mean over the epoch: an average that begins with 0 is too small at first",
+)
 EVERY_LABEL = arithmetic(
     "every_label",
     "the share of all predictions against all labels of a batch: shapes [B, 1] and [B] are "
@@ -182,6 +221,15 @@ EVERY_LABEL = arithmetic(
     lambda v, n, told: v[-1],
     series="every_label",
     help="give both one shape before they are compared",
+    matters=WRONG,
+)
+FLAT = arithmetic(
+    "argmax_of_all",
+    "the share of labels that are the place of the largest of all logits of their batch: argmax() "
+    "without a dimension",
+    lambda v, n, told: v[-1],
+    series="argmax_of_all",
+    help="take the larger logit of each pair: logits.argmax(1)",
     matters=WRONG,
 )
 CUT = arithmetic(

@@ -63,6 +63,13 @@ EQUAL_ROWS = Row(
     "the weights of the head[ in its layer of {layer} units] are the same for every output",
     help=KAIMING,
 )
+EQUAL_COLUMNS = Row(
+    "start.head_columns_equal",
+    CAUSE,
+    "the weights of the head[ in its layer of {layer} units] are the same for every input: each "
+    "output has one value of its own",
+    help=KAIMING,
+)
 STD = Row(
     "start.head_std",
     CAUSE,
@@ -162,6 +169,8 @@ def judge_weight(weight, drawn, layer):
         return [ZERO.found(layer=layer)]
     if len(weight) > 1 and bool((weight == weight[:1]).all()):
         return [EQUAL_ROWS.found(layer=layer)]
+    if weight.shape[1] > 1 and bool((weight == weight[:, :1]).all()):
+        return [EQUAL_COLUMNS.found(layer=layer)]
     usual = next((row for row in STARTS if fits(row, drawn, weight.shape)), None)
     reference = usual.std(*weight.shape) if usual else float(drawn.std())
     if fits(usual, weight, weight.shape) if usual else is_std(weight, reference):

@@ -62,6 +62,19 @@ NOT_REPRODUCED = Row(
     "others it does)]",
     varies=("count", "total"),
 )
+LINEAR = Row(
+    "update.linear",
+    UNEXPLAINED,
+    "each step of {parameters} is {terms:*}",
+)
+SHARED = Row(
+    "update.shared_memory",
+    CAUSE,
+    "{count} groups of parameters have one memory, so that each of them is stepped for the others "
+    "as well: {groups}",
+    help="copy values with copy_(): no assignment of .data, unless weights are to be tied",
+    matters=WRONG,
+)
 MOMENTUM_RESET = Row(
     "update.momentum_reset",
     CAUSE,

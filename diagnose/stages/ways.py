@@ -11,7 +11,8 @@ COUNT = ("count", "total")  # of the photos of a batch
 LINES = {"geometry": ("resize", "placement"), "filter": ("resize",), "turn": ("turn",)}
 LINES |= {"channels": ("channels",), "normalization": ("arithmetic",)}
 LINES |= {"padding": ("placement",), "cast": ("cast",)}
-COUNTED = "[ ({count} of {total} photos)]"  # left out where it holds for all photos of a batch
+# Left out where it holds for all photos of a batch.
+COUNTED = "[ ({count} of {total} photos)][: photo_{side} of each pair]"
 
 
 @dataclass(frozen=True)

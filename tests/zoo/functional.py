@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torchvision.transforms.functional import to_tensor
 
+import evaluations
 from plants import Plants
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
@@ -48,7 +49,7 @@ no_shuffle batch_size
 clean_reversed_batch clean_double_after clean_extra_forward clean_autograd_backward
 clean_group_per_tensor clean_second_first
 outside_1 outside_3 outside_5 outside_6 outside_7 outside_8 outside_9 outside_10
-""".split()
+""".split() + evaluations.PLANTS
 
 
 # --------------------------------------------------------------------------------------- data
@@ -404,6 +405,11 @@ def frozen(name, P):
 
 
 def accuracy_on(pairs, weights, running, args, dtype, P):
+    if P & set(evaluations.PLANTS):
+        def logits_of(a, b):
+            return scores(a, b, weights, running, "eval_train_mode" in P, args.tiny, P)
+        batches = (load_batch(pairs[k:k + BATCH], args.size, dtype, P) for k in range(0, len(pairs), BATCH))
+        return evaluations.accuracy_of(logits_of, batches, P)
     hits = 0
     with torch.no_grad():
         for start in range(0, len(pairs), BATCH):
@@ -445,7 +451,7 @@ def main():
     optimizer = make_optimizer(weights, args.lr_scale, P)
 
     train = read_list(args.data, "train", P)
-    val = read_list(args.data, "val", P)
+    val = read_list(args.data, "train" if "eval_on_train" in P else "val", P)
     batch = int(P.value("batch_size", 12)) if "batch_size" in P else BATCH
     steps_in_epoch = math.ceil(len(train) / batch)
     if "warmup" in P:
@@ -454,6 +460,7 @@ def main():
             lambda n: min(1, (n + 1) / P.value("warmup", 5)) * STEP_FACTOR ** (n // steps_in_epoch // STEP_EPOCHS))
     else:
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, STEP_EPOCHS, STEP_FACTOR)
+    judged = {name: tensor.detach().clone() for name, tensor in weights.items()} if P & evaluations.COPIES else weights
     slow = {name: tensor.detach().clone() for name, tensor in weights.items()}
     every = int(P.value("accumulate", 3)) if "accumulate" in P else 1
     shuffler = torch.Generator().manual_seed(args.seed)
@@ -518,6 +525,7 @@ def main():
                         kept = P.value("ema", 0.9)
                         slow[name] = kept * slow[name] + (1 - kept) * tensor
                         tensor.copy_(slow[name])
+            evaluations.follow(judged.values(), weights.values(), P)
             if P & {"warmup", "schedule_per_batch"}:
                 schedule.step()
 
@@ -542,9 +550,9 @@ def main():
             accuracy = sum(a / n for a, n in zip(hits, counts)) / len(hits)
         if "metric_inverted" in P:
             accuracy = 1 - accuracy
-        validation = accuracy_on(val, weights, running, args, dtype, P)
+        validation = accuracy_on(val, judged, running, args, dtype, P)
         print(f"epoch {epoch} loss {mean_loss:.4f} accuracy {accuracy:.4f}"
-              f" val accuracy {validation:.4f}")
+              f" val accuracy {evaluations.shown(validation, P)}")
         if not P & {"warmup", "schedule_per_batch"}:
             schedule.step()
         if total == args.steps:

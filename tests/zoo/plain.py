@@ -5,6 +5,7 @@ python plain.py --data ROOT [--steps N] [--size 64] [--tiny] [--seed S] [--plant
 --plant puts bugs in, on purpose (zoo.py says what each must be called).
 """
 import argparse
+import copy
 import os
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+import evaluations
 from plants import Plants
 
 MEAN = [0.485, 0.456, 0.406]
@@ -59,7 +61,7 @@ clean_rows_stacked clean_rows_joined clean_in_place clean_masked clean_closure c
 clean_head_written_out
 outside_1 outside_2 outside_3 head_orthogonal outside_5 outside_6 outside_7 outside_8 outside_9
 outside_10 outside_11 outside_12 outside_13 outside_14 outside_15 outside_16
-""".split()
+""".split() + evaluations.PLANTS
 
 
 # ------------------------------------------------------------------------------------- photos
@@ -609,9 +611,17 @@ def as_input(x, P):
     return x
 
 
-@torch.no_grad()
 def validate(model, loader, P):
-    model.eval()
+    model.train("eval_train_mode" in P)
+    if P & set(evaluations.PLANTS):
+        def logits_of(a, b):
+            return model(as_input(a, P), as_input(b, P))
+        return evaluations.accuracy_of(logits_of, loader, P)
+    with torch.no_grad():
+        return validated(model, loader, P)
+
+
+def validated(model, loader, P):
     right, seen, batch_means = 0, 0, []
     for photo_1, photo_2, label in loader:
         logits = model(as_input(photo_1, P), as_input(photo_2, P))
@@ -656,7 +666,8 @@ def main():
     torch.manual_seed(args.seed)
     batch = int(P.value("batch_size", 12)) if "batch_size" in P else BATCH
     train_set = SeriesPairs(args.data, "train", args.size, P)
-    val_set = SeriesPairs(args.data, "val", args.size, P)
+    split = "train" if "eval_on_train" in P else "val"
+    val_set = SeriesPairs(args.data, split, args.size, P)
     train_loader = DataLoader(train_set, batch_size=batch, shuffle="no_shuffle" not in P,
                               generator=torch.Generator().manual_seed(args.seed))
     val_loader = DataLoader(val_set, batch_size=batch)
@@ -687,6 +698,7 @@ def main():
     if meddles:
         average = [p.detach().clone() for p in model.parameters()]
 
+    judged = copy.deepcopy(model) if P & evaluations.COPIES else model
     done, first, stale = 0, None, None
     for epoch in range(1, args.epochs + 1):
         model.train()
@@ -774,6 +786,8 @@ def main():
             if per_batch:
                 scheduler.step()
 
+            evaluations.follow(judged.parameters(), model.parameters(), P)
+
             if P & {"agreement_weights", "agreement_weighted_mean"}:
                 label = label[0]
             hits = hits_of(logits, label, P)
@@ -801,8 +815,8 @@ def main():
             mean_accuracy = sum(hit_means) / len(hit_means)
         if "metric_inverted" in P:
             mean_accuracy = 1 - mean_accuracy
-        print("epoch %d loss %.4f accuracy %.4f val accuracy %.4f"
-              % (epoch, mean_loss, mean_accuracy, validate(model, val_loader, P)))
+        print("epoch %d loss %.4f accuracy %.4f val accuracy %s"
+              % (epoch, mean_loss, mean_accuracy, evaluations.shown(validate(judged, val_loader, P), P)))
         if done == args.steps:
             break
     return model

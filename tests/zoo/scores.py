@@ -7,15 +7,18 @@ right, and very common. What --plant names is wrong on purpose.
 """
 
 import argparse
+import copy
 import pathlib
 
+import evaluations
 import torch
 import torch.nn.functional as F
 import torchvision
 from PIL import Image
 from plants import Plants
 
-PLANTS = ("label_invert_loss", "bgr", "batch_size", "no_momentum", "one_lr", "bn_eval", "smoothing")
+PLANTS = ["label_invert_loss", "bgr", "batch_size", "no_momentum", "one_lr", "bn_eval", "smoothing"]
+PLANTS += evaluations.PLANTS
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
@@ -45,6 +48,32 @@ def network(tiny):
     return net, None
 
 
+def read_batch(rows, folder, size, plants):
+    """(photos of both sides [2 B, 3, S, S], labels [B]) of lines of a list."""
+    photos = [
+        picture(folder / "train_val_imgs" / f"{int(r[0]):06d}-{int(r[k]):02d}.JPG", size, plants)
+        for k in (1, 2) for r in rows
+    ]  # fmt: skip
+    return torch.stack(photos), torch.tensor([0 if int(r[4]) < int(r[5]) else 1 for r in rows])
+
+
+def validate(net, folder, size, plants):
+    """The accuracy on a list, as it is printed."""
+    net.train("eval_train_mode" in plants)
+    name = "train" if "eval_on_train" in plants else "val"
+    lines = [line.split() for line in (folder / f"{name}_pairlist.txt").read_text().splitlines()]
+
+    def batches():
+        for k in range(0, len(lines), 8):
+            photos, label = read_batch(lines[k : k + 8], folder, size, plants)
+            yield *photos.chunk(2), label
+
+    def logits_of(first, second):
+        return torch.stack(net(torch.cat([first, second])).squeeze(1).chunk(2), dim=1)
+
+    return evaluations.shown(evaluations.accuracy_of(logits_of, batches(), plants), plants)
+
+
 def main():
     """Trains for a few epochs on the official pairs."""
     parser = argparse.ArgumentParser()
@@ -68,18 +97,14 @@ def main():
     momentum = 0 if "no_momentum" in plants else 0.9
     optimizer = torch.optim.SGD(groups, lr=1e-4, momentum=momentum, weight_decay=5e-4)
     count = int(plants.value("batch_size", 8))
+    judged = copy.deepcopy(net) if plants & evaluations.COPIES else net
     for _ in range(args.epochs):
         net.train(mode="bn_eval" not in plants)
         order = torch.randperm(len(lines)).tolist()
         for first in range(0, len(order), count):
             rows = [lines[i] for i in order[first : first + count]]
-            photos = [
-                picture(folder / "train_val_imgs" / f"{int(r[0]):06d}-{int(r[k]):02d}.JPG",
-                        args.size, plants)
-                for k in (1, 2) for r in rows
-            ]  # fmt: skip
-            label = torch.tensor([0 if int(r[4]) < int(r[5]) else 1 for r in rows])
-            score_1, score_2 = net(torch.stack(photos)).squeeze(1).chunk(2)
+            photos, label = read_batch(rows, folder, args.size, plants)
+            score_1, score_2 = net(photos).squeeze(1).chunk(2)
             logits = torch.stack([score_1, score_2], dim=1)
             target = 1 - label if "label_invert_loss" in plants else label
             share = plants.value("smoothing", 0)
@@ -87,7 +112,10 @@ def main():
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            evaluations.follow(judged.parameters(), net.parameters(), plants)
             print(f"loss {loss.item():.4f}")
+        if plants & set(evaluations.PLANTS):
+            print(f"val acc {validate(judged, folder, args.size, plants)}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python workers.py --data ROOT [--steps N] [--size 64] [--tiny] [--seed S] [--plant NAME ...]
 """
 import argparse
+import copy
 from pathlib import Path
 
 import numpy
@@ -14,6 +15,7 @@ from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet50
 
+import evaluations
 from plants import Plants
 
 IMAGENET_MEAN = numpy.array([0.485, 0.456, 0.406], dtype=numpy.float32)
@@ -52,7 +54,7 @@ clean_reversed_batch clean_double_after clean_channels_last clean_extra_forward
 clean_autograd_backward clean_second_first
 outside_1 outside_2 outside_3 head_orthogonal outside_5 outside_6 outside_7 outside_8 outside_9
 outside_10
-""".split()
+""".split() + evaluations.PLANTS
 
 
 def read_pixels(path, size, P):
@@ -470,6 +472,7 @@ def train_one_epoch(model, loader, optimizer, scheduler, epoch, limit, val_loade
                     kept = P.value("ema", 0.9)
                     memory[name] = kept * memory[name] + (1 - kept) * tensor
                     tensor.copy_(memory[name])
+        evaluations.follow(memory["judged"].parameters(), model.parameters(), P)
         if "schedule_per_batch" in P or "warmup" in P:
             scheduler.step()
 
@@ -496,7 +499,10 @@ def train_one_epoch(model, loader, optimizer, scheduler, epoch, limit, val_loade
 
 
 def evaluate(model, loader, P):
-    model.eval()
+    model.train("eval_train_mode" in P)
+    if P & set(evaluations.PLANTS):
+        batches = ((*photos_of(batch, P), batch["target"]) for batch in loader)
+        return evaluations.accuracy_of(model, batches, P)
     correct = count = 0
     with torch.inference_mode():
         for batch in loader:
@@ -543,23 +549,25 @@ def main():
     train_loader = DataLoader(PreferenceDataset(args.data, "train", args.size, P),
                               batch_size=batch_size, shuffle="no_shuffle" not in P,
                               num_workers=NUM_WORKERS, generator=order)
-    val_loader = DataLoader(PreferenceDataset(args.data, "val", args.size, P),
+    part = "train" if "eval_on_train" in P else "val"
+    val_loader = DataLoader(PreferenceDataset(args.data, part, args.size, P),
                             batch_size=batch_size, num_workers=NUM_WORKERS)
     optimizer = build_optimizer(model, args.lr_scale, P)
     scheduler = build_scheduler(optimizer, len(train_loader), P)
     memory = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     memory["batches"] = 0
+    memory["judged"] = copy.deepcopy(model) if P & evaluations.COPIES else model
 
-    print(f"before training val accuracy {evaluate(model, val_loader, P):.4f}")
+    print(f"before training val accuracy {evaluate(memory['judged'], val_loader, P):.4f}")
     left = args.steps
     for epoch in range(1, args.epochs + 1):
         mean_loss, accuracy, batches = train_one_epoch(model, train_loader, optimizer, scheduler,
                                                        epoch, left, val_loader, memory, P)
         if not P & {"schedule_per_batch", "warmup"}:
             scheduler.step()
-        val_accuracy = evaluate(model, val_loader, P)
+        val_accuracy = evaluate(memory["judged"], val_loader, P)
         print(f"epoch {epoch} loss {mean_loss:.4f} accuracy {accuracy:.4f}"
-              f" val accuracy {val_accuracy:.4f}")
+              f" val accuracy {evaluations.shown(val_accuracy, P)}")
         left -= batches
         if args.steps and left <= 0:
             break

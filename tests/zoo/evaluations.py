@@ -1,0 +1,46 @@
+"""Evaluations as people get them wrong, for the trainers of the zoo.
+
+Each trainer says how it makes logits; what it does with them is here.
+"""
+
+import torch
+
+PLANTS = """
+    eval_train_mode eval_with_graph eval_on_train eval_part eval_inverted eval_swapped
+    eval_mean_over_batches eval_metric_inverted eval_percent eval_copy eval_average clean_eval
+""".split()  # noqa: SIM905
+COPIES = {"eval_copy", "eval_average"}  # what is evaluated is a copy of the network
+
+
+def accuracy_of(logits_of, batches, plants):
+    """The accuracy of logits_of(first, second) [B, 2] on batches of (first, second, label)."""
+    right, shares = [], []
+    with torch.set_grad_enabled("eval_with_graph" in plants):
+        for first, second, label in batches:
+            if "eval_part" in plants and len(label) < 8:
+                continue
+            if "eval_inverted" in plants:
+                label = torch.tensor([1 - y for y in label.tolist()])
+            if "eval_swapped" in plants:
+                first, second = second, first
+            hits = logits_of(first, second).argmax(1) == label
+            right += hits.tolist()
+            shares.append(float(hits.double().mean()))
+    accuracy = sum(right) / len(right)
+    if "eval_mean_over_batches" in plants:
+        accuracy = sum(shares) / len(shares)
+    return 1 - accuracy if "eval_metric_inverted" in plants else accuracy
+
+
+def follow(copied, tensors, plants):
+    """Moves the tensors of a copy towards those that are trained."""
+    if "eval_average" in plants:
+        kept = plants.value("eval_average", 0.9)
+        with torch.no_grad():
+            for own, now in zip(copied, tensors, strict=True):
+                own.mul_(kept).add_((1 - kept) * now)
+
+
+def shown(accuracy, plants):
+    """An accuracy as it is printed."""
+    return f"{100 * accuracy:.2f} %" if "eval_percent" in plants else f"{accuracy:.4f}"
