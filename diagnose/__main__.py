@@ -7,7 +7,6 @@ COMMAND --help says more.
 """
 
 import importlib
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ HERE = Path(__file__).resolve().parent
 # command: (module, what it does)
 COMMANDS = {
     "record": ("diagnose.record", "records the first steps of any trainer, unchanged"),
+    "watch": ("diagnose.watch", "says how a trainer dies or hangs"),
     "compare": ("diagnose.compare", "explains a recorded trainer as the reference with changes"),
     "dataset": ("diagnose.dataset", "checks a dataset: lists, photos, splits"),
     "labels": ("diagnose.labels.judge", "compares a file of labels with the official lists"),
@@ -28,16 +28,6 @@ def usage():
     return __doc__.replace("COMMAND --help", "\n".join([*lines, "", "COMMAND --help"]))
 
 
-def load_recorder():
-    """The module of record.py, which is in no sys.modules: the trainer finds nothing of ours."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == HERE.name]:
-        del sys.modules[name]
-    spec = importlib.util.spec_from_file_location("record", HERE / "record.py")
-    recorder = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recorder)
-    return recorder
-
-
 def main(argv):
     """Runs a command."""
     command, *words = argv or ["--help"]
@@ -48,12 +38,10 @@ def main(argv):
         known = ", ".join(COMMANDS)
         print(f"diagnose: error: {command}: not a command; it is one of {known}", file=sys.stderr)
         sys.exit(2)
-    if command == "record":
-        recorder = load_recorder()
-        recorder.main(words, "diagnose record")
-    else:
-        sys.path[0] = str(HERE.parent)
-        importlib.import_module(COMMANDS[command][0]).main(words)
+    sys.path[0] = str(HERE.parent)
+    if command == "record":  # as a process of its own, in which the trainer finds nothing of ours
+        importlib.import_module("diagnose.watch").record(words, "diagnose record")
+    importlib.import_module(COMMANDS[command][0]).main(words)
 
 
 if __name__ == "__main__":

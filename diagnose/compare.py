@@ -48,7 +48,7 @@ from diagnose.stages.features import GIVEN, IN_PARTS, NOT_TWO_SIDES, without_pas
 from diagnose.stages.judge_evaluation import evaluations_of, judge_evaluation, write_predictions
 from diagnose.stages.judge_steps import describe_steps
 from diagnose.stages.printed import VALIDATION_LINES
-from diagnose.stages.update import NOT_REPRODUCED, OTHER_CLASS
+from diagnose.stages.update import BY_HAND_OTHER, NOT_REPRODUCED, OTHER_CLASS
 from diagnose.stepping import declared, history_of
 from diagnose.trace import Batch, batches_of, read_trace
 from diagnose.where import with_lines
@@ -295,7 +295,7 @@ def explain_updates(trace, views, reference):
         found = gradients.judge_zeroed(group, update, earlier, parameters)
         history = history_of(trace.updates[:place], parameters, reference.rules)
         found += updates.judge_update(update, parameters, reference.rules, history, moving)
-        if {finding.row for finding in found} & {NOT_REPRODUCED, OTHER_CLASS}:
+        if {finding.row for finding in found} & {NOT_REPRODUCED, OTHER_CLASS, BY_HAND_OTHER}:
             found += describe_steps(update, earlier, parameters)
         found += updates.judge_computed(trace.weights)
         found += updates.judge_state(update, earlier, parameters)

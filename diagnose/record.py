@@ -2,9 +2,10 @@
 
     python PATH/TO/diagnose record [--steps 5] [--epochs N] [--as-is] --out mine.trace train.py ...
 
-or, in a notebook, record.watch("mine.trace") before the model is built. One file; it needs torch
-and the standard library alone, so it can be copied and called as `python record.py ...`. The
-trainer ends after these steps. `python -m diagnose compare mine.trace --data DATASET` reads it.
+or, in a notebook, record.start("mine.trace") before the model is built. It needs torch, the
+standard library and watch.py in its own folder, so both can be copied, and called as `python
+record.py ...`. The trainer runs in a process of its own, see watch.py, and ends after these steps.
+`python -m diagnose compare mine.trace --data DATASET` reads the trace.
 
 With --epochs it goes on to the end of that epoch, and keeps of each later batch little: coarse
 thumbnails of its photos, labels, logits, loss and learning rates.
@@ -20,19 +21,38 @@ nothing made and that meets a weight; the first op that computes one row of two 
 of their features; the weighted ops behind it are the head; where backward begins is the loss.
 """
 
+# ruff: noqa: E402
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+
+def load_beside(name):
+    """The module in a file of this folder, in no sys.modules: the trainer finds nothing of ours."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+watching = load_beside("watch")
+if __name__ == "__main__" and watching.GIVEN not in os.environ:
+    watching.record(sys.argv[1:])  # before torch is there: this process only watches
+
 import argparse
 import atexit
-import importlib.util
+import faulthandler
 import linecache
 import mmap
-import os
 import re
 import runpy
-import sys
+import shutil
+import signal
+import threading
 import time
 from collections import Counter, deque
 from contextlib import ExitStack
-from pathlib import Path
 from uuid import uuid4
 
 import torch
@@ -86,6 +106,7 @@ PILLOW = ("resize", "thumbnail", "transpose", "convert", "split", "crop", "paste
 WHOLE, FEW = 2, 8  # passes of an evaluation whose photos are kept as they are; how many each
 THUMBNAIL = 16  # cells of a side to which photos are reduced after the full steps
 MOST_LATER = 20_000  # batches after the full steps, where no loader says where an epoch ends
+MOST_WAITING = 64  # batches that wait for an update
 RECENT = 12  # tensors [B, F] that are known again where their graph is cut
 MOST = 10**6  # items of a sampler, more than which count as unknown
 MOST_FILES = 20_000  # whose names are kept
@@ -315,11 +336,66 @@ class PhotoLines:
         return numbers
 
 
-class Origins(TorchFunctionMode):
+class Noting(TorchFunctionMode):
+    """Notes every op before it is run, for the process that watches this one, if there is one.
+
+    notes: see watch.Notes, or None; stage: what the trainer does; met: passes since the last batch.
+    """
+
+    def __init__(self, root="."):
+        super().__init__()
+        self.lines, self.notes, self.pid = Lines(root), None, os.getpid()
+        self.step, self.met = 1, 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.note_op(getattr(function, "__name__", ""), args)
+        return function(*args, **(kwargs or {}))
+
+    def note_op(self, name, args):
+        """Notes an op, its first tensor, and the line of the trainer's own code."""
+        if self.notes is None or name in NOT_OPS or os.getpid() != self.pid:
+            return
+        if name.startswith("_record"):  # torch's own profiler, around backward
+            return
+        self.notes.tick()
+        first = next((arg for arg in args if isinstance(arg, torch.Tensor)), None)
+        shape = () if first is None else tuple(first.shape)
+        if name.startswith("conv") and len(shape) == 4 and shape[1] == 3:
+            self.met += 1
+            which = f"of photo_{self.met}" if self.met <= 2 else str(self.met)
+            self.note_stage(f"forward pass {which}")
+        elif "loss" in name or "entropy" in name:
+            self.note_stage("loss")
+        kind = "" if first is None else f" on {list(shape)} {str(first.dtype)[6:]}"
+        self.notes.write("op", f"{name}{kind}")
+        place = self.lines.nearest()
+        if place is not None:
+            line = self.lines.lines[self.lines.number(*place)]
+            self.notes.write("line", "{file}:{line}  {text}".format(**line))
+
+    def note_stage(self, stage):
+        """Notes what the trainer does, and in which step."""
+        if self.notes is not None and os.getpid() == self.pid:
+            self.notes.tick()
+            self.notes.write("where", f"in step {self.step}, {stage}")
+
+    def note_step(self, *_):
+        """Notes that an optimizer has stepped, and the memory of the device."""
+        self.step, self.met = self.step + 1, 0
+        self.note_stage("after the optimizer step")
+        if self.notes is not None and torch.cuda.is_initialized():
+            free, _ = torch.cuda.mem_get_info()
+            known = torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), free
+            told = (f"{size / 1e9:.1f} GB {word}" for size, word in
+                    zip(known, ("allocated", "reserved", "free"), strict=True))  # fmt: skip
+            self.notes.write("device", f"{', '.join(told)} (after step {self.step - 1})")
+
+
+class Origins(Noting):
     """Which photos the rows of tensors come from."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, root="."):
+        super().__init__(root)
         self.tags, self.number_of_pass = WeakTensorKeyDictionary(), 0
 
     def new_tag(self, tensor, photo, autocast):
@@ -365,8 +441,8 @@ class Places(Origins):
     """
 
     def __init__(self, root="."):
-        super().__init__()
-        self.lines, self.last, self.numbers = Lines(root), {}, {}
+        super().__init__(root)
+        self.last, self.numbers = {}, {}
         self.photos = PhotoLines(self.lines)
         self.built, self.made = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         # of what a loader gave: (the lines of that loader, the number of its epoch)
@@ -627,12 +703,13 @@ class OpTracer(Merges):
 
     def __init__(self, double=True, root="."):
         super().__init__(root)
-        self.double, self.pid, self.passes = double, os.getpid(), 0
+        self.double, self.passes = double, 0
         self.light = False  # whether the full steps are done, and little is kept
         self.recent = deque(maxlen=RECENT)  # features and logits, with their tags
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(function, "__name__", "")
+        self.note_op(name, args)
         self.note_line(function, name, args, kwargs)
         if self.done or self.updating or os.getpid() != self.pid or name in NOT_OPS:
             return function(*args, **kwargs)
@@ -969,7 +1046,9 @@ class Recorder(LaterTracer):
     def __init__(self, out, steps=5, double=True, root=".", epochs=0, until=None):
         super().__init__(steps, double, root, epochs, until)
         self.out = Path(out).absolute()  # trainers change folders
-        self.batches, self.within, self.unseen = [], False, 0
+        self.batches, self.within, self.unseen = [], [], 0
+        self.code = None  # with which the trainer is ended, once it is to end
+        self.parts = None  # the folder to which whole steps are written as they are done
         # stays: whether the process goes on after the steps, as the kernel of a notebook does
         self.stays, self.saved = False, False
         self.printed = []
@@ -984,18 +1063,21 @@ class Recorder(LaterTracer):
         tags = [self.tags[root] for root in roots if root in self.tags]
         known = [tag.pair for tag in tags if tag.pair]
         pair = next((own for own in known if not own["backwards"]), known[0] if known else None)
+        if self.code is not None and os.getpid() == self.pid and not self.stays:
+            leave(self.code, self.notes)  # the trainer has caught SystemExit
         if pair is None or self.done or self.within or os.getpid() != self.pid:
             return plain_backward(tensors, *args, **options)
         self.begun = self.begun or time.monotonic()
-        before, self.within = self.gradients(), True  # torch calls it once more for the mode
-        plain_backward(tensors, *args, **options)
-        self.within = False
+        before = self.gradients()
+        with Within(self.within):  # torch calls it once more for the mode
+            plain_backward(tensors, *args, **options)
         loss, factors = roots[0].detach(), tensors_in([*args[:1], options.get("grad_tensors")])
         loss = (loss * factors[0]).sum() if loss.dim() and factors else loss
         known = {"loss": keep(loss), "before": before, "after": self.gradients()}
         pair["backwards"].append(known | {"line": self.lines.here()})
         self.last.pop("changed", None)
         if not any(pair is other for other in self.waiting):
+            self.note_by_hand()
             self.finish_pending()
             if self.is_past(pair):
                 self.end()
@@ -1007,10 +1089,34 @@ class Recorder(LaterTracer):
                 self.first = [keep(w["tensor"]) for w in self.weights]
                 self.mark_first(pair)
             if len(self.waiting) == 1:
-                self.full = self.full_weights()
+                self.full, self.begin = self.full_weights(), self.state_of_weights()
             # weights that only a later batch of the step meets, as those of another copy
             self.full += [keep(w["tensor"]) for w in self.weights[len(self.full) :]]
         return None
+
+    def note_by_hand(self):
+        """Notes an update that no optimizer of torch has made: parameters that have moved since the
+        batch before. Ends where so many batches wait for one that never comes.
+        """
+        if not self.waiting or self.pending is not None:
+            return
+        if len(self.waiting) >= MOST_WAITING:
+            self.done, self.code = True, 2
+            refuse(f"{len(self.waiting)} batches, and no update was seen after them")
+        now = self.state_of_weights()
+        moved = [not torch.equal(a["values"], b["values"])
+                 for a, b, w in zip(self.begin, now, self.weights, strict=False)
+                 if (w["op"], w["place"]) not in BATCH_NORM_STATISTICS]  # fmt: skip
+        if self.light or not any(moved):
+            return
+        self.pending = {"batches": len(self.waiting), "optimizers": [], "clipped": self.clipped}
+        self.pending |= {"gradients": self.waiting[-1]["backwards"][-1]["after"]}
+        self.pending |= {"before": self.begin, "after": now, "weights": self.full}
+        learning = [bool(w["tensor"].requires_grad) for w in self.weights]
+        self.pending |= {"requires_grad": learning, "lines": dict(self.last)}
+        self.batches += self.waiting
+        self.waiting, self.clipped = [], None
+        self.light = self.asked_epochs > 0 and len(self.updates) + 1 >= self.steps
 
     def gradients(self):
         """The samples of all gradients; () after the full steps."""
@@ -1031,7 +1137,7 @@ class Recorder(LaterTracer):
         if not self.done and not self.waiting and self.pending is None:
             self.unseen += 1
             if self.unseen >= PATIENCE + self.steps:
-                self.done = True
+                self.done, self.code = True, 2
                 text = f"{self.unseen} updates, and no pair of photos was seen to meet a loss"
                 refuse(f"{text}; see docs/trainer.md")
         if self.done or (not self.waiting and self.pending is None):
@@ -1076,6 +1182,7 @@ class Recorder(LaterTracer):
             self.light = self.asked_epochs > 0 and len(self.updates) + 1 >= self.steps
         if self.asked_epochs and not self.done:
             self.marks[self.updates_done()] = self.marks_of(self.marked)
+        self.write_part()
         self.updating = False
 
     def state_of_weights(self):
@@ -1093,15 +1200,30 @@ class Recorder(LaterTracer):
     def finish_pending(self):
         """The weights at the next training step end the one before."""
         if self.pending is not None:
-            self.updates.append(self.pending | {"next": self.state_of_weights()})
+            following = self.state_of_weights()
+            if self.parts is None:
+                self.updates.append(self.pending | {"next": following})
+            else:
+                write_whole(following, self.parts / f"{len(self.updates):06d}.next")
+                self.updates.append(None)
+                self.batches = [None] * len(self.batches)
             self.pending = None
             self.show_progress()
 
+    def write_part(self):
+        """Writes the step that is done to a part of its own, and all facts with it, so that the
+        parts alone make a trace.
+        """
+        if self.parts is not None and self.pending is not None:
+            batches = [clean(pair) for pair in self.batches if pair is not None]
+            part = {"update": self.pending | {"next": None}, "batches": batches}
+            path = self.parts / f"{len(self.updates):06d}.part"
+            write_whole(part | {"facts": self.facts()}, path)
+
     def end(self):
-        """Ends the trainer, or the running cell of a notebook."""
-        self.done = True
-        if self.stays:
-            self.save()
+        """Writes the trace and ends the trainer, or the running cell of a notebook."""
+        self.done, self.code = True, 0
+        self.save()
         sys.exit(0)
 
     def on_output_line(self, line):
@@ -1115,17 +1237,24 @@ class Recorder(LaterTracer):
 
     def trace(self):
         """All that was recorded, as plain data and tensors."""
+        self.settle(every=True)
+        if self.parts is not None:
+            updates, batches = whole_steps(self.parts)
+            return self.facts() | {"updates": updates, "batches": batches}
+        done = self.pending is not None and "after" in self.pending
+        last = [self.pending | {"next": None}] if done else []
+        batches = list(map(clean, self.batches))
+        return self.facts() | {"updates": self.updates + last, "batches": batches}
+
+    def facts(self):
+        """All that was recorded so far but for the full steps."""
         names, weights = ("depth", "op", "place", "shape", "line", "built"), []
         for w in self.weights:
             computed = w["tensor"].grad_fn is not None
             weights.append({k: w[k] for k in names} | {"computed": computed})
         trace = {"version": VERSION, "torch": str(torch.__version__), "double": self.double}
-        trace |= {"weights": weights, "batches": [clean(pair) for pair in self.batches]}
-        done = self.pending is not None and "after" in self.pending
-        last = [self.pending | {"next": None}] if done else []
-        trace |= {"updates": self.updates + last, "printed": self.printed}
+        trace |= {"weights": weights, "printed": list(self.printed)}
         trace |= {"asked": self.steps, "epochs": self.epochs}
-        self.settle(every=True)
         photos, begins = stacked(self.shown)
         trace |= {"later": [placed(batch, begins) for batch in self.later], "rates": self.rates}
         roots = [root_of(batch["mean_with"])["place"] for batch in self.evaluated]
@@ -1143,8 +1272,8 @@ class Recorder(LaterTracer):
         return trace | {"lines": self.lines.lines}
 
     def save(self):
-        """Writes the trace once, whole or not at all."""
-        if self.saved:
+        """Writes the trace once, whole or not at all; a process that was forked off writes none."""
+        if self.saved or os.getpid() != self.pid:
             return
         self.done, self.saved, trace = True, True, self.trace()
         if not trace["updates"]:
@@ -1153,11 +1282,51 @@ class Recorder(LaterTracer):
                 refuse(text)
             print(f"record.py: {text}", file=sys.__stderr__)
             return
-        part = Path(f"{self.out}.{uuid4().hex}.part")  # a new name: through no link, over no file
-        with Unwritten(part), open(part, "xb") as file:
-            torch.save(trace, file)
-        os.replace(part, self.out)
-        print(written(trace, self.out), file=sys.__stderr__)
+        write_trace(trace, self.out)
+        if self.parts:
+            shutil.rmtree(self.parts, ignore_errors=True)
+
+
+def write_whole(thing, path):
+    """Writes tensors and plain data to a file, which is there when it is whole."""
+    torch.save(thing, f"{path}.new")
+    os.replace(f"{path}.new", path)
+
+
+def whole_steps(folder):
+    """(updates, batches) of the parts of a recording, see Recorder.write_part."""
+    updates, batches = [], []
+    for path in sorted(Path(folder).glob("*.part")):
+        part, following = torch.load(path, weights_only=True), path.with_suffix(".next")
+        known = following.is_file()
+        told = {"next": torch.load(following, weights_only=True)} if known else {}
+        updates.append(part["update"] | told)
+        batches += part["batches"]
+    return updates, batches
+
+
+def join_parts(folder, out):
+    """Writes the trace of the whole steps of a recording that died; see Recorder.write_part."""
+    parts = sorted(Path(folder).glob("*.part"))
+    if not parts:
+        refuse(f"--join {folder}: there is no part of a recording")
+    updates, batches = whole_steps(folder)
+    facts = torch.load(parts[-1], weights_only=True)["facts"]
+    write_trace(facts | {"updates": updates, "batches": batches}, Path(out).absolute())
+
+
+def write_trace(trace, out):
+    """Writes a trace and says so; under another name where a file has appeared meanwhile."""
+    part = Path(f"{out}.{uuid4().hex}.part")  # a new name: through no link, over no file
+    with Unwritten(part), open(part, "xb") as file:
+        torch.save(trace, file)
+    name, count = out, 2
+    while os.path.lexists(name):
+        name, count = Path(f"{out}.{count}"), count + 1
+    os.replace(part, name)
+    if name != out:
+        print(f"record.py: {out} has appeared meanwhile and is left as it is", file=sys.__stderr__)
+    print(written(trace, name), file=sys.__stderr__)
 
 
 def written(trace, out):
@@ -1388,7 +1557,65 @@ class Unwritten:
             refuse(f"{self.path}: {str(error).strip().splitlines()[0]}")
 
 
-class Recording(ExitStack):
+class Within:
+    """Context that is in a list as long as it is entered, whatever ends it."""
+
+    def __init__(self, entered):
+        self.entered = entered
+
+    def __enter__(self):
+        self.entered.append(self)
+
+    def __exit__(self, kind, error, traceback):
+        self.entered.remove(self)
+
+
+class Patches(ExitStack):
+    """What is changed in torch, and changed back at the end."""
+
+    def wrap(self, owner, name, hook):
+        """Has hook(the original, *arguments) called instead of owner.name."""
+        plain_one = getattr(owner, name)
+        self.replace(owner, name, lambda *args, **options: hook(plain_one, *args, **options))
+
+    def replace(self, owner, name, value):
+        self.callback(setattr, owner, name, getattr(owner, name))
+        setattr(owner, name, value)
+
+    def note_stages(self, noting):
+        """Has a Noting told when batches are read, backward runs and optimizers step."""
+
+        def reads(read, iterator):
+            noting.met = 0
+            noting.note_stage("loader")
+            return read(iterator)
+
+        def backward(run, *args, **options):
+            noting.note_stage("backward")
+            return run(*args, **options)
+
+        self.wrap(_BaseDataLoaderIter, "__next__", reads)
+        self.wrap(torch.autograd, "backward", backward)
+        told = register_optimizer_step_pre_hook(lambda *_: noting.note_stage("optimizer step"))
+        self.callback(told.remove)
+        self.callback(register_optimizer_step_post_hook(noting.note_step).remove)
+
+
+class Watching(Patches):
+    """A trainer that is watched and not recorded."""
+
+    def __init__(self, root, notes):
+        super().__init__()
+        self.noting = Noting(root)
+        self.noting.notes = notes
+
+    def __enter__(self):
+        self.note_stages(self.noting)
+        super().__enter__()
+        self.enter_context(self.noting)
+
+
+class Recording(Patches):
     """Everything that recording changes in torch, and changes back; writes the trace at its end."""
 
     def __init__(self, out, steps=5, as_is=False, root=None, epochs=0, until=None):
@@ -1413,6 +1640,7 @@ class Recording(ExitStack):
         self.wrap(torch.nn.Module, "state_dict", recorder.on_state_taken)
         self.wrap(torch.nn.Module, "load_state_dict", recorder.on_state_loaded)
         self.trace_lines(recorder)
+        self.note_stages(recorder)
         for name in ("stdout", "stderr"):  # what logging and progress bars write to
             self.replace(sys, name, Tee(getattr(sys, name), recorder.on_output_line))
         if "PIL.Image" in sys.modules:
@@ -1451,17 +1679,8 @@ class Recording(ExitStack):
 
         self.wrap(sys.modules["PIL.Image"].Image, name, hook)
 
-    def wrap(self, owner, name, hook):
-        """Has hook(the original, *arguments) called instead of owner.name."""
-        plain_one = getattr(owner, name)
-        self.replace(owner, name, lambda *args, **options: hook(plain_one, *args, **options))
 
-    def replace(self, owner, name, value):
-        self.callback(setattr, owner, name, getattr(owner, name))
-        setattr(owner, name, value)
-
-
-def watch(out, steps=5, as_is=False, epochs=0, until=None):
+def start(out, steps=5, as_is=False, epochs=0, until=None):
     """Begins to record here, for a notebook; the trace is written after the steps, or at exit."""
     check_out(Path(out))
     recording = Recording(out, steps, as_is, os.getcwd(), epochs, until)
@@ -1498,11 +1717,67 @@ def is_program(name):
     return importlib.util.find_spec(f"{name}.__main__") is not None
 
 
-def main(argv=None, command="record.py"):
-    """Records after the command line; command: how it was called, for its errors."""
-    SPEAKER.append(command)
-    shape = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=shape)
+class Ended:
+    """Context that notes how the trainer's own code ended, for the process that watches."""
+
+    def __init__(self, notes):
+        self.notes = notes
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if self.notes is not None:
+            text = f"{kind.__name__}: {str(error).strip()}" if kind else ""
+            self.notes.write("error", text.partition("\n")[0])
+            self.notes.write("state", "ended")
+
+
+def leave(code, notes):
+    """Ends this process at once, as where SystemExit was caught."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    if notes is not None:
+        notes.write("state", "ended")
+    os._exit(code)
+
+
+def begin_notes(folder):
+    """The Notes of a watched process; stacks go to a file there; None without a folder."""
+    if not folder:
+        return None
+    notes = watching.Notes(folder)
+    stack = open(os.path.join(folder, "stack"), "a")  # as long as this process
+    faulthandler.enable(stack)
+    if hasattr(signal, "SIGRTMIN"):
+        faulthandler.register(signal.SIGRTMIN + 7, stack)
+    notes.write("state", "begun")
+    threading.Thread(target=end_with, args=(os.getppid(), folder, notes), daemon=True).start()
+    return notes
+
+
+def end_with(parent, folder, notes):
+    """Ends this process where the one that watches it has ended, and leaves nothing of it."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    for path in filter(None, (notes.read("parts"), folder)):
+        shutil.rmtree(path, ignore_errors=True)
+    os._exit(1)
+
+
+FLAGS = ("--steps", "--epochs", "--until", "--out", "--join")  # that take a value
+
+
+def command_line():
+    """The parser of the command's own words."""
+    shape, usage = (
+        argparse.RawDescriptionHelpFormatter,
+        f"{SPEAKER[-1]} [FLAGS] script ITS ARGUMENTS",
+    )
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=shape, usage=usage
+    )
     parser.error = refuse
     parser.add_argument("--steps", type=int, default=5, help="updates to record (%(default)s)")
     text = "go on to the end of that epoch, with little of each later batch"
@@ -1510,18 +1785,47 @@ def main(argv=None, command="record.py"):
     text = "go on so to the end of the first evaluation after the steps"
     parser.add_argument("--until", choices=["evaluation"], help=text)
     parser.add_argument("--as-is", action="store_true", help="leave the precision alone")
-    parser.add_argument("--out", required=True, help="the trace to write")
-    parser.add_argument("script", help="the trainer: a file, or a module as `python -m` takes it")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the trainer's own")
-    args = parser.parse_args(argv)
+    parser.add_argument("--out", help="the trace to write")
+    text = "make a trace of the parts that a recording left which died"
+    parser.add_argument("--join", metavar="FOLDER", help=text)
+    text = "only say how the trainer dies or hangs; as the first flag"
+    parser.add_argument("--watch", action="store_true", help=text)
+    text = "the trainer: a file, or a module as `python -m` takes it"
+    parser.add_argument("script", nargs="?", help=text)
+    return parser
+
+
+def main(argv=None, command="record.py"):
+    """Records after the command line; command: how it was called, for its errors."""
+    folder, _, name = os.environ.pop(watching.GIVEN, "").rpartition(os.pathsep)
+    SPEAKER.append(name or command)
+    own, theirs = watching.split(sys.argv[1:] if argv is None else argv, FLAGS)
+    args = command_line().parse_args(own)
+    if args.steps < 1 or args.epochs < 0:
+        refuse("--steps is at least 1, --epochs at least 0")
+    if not args.watch:
+        if not args.out:
+            refuse("--out is missing: the trace to write")
+        check_out(Path(args.out))
+    if args.join:
+        return join_parts(args.join, args.out)
+    if not args.script:
+        refuse("the trainer is missing: a file, or a module")
+    notes = begin_notes(folder)
+    with Ended(notes):
+        run_trainer(args, theirs, notes)
+    return None
+
+
+def run_trainer(args, words, notes):
+    """Runs the trainer of a command line with its own words, recorded or watched."""
     is_module = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", args.script)
     is_module = is_module and not args.script.endswith(".py")
     if not is_module and not (os.path.isfile(args.script) and os.access(args.script, os.R_OK)):
         refuse(f"{args.script}: no such file, or it cannot be read")
-    check_out(Path(args.out))
     if importlib.util.find_spec("PIL"):  # so that its open is overheard
         importlib.import_module("PIL.Image")
-    sys.argv = [args.script, *args.arguments]
+    sys.argv = [args.script, *words]
     first = os.getcwd() if is_module else str(Path(args.script).resolve().parent)
     # as Python itself would have it: nothing of this file's folder, or of where it was called
     sys.path[0 : int(not sys.flags.safe_path)] = [first]
@@ -1531,11 +1835,23 @@ def main(argv=None, command="record.py"):
     if is_module:
         spec = importlib.util.find_spec(args.script.partition(".")[0])
         root = next(iter(spec.submodule_search_locations or [os.path.dirname(spec.origin)]))
-    with Recording(args.out, args.steps, args.as_is, root, args.epochs, args.until):
+    with Watching(root, notes) if args.watch else recording_of(args, root, notes):
         if is_module:
             runpy.run_module(args.script, run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(args.script, run_name="__main__")
+
+
+def recording_of(args, root, notes):
+    """The Recording of a command line; a watched one writes each step as it is done."""
+    told = args.out, args.steps, args.as_is, root, args.epochs, args.until
+    recording = Recording(*told)
+    if notes is not None:
+        recorder = recording.recorder
+        recorder.notes, recorder.parts = notes, Path(f"{recorder.out}.{uuid4().hex}.parts")
+        recorder.parts.mkdir()
+        notes.write("parts", str(recorder.parts))
+    return recording
 
 
 if __name__ == "__main__":

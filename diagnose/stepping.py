@@ -29,7 +29,7 @@ def history_of(updates, parameters, rules):
     for update in updates:
         held = declared(update)
         for n, gradient in enumerate(update.gradients):
-            if gradient is not None and n in held and n in parameters:
+            if gradient is not None and (n in held or not update.optimizers) and n in parameters:
                 values = rules[parameters[n].role][1]
                 step = gradient.values + values["weight_decay"] * update.before[n].values
                 buffers[n] = values["momentum"] * buffers[n] + step if n in buffers else step
@@ -62,7 +62,7 @@ def stepped(update, rules, history):
             optimizer.state[weight] = own
         elif name == "SGD" and values.get("momentum") and n in history:
             optimizer.state[weight] = {"momentum_buffer": history[n].clone()}
-        for _ in range(times[n]):
+        for _ in range(times.get(n, 1)):  # 1 where no optimizer has it
             optimizer.step()
         yield n, weight, optimizer.state[weight]
 

@@ -165,7 +165,7 @@ NOTEBOOK = """
 import os, sys
 sys.path.append(sys.argv[1])
 import record
-record.watch("mine.trace", steps=1)
+record.start("mine.trace", steps=1)
 sys.path.insert(0, "mine")
 import train
 try:

@@ -1,5 +1,7 @@
 """The gradients: how they reach the weights, and what is done with them until the update."""
 
+from dataclasses import replace
+
 import torch
 
 from diagnose.backward import (
@@ -114,7 +116,8 @@ BACKBONE_SKIPPED = Row(
 HEAD = Row(
     "gradients.head_not_reproduced",
     UNEXPLAINED,
-    "the head's gradients are not reproduced from those at its logits",
+    "the head's gradients are not reproduced from those at its logits[: those of {departs} depart, "
+    "those of {keeps} do not]",
     varies=("count", "total", "parts", "agree"),
 )
 BACKBONE = Row(
@@ -146,7 +149,7 @@ def judge_zeroed(group, update, earlier, parameters):
     group: what is known of its batches; earlier: the update before, or None; zero_grad of an
     optimizer leaves the weights of no optimizer.
     """
-    held = declared(update)
+    held = declared(update) or parameters
     before = enumerate(group[0].batch.backwards[0].before)
     before = {n: g for n, g in before if g is not None and g.max > 0}
     there, loose = before.keys() & held.keys(), before.keys() & parameters.keys() - held.keys()
@@ -232,7 +235,11 @@ def judge_contribution(view, passes, rounding, update, computed):
     made = head_gradients(batch)
     tolerances = dict.fromkeys(made, BACKWARD[is_float32(rounding)][1])
     rows, absent = compare_gradients(made, added[0], tolerances)
-    findings += name_gradients(HEAD, rows, set(absent) - frozen, names)
+    findings += [
+        replace(finding, values=finding.values | kinds_of(batch, rows))
+        if finding.row is HEAD else finding
+        for finding in name_gradients(HEAD, rows, set(absent) - frozen, names)
+    ]  # fmt: skip
     if sides.inputs is None:
         return findings
     if passes.recipe is None:
@@ -248,6 +255,17 @@ def judge_contribution(view, passes, rounding, update, computed):
     # In float32 one ReLU that turns over moves many tensors: half of them must depart.
     by_median = is_float32(rounding)
     return findings + name_gradients(BACKBONE, rows, set(absent) - frozen, names, by_median)
+
+
+def kinds_of(batch, rows):
+    """{departs, keeps: whether gradients of the head's weights or biases depart}, None for both."""
+    lost, kept = {n for error, n in rows if error > 1}, {n for error, n in rows if error <= 1}
+    words = {n: word for entry in batch.head
+             for n, word in zip(entry.weights, ("weights", "biases"), strict=False)}  # fmt: skip
+    kinds = [{words.get(n) for n in numbers} for numbers in (lost, kept)]
+    if len(kinds[0]) != 1 or len(kinds[1]) != 1 or kinds[0] == kinds[1]:
+        return {"departs": None, "keeps": None}
+    return {"departs": kinds[0].pop(), "keeps": kinds[1].pop()}
 
 
 def judge_backwards(added):

@@ -111,6 +111,8 @@ ACTIVATIONS = {
     "softplus": F.softplus,
     "SiLU": F.silu,
     "normalization": F.normalize,
+    "normalization over the batch": lambda x: F.normalize(x, dim=0),
+    "standardization over the batch": lambda x: F.batch_norm(x, None, None, training=True),
     "absolute value": torch.abs,
     "square": torch.square,
 }

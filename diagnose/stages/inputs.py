@@ -116,7 +116,7 @@ def by_thumbnail(resample):
         if not path:
             return by_pillow(resample)(photo, sides)
         with Image.open(path) as file:
-            file.thumbnail(sides, resample)
+            file.thumbnail((max(sides), max(sides)), resample)
             made = np.array(file.convert("RGB"))
         return torch.from_numpy(made).permute(2, 0, 1).double() / 255
 

@@ -27,6 +27,7 @@ from diagnose.stages.printed import (
     NONE_OF,
     NOTHING,
     NUMBER,
+    ONE_MORE,
     ONE_OF,
     OVER_BATCHES,
     OVER_PAIRS,
@@ -38,6 +39,7 @@ from diagnose.stages.printed import (
     SMOOTHED,
     SO_FAR,
     SUMS,
+    TRUE_ONES,
     VALIDATION,
     VALIDATION_LINES,
     half_digit,
@@ -126,6 +128,7 @@ def accuracies(logits, label, single, fitted):
         "every_label": prediction[:, None] == label,
         "cut_at_half": (z[:, 1] - z[:, 0] > 0.5).long() == label,
         "argmax_of_all": z.argmax() == label,
+        "true_ones": prediction * label == 1,
     }
     if not single:
         shares["sign_1"], shares["sign_2"] = (z[:, 0] <= 0) == label, (z[:, 1] > 0) == label
@@ -187,9 +190,9 @@ def levels_of(kind, is_epoch, has_signs):
     means = [(OVER_BATCHES,), (LAST_BATCH,)]
     usual = [(OVER_PAIRS,), *([] if is_epoch else means)]
     other = [*(means if is_epoch else []), *((row,) for row in NEVER_RESET)]
-    other += [(row,) for row in (*SUMS, SCALED) if kind == "loss"] + [(SMOOTHED,)]
+    other += [(row,) for row in (*SUMS, SCALED) if kind == "loss"] + [(SMOOTHED,), (ONE_MORE,)]
     if kind == "accuracy":
-        other += [(EVERY_LABEL,), (CUT,)] + [(FLAT,)] * has_signs
+        other += [(EVERY_LABEL,), (CUT,), (TRUE_ONES,)] + [(FLAT,)] * has_signs
         other += [(INVERTED, *rows) for rows in usual + other]
         other += [(row,) for row in SIGNS] if has_signs else []
         usual += [(PERCENT, *rows) for rows in usual]

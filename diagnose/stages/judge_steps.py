@@ -73,4 +73,4 @@ def judge_shared(update, parameters):
     if not shared:
         return []
     told = tuple(" and ".join(own[:SHOWN]) for own in shared[:SHOWN])
-    return [SHARED.found(groups=told, count=len(shared))]
+    return [SHARED.found(groups=told)]

@@ -7,7 +7,7 @@ import torch
 
 from diagnose.backward import gradients_of, zero_like
 from diagnose.explain import alone, combinations_of, contradiction, explain, findings_of, one_of
-from diagnose.numerics import estimated, is_close
+from diagnose.numerics import estimated, factor_between, is_close
 from diagnose.parameters import describe
 from diagnose.stages.tricks import (
     REMOVED,
@@ -32,8 +32,8 @@ CHANGED = Row(
     "gradients.changed",
     UNEXPLAINED,
     "gradients[ of {parameters}] change between backward and the optimizer step[: each element is "
-    "{function}][: {swapped} of them are those of another parameter of the same shape, such as "
-    "{example}]",
+    "{function}][: {added} is added to it][: {swapped} of them are those of another parameter of "
+    "the same shape, such as {example}]",
 )
 FUNCTIONS = {  # {what an element becomes: how}
     "squared": torch.square,
@@ -42,6 +42,9 @@ FUNCTIONS = {  # {what an element becomes: how}
     "its sign": torch.sign,
     "the root of its absolute value": lambda g: g.abs().sqrt(),
 }
+
+
+ADDED = {"the parameter": lambda w: w, "the sign of the parameter": torch.sign}
 
 
 CLIPPED_SCALED = Row(
@@ -91,7 +94,19 @@ def describe_changed(steps):
     own = [name for name, act in FUNCTIONS.items()
            if all(is_close(act(given[n].double()), taken[n].double()) for n in moved)]  # fmt: skip
     told = others_of(moved, given, taken, step.parameters)
+    told["added"] = added_of([(taken[n] - given[n], step.weights[n]) for n in moved])
     return CHANGED.found(parameters=part, function=own[0] if own and moved else None, **told)
+
+
+def added_of(pairs):
+    """What is added to each gradient, by [(what is added, the parameter)], in words, or None."""
+    told, deltas = [], [delta.double() for delta, _ in pairs]
+    for words, act in ADDED.items():  # both fit where all are 1
+        terms = [act(weight.double()) for _, weight in pairs]
+        factor = factor_between(terms, deltas) if terms else 0.0
+        if factor and all(is_close(factor * a, b) for a, b in zip(terms, deltas, strict=True)):
+            told.append(f"{estimated(factor)} x {words}")
+    return " or ".join(told) or None
 
 
 def others_of(moved, given, taken, parameters):
@@ -147,7 +162,8 @@ def step_of(place, update, last, parameters, factor, before):
     if before and all(n < len(before) and before[n] is not None for n in met):
         earlier = gradients_of({n: before[n] for n in met})
     removed = all(update.gradients[n] is None for n in met)
-    step = Step(place, given, taken, earlier, factor, parameters, update.clipped)
+    weights = {n: update.before[n].values for n in met}
+    step = Step(place, given, taken, earlier, factor, parameters, weights, update.clipped)
     zero = not any(values.any() for values in taken.values.values())
     if is_explained(step, ()):
         return step

@@ -10,6 +10,8 @@ from diagnose.numerics import estimated, is_close
 from diagnose.parameters import describe, layer_of
 from diagnose.stages.update import (
     AFTERWARDS,
+    BY_HAND,
+    BY_HAND_OTHER,
     CHANGED_AFTER,
     CHANGED_BEFORE,
     COMPUTED,
@@ -42,6 +44,9 @@ def judge_update(update, parameters, rules, history, moving):
     """
     own = declared(update)
     reference = {n: rules[parameter.role] for n, parameter in parameters.items()}
+    if not update.optimizers:
+        same = is_equal(replay(update, reference, history), update)
+        return [(BY_HAND if same else BY_HAND_OTHER).found()]
     found = judge_absent(update, parameters, own)
     most = max(o.times for o in update.optimizers)
     if most > 1:
@@ -199,6 +204,7 @@ class Behind:
     later: torch.Tensor  # at the next step
     is_single: bool  # recorded in float32
     parameters: dict  # {number: Parameter}
+    each: list  # of each parameter, its part of these
     shown: tuple = ()
 
     @property
@@ -238,7 +244,18 @@ def judge_afterwards(steps):
     if found.fits:
         told = findings_of(found, ONE_OF)
         return [(step.step, finding) for step in moved for finding in told]
-    return [(step.step, CHANGED_AFTER.found(like=like_of(step, steps))) for step in moved]
+    return [
+        (step.step, CHANGED_AFTER.found(like=like_of(step, steps), parameters=moved_of(step)))
+        for step in moved
+    ]
+
+
+def moved_of(step):
+    """Which parameters change between an optimizer step and the next batch; None for all."""
+    sizes = [len(values) for values in step.each]
+    parts = zip(step.parameters, step.after.split(sizes), step.later.split(sizes), strict=True)
+    own = [n for n, after, later in parts if not torch.equal(after, later)]
+    return None if len(own) == len(step.parameters) else describe(own, step.parameters)
 
 
 def like_of(step, steps):
@@ -260,4 +277,4 @@ def behind(place, update, parameters):
                for m in ("before", "after", "next")]  # fmt: skip
     is_single = any(values.dtype != torch.float64 for values in moments[0])
     made = (torch.cat([v.double() for v in m]) for m in moments)
-    return [Behind(place, *made, is_single, parameters)]
+    return [Behind(place, *made, is_single, parameters, moments[0])]

@@ -178,6 +178,20 @@ LOSSES = (
         values=margins,
     ),
     loss(
+        "softmax_plus",
+        "the loss is -log(softmax + {value})",
+        lambda z, y, v: -torch.log(z.softmax(1).gather(1, y[:, None])[:, 0] + v),
+        between=(1e-6, 0.5),
+        help="use log_softmax, which needs no small number added",
+    ),
+    loss(
+        "added_to_label",
+        "{value} is added to the logit of the label before the loss",
+        lambda z, y, v: cross_entropy(z + v * one_hot(z, y), y),
+        between=(-5.0, 5.0),
+        help="pass the logits as they are",
+    ),
+    loss(
         "temperature",
         "the logits are multiplied by {value} before the loss",
         lambda z, y, v: cross_entropy(z * v, y),

@@ -9,10 +9,14 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+
+from diagnose.labels.rows import orders
 from run.findings import CAUSE, WRONG, Row
 
 CHANCE = 1e-3  # that a rule gives all labels of random ones
 PHOTOS = 6  # of a series, more than which are not permuted: 720 orders
+TRIED = 2**12  # orders of the lines, about
 KEYS = (("series", "photo_1"), ("series", "photo_2"), ("series",))
 HALVES, IN_TURN = "all first photos, then all second ones", "photo_1 and photo_2 in turn"
 PAIRED = Row(
@@ -169,7 +173,8 @@ def judge_mixups(pairs, official):
     counts = {"wrong": wrong, "pairs": len(pairs)}
     if are_permuted(pairs, official):
         return [PERMUTED.found(**counts)]
-    for whose, labels in itertools.chain(labels_of_rows(pairs), labels_by_key(pairs, official)):
+    ways = (labels_of_rows(pairs), labels_by_key(pairs, official), labels_by_order(pairs, official))
+    for whose, labels in itertools.chain(*ways):
         if all(y is None or y == pair.label for y, pair in zip(labels, pairs, strict=True)):
             return [OF_OTHER_ROW.found(whose=whose, **counts)]
     shift = shift_of(pairs, official)
@@ -210,6 +215,22 @@ def labels_by_key(pairs, official):
             yield whose, [labels[o.split, *key] ^ o.swapped for o, key in own]
 
 
+def labels_by_order(pairs, official):
+    """As labels_of_rows, of labels that are those of the list in another order of its lines."""
+    splits = {pair.official.split for pair in pairs}
+    if len(splits) > 1 or TRIED * 2.0 ** -len(pairs) > CHANCE:
+        return
+    listed = sorted((p, row) for of, p, row in official.pairs.values() if of in splits)
+    rows = np.array([row for _, row in listed])
+    labels, places = rows["label"].astype(int), np.arange(len(rows))
+    for words, order in orders(rows, places):
+        made = labels[np.asarray(order)]
+        yield (
+            f"other lines of the list: {words}",
+            [int(made[p.official.place]) ^ p.official.swapped for p in pairs],
+        )
+
+
 def shift_of(pairs, official):
     """By how many lines of the list labels are shifted; 0 where no shift gives them all."""
     splits = {pair.official.split for pair in pairs}
@@ -247,7 +268,9 @@ def are_permuted(pairs, official):
             to = dict(zip(photos, order, strict=True))
             possible.add(tuple(listed.get((to.get(a), to.get(b))) for a, b, _ in rows))
         possible = {labels for labels in possible if None not in labels}
-        if tuple(y for *_, y in rows) not in possible:
+        own = tuple(y for *_, y in rows)
+        if own not in possible:
             return False
-        chance *= len(possible) / 2 ** len({row[:2] for row in rows})
+        if own != tuple(listed.get((a, b)) for a, b, _ in rows):  # the others say nothing of it
+            chance *= len(possible) / 2 ** len({row[:2] for row in rows})
     return chance <= CHANCE and not math.isclose(chance, 1.0)

@@ -102,6 +102,13 @@ FOLLOWS_LIST = Row(
     "pairs; a shuffle has 0)",
     help="shuffle all of the list: shuffle=True in a DataLoader",
 )
+NEIGHBORS = Row(
+    "pairs.neighbors_in_turn",
+    CAUSE,
+    "in {count} of {pairs} places a line of the list is followed by the next one, which a shuffle "
+    "of the pairs does in about {usual}: groups of lines are shuffled, such as series, not pairs",
+    help="shuffle the pairs: shuffle=True in a DataLoader",
+)
 VALIDATION = Row(
     "pairs.validation",
     CAUSE,
@@ -124,6 +131,7 @@ NOTHING = Row(
     "the pairs could not be identified, so their order and the batch size were not judged",
 )
 MISSING = 3  # lines of the list that are named
+FEW = 5  # neighbors in turn, which may come by chance
 BY_CHANCE = 1e-9  # the largest probability of what is said not to be chance
 DEVIATIONS = 6  # of a rank correlation, which has such a one by chance
 ENOUGH = 8  # pairs, more than which come in the order of the list by no chance
@@ -172,7 +180,7 @@ def judge_pairs(pairs, sizes, recipe, steps, listed, epochs, is_sure=True):
         found += judge_batches([own[a:b] for a, b in itertools.pairwise(begins)], listed)
     found += judge_loader(by_epoch, sizes, listed, epochs)
     if not found and is_sure:
-        first = itertools.chain(*next(iter(by_epoch.values())))
+        first = itertools.chain(*next(iter(by_epoch.values()), []))
         found = judge_shuffle([place for split, place in first if split == "train"], listed)
     return [*findings, *found]
 
@@ -189,6 +197,12 @@ def judge_shuffle(places, listed):
     p = (listed - among + 1) * math.comb(among, count) / math.comb(listed, count)
     if p < BY_CHANCE:
         return [FIRST_LINES.found(pairs=count, among=among, listed=listed, p=p)]
+    turns = sum(b == a + 1 for a, b in itertools.pairwise(places))
+    usual = (count - 1) / listed
+    # the most that chance has of so many, by Chernoff
+    log = turns * math.log(usual / max(turns, 1)) + turns - usual
+    if turns > FEW and turns > usual and log < math.log(BY_CHANCE):
+        return [NEIGHBORS.found(count=turns, pairs=count - 1, usual=estimated(usual))]
     ranks = np.argsort(np.argsort(places))
     correlation = float(np.corrcoef(ranks, np.arange(count))[0, 1])
     if abs(correlation) * math.sqrt(count - 1) > DEVIATIONS:

@@ -164,6 +164,14 @@ NEVER_RESET = (
         matters=WRONG,
     ),
 )
+ONE_MORE = arithmetic(
+    "one_batch_more",
+    "the sum of the batches' means over one batch more than there are, {where}",
+    lambda v, n, told: sum(v) / (len(v) + 1),
+    windows,
+    help="divide by the number of batches",
+    matters=WRONG,
+)
 LAST_BATCH = arithmetic(
     "last_batch",
     "the last batch's alone",
@@ -230,6 +238,14 @@ FLAT = arithmetic(
     lambda v, n, told: v[-1],
     series="argmax_of_all",
     help="take the larger logit of each pair: logits.argmax(1)",
+    matters=WRONG,
+)
+TRUE_ONES = arithmetic(
+    "true_ones",
+    "the share of pairs whose prediction and label are both 1: they are multiplied, not compared",
+    lambda v, n, told: v[-1],
+    series="true_ones",
+    help="compare predictions with labels: prediction == label",
     matters=WRONG,
 )
 CUT = arithmetic(

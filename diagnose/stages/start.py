@@ -11,7 +11,7 @@ from math import sqrt
 import torch
 
 import model
-from diagnose.numerics import estimated
+from diagnose.numerics import estimated, is_close
 from run.findings import CAUSE, DECLARED, SKIPPED, WRONG, Row
 
 KAIMING = 'initialize with nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")'
@@ -68,6 +68,13 @@ EQUAL_COLUMNS = Row(
     CAUSE,
     "the weights of the head[ in its layer of {layer} units] are the same for every input: each "
     "output has one value of its own",
+    help=KAIMING,
+)
+OPPOSITE = Row(
+    "start.head_rows_opposite",
+    CAUSE,
+    "the weights of the head[ in its layer of {layer} units] are {times} times those of the first "
+    "output in every other one",
     help=KAIMING,
 )
 STD = Row(
@@ -171,6 +178,9 @@ def judge_weight(weight, drawn, layer):
         return [EQUAL_ROWS.found(layer=layer)]
     if weight.shape[1] > 1 and bool((weight == weight[:, :1]).all()):
         return [EQUAL_COLUMNS.found(layer=layer)]
+    factors = (weight @ weight[0]) / (weight[0] @ weight[0])
+    if len(weight) > 1 and is_close(factors[:, None] * weight[:1], weight):
+        return [OPPOSITE.found(layer=layer, times=estimated(float(factors[1])))]
     usual = next((row for row in STARTS if fits(row, drawn, weight.shape)), None)
     reference = usual.std(*weight.shape) if usual else float(drawn.std())
     if fits(usual, weight, weight.shape) if usual else is_std(weight, reference):

@@ -26,7 +26,7 @@ class Step:
 
     given: right after the last backward; taken: as the optimizer takes them, zeros where it finds
     none; before: those of the batch before; factor: by which the loss is multiplied, or None;
-    parameters: {number: diagnose.parameters.Parameter}.
+    parameters: {number: diagnose.parameters.Parameter}; weights: {number: values of each}.
     """
 
     step: int
@@ -35,6 +35,7 @@ class Step:
     before: Gradients | None
     factor: float | None
     parameters: dict
+    weights: dict
     clipped: float | None = None  # the norm that clip_grad_norm_ was given
     shown: tuple = ()
 

@@ -4,7 +4,17 @@ import torch
 
 from diagnose.explain import Change, one_of
 from diagnose.numerics import factor_between
-from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, WRONG, Row, number
+from run.findings import (
+    CAUSE,
+    DECLARED,
+    DIFFERENT,
+    HARMLESS,
+    SKIPPED,
+    UNEXPLAINED,
+    WRONG,
+    Row,
+    number,
+)
 
 
 def afterwards(name, text, act, values, **options):
@@ -62,6 +72,21 @@ NOT_REPRODUCED = Row(
     "others it does)]",
     varies=("count", "total"),
 )
+BY_HAND = Row(
+    "update.by_hand",
+    HARMLESS,
+    "the parameters are updated by something that is no optimizer of torch, as the reference's "
+    "optimizer does",
+    matters=DIFFERENT,
+    at=("moved",),
+)
+BY_HAND_OTHER = Row(
+    "update.by_hand_otherwise",
+    UNEXPLAINED,
+    "the parameters are updated by something that is no optimizer of torch, and otherwise than by "
+    "the reference's",
+    at=("moved",),
+)
 LINEAR = Row(
     "update.linear",
     UNEXPLAINED,
@@ -70,8 +95,7 @@ LINEAR = Row(
 SHARED = Row(
     "update.shared_memory",
     CAUSE,
-    "{count} groups of parameters have one memory, so that each of them is stepped for the others "
-    "as well: {groups}",
+    "parameters have one memory, so that it is stepped for each of them: {groups}",
     help="copy values with copy_(): no assignment of .data, unless weights are to be tied",
     matters=WRONG,
 )
@@ -210,6 +234,7 @@ ONE_OF = one_of("update")
 CHANGED_AFTER = Row(
     "update.changed_after",
     UNEXPLAINED,
-    "parameters change between the optimizer step and the next batch[: they become {like}]",
+    "parameters change between the optimizer step and the next batch[: {parameters}][; they become "
+    "{like}]",
     varies=("like",),
 )

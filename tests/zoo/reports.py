@@ -24,19 +24,21 @@ PLANTS = """
     loss_of_positive twice_where_wrong cut_data cut_numpy cut_features layer4_fresh layer1_fresh
     teacher unsorted_files stale_index shifted_labels paired_otherwise batch_before_photos
     one_second_photo normalized_in_place ends_early prints_dict prints_json prints_exponent
-    prints_other_names prints_nothing_known accuracy_broadcast autocast
-    replicas replicas_apart drop_last header_line same_order in_order
-    never_reset batches_never_reset left_early rate_halved_late schedule_in_batches
-    zeroed_between clip_scaled one_series neighbors same_draws frozen_norms
-    spectral_norm
-    eval_train_mode eval_dropout eval_with_graph eval_on_train eval_part eval_inverted eval_cut_half
-    eval_swapped eval_crop eval_mean_over_batches eval_metric_inverted eval_copy eval_percent
-    eval_average eval_mean eval_stale_statistics eval_earlier eval_moved eval_equal_copy
-    eval_state_overwritten eval_not_the_best eval_lowest_loss eval_alone eval_crops
-    clean_eval clean_eval_embedded clean_eval_both_orders clean_eval_before
-    small_photos canvas_kept reshaped squared_gradients rolled_back rounded_half target_overwritten
-    logits_mixed sign_accuracy epoch_mean_loss chunked_difference equal_head_rows kept_by_series
-    stepped_twice
+    prints_other_names prints_nothing_known accuracy_broadcast autocast replicas replicas_apart
+    drop_last header_line same_order in_order never_reset batches_never_reset left_early
+    rate_halved_late schedule_in_batches zeroed_between clip_scaled one_series neighbors
+    same_draws frozen_norms spectral_norm eval_train_mode eval_dropout eval_with_graph
+    eval_on_train eval_part eval_inverted eval_cut_half eval_swapped eval_crop
+    eval_mean_over_batches eval_metric_inverted eval_copy eval_percent eval_average eval_mean
+    eval_stale_statistics eval_earlier eval_moved eval_equal_copy eval_state_overwritten
+    eval_not_the_best eval_lowest_loss eval_alone eval_crops clean_eval clean_eval_embedded
+    clean_eval_both_orders clean_eval_before small_photos canvas_kept reshaped squared_gradients
+    rolled_back rounded_half target_overwritten logits_mixed sign_accuracy epoch_mean_loss
+    chunked_difference equal_head_rows kept_by_series stepped_twice still_in_second window_shuffle
+    series_shuffled thumbnail argsort_ranks labels_by_key sorted_lines turned_gradient
+    gradients_by_shape l1_on_norms head_columns head_opposite softmax_plus added_margin
+    prints_smoothed prints_flat prints_true_ones prints_one_more own_momentum shared_memory
+    hooked_in_place stepped_by_hand stepped_by_hand_otherwise brighter_first normalized_batch
     bce_inverted cut_at_half ranking_margin ranking_margin_inverted blurred
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -54,6 +56,8 @@ class Pairs(Dataset):
         if "header_line" in plants:
             self.rows = self.rows[1:]
         self.labels = [int(int(r[4]) > int(r[5])) for r in self.rows]
+        if split == "train":
+            self.mix_labels(plants)
         if split == "val" and "eval_inverted" in plants:
             self.labels = [1 - label for label in self.labels]
         self.kept, self.drawn, self.canvas = {}, 0, None
@@ -70,6 +74,21 @@ class Pairs(Dataset):
                 for number, place in enumerate(rng.permutation(len(files)), 1):
                     self.names[series, str(number)] = files[place]
 
+    def mix_labels(self, plants):
+        """Labels as several misunderstandings of the list give them."""
+        if "argsort_ranks" in plants:
+            ranks = {}
+            for r in self.rows:
+                ranks.setdefault(r[0], {}).update({int(r[1]): int(r[4]), int(r[2]): int(r[5])})
+            read = {s: np.argsort([own[p] for p in sorted(own)]) for s, own in ranks.items()}
+            self.labels = [int(read[r[0]][int(r[1]) - 1] > read[r[0]][int(r[2]) - 1])
+                           for r in self.rows]  # fmt: skip
+        if "labels_by_key" in plants:
+            kept = {(r[0], r[1]): y for r, y in zip(self.rows, self.labels, strict=True)}
+            self.labels = [kept[r[0], r[1]] for r in self.rows]
+        if "sorted_lines" in plants:
+            self.rows = sorted(self.rows)
+
     def __len__(self):
         return len(self.rows)
 
@@ -84,6 +103,10 @@ class Pairs(Dataset):
         image = Image.open(path).convert("RGB")
         scale = self.size / (min(image.size) if self.crops else max(image.size))
         scale *= self.plants.value("small_photos", 0.8) if "small_photos" in self.plants else 1
+        if "thumbnail" in self.plants:
+            image = Image.open(path)
+            image.thumbnail((self.size, self.size), Image.BILINEAR)
+            image, scale = image.convert("RGB"), 1
         width, height = (max(1, round(side * scale)) for side in image.size)
         pixels = torchvision.transforms.functional.to_tensor(
             image.resize((width, height), Image.BILINEAR)
@@ -106,6 +129,8 @@ class Pairs(Dataset):
         photos = [self.photo(row[0], row[k]) for k in (1, 2)]
         if "kept_by_series" in self.plants:
             photos[0] = self.kept.setdefault(row[0], photos[0])
+        if "brighter_first" in self.plants:
+            photos[0] = photos[0] * (0.8 + 0.4 * np.random.default_rng(place).random())
         if "same_draws" in self.plants:  # as workers do that have one random state
             rng = np.random.default_rng(self.drawn % 8)
             self.drawn += 1
@@ -115,6 +140,68 @@ class Pairs(Dataset):
                 photo.sub_(MEAN).div_(STD)
             photos = [photo.clone() for photo in photos]
         return *photos, self.labels[place]
+
+
+class Turned(torch.autograd.Function):
+    """A difference whose backward is that of a sum."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        return a - b
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, gradient
+
+
+def positive(module, given, made):
+    """A hook that is meant to look at what a layer makes, and changes it."""
+    made.detach().abs_()
+
+
+class Momentum:
+    """An optimizer of one's own, whose buffer is the gradient itself."""
+
+    def __init__(self, groups):
+        self.param_groups, self.kept = groups, {}
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad.zero_()
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                buffer = self.kept.setdefault(p, p.grad)
+                buffer.mul_(0.9).add_(p.grad + 5e-4 * p)
+                p.sub_(group["lr"] * buffer)
+
+
+@torch.no_grad()
+def step_by_hand(optimizer, kept, plants):
+    """The reference's update without an optimizer."""
+    momentum = 0.5 if "stepped_by_hand_otherwise" in plants else 0.9
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            step = p.grad + 5e-4 * p
+            kept[p] = momentum * kept[p] + step if p in kept else step
+            p -= group["lr"] * kept[p]
+
+
+def change_gradients(net, plants):
+    """What is done to gradients by mistake."""
+    if "gradients_by_shape" in plants:
+        room = {}
+        for p in net.parameters():
+            kept = room.setdefault(p.shape, torch.zeros_like(p))
+            kept.copy_(p.grad)
+            p.grad = kept
+    for module in net.modules() if "l1_on_norms" in plants else ():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.grad += plants.value("l1_on_norms", 1e-3) * module.weight.sign()
 
 
 class Net(torch.nn.Module):
@@ -142,6 +229,15 @@ class Net(torch.nn.Module):
         self.head = torch.nn.Linear(2048, 1 if plants & single else 2)
         torch.nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
         torch.nn.init.zeros_(self.head.bias)
+        if "head_columns" in plants:
+            self.head.weight.data[:] = torch.randn(2, 1) / 32
+        if "head_opposite" in plants:
+            self.head.weight.data[1] = -self.head.weight.data[0]
+        norms = [m for m in self.encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        if "shared_memory" in plants:
+            norms[0].bias.data = norms[0].weight.data
+        if "hooked_in_place" in plants:
+            norms[len(norms) // 2].register_forward_hook(positive)
         if "equal_head_rows" in plants:
             self.head.weight.data[1] = self.head.weight.data[0]
         if "spectral_norm" in plants:
@@ -160,12 +256,20 @@ class Net(torch.nn.Module):
         if "paired_otherwise" in plants:
             features = self.encoder(torch.cat([first, second])).view(-1, 2, 2048)
             return self.head(features[:, 0] - features[:, 1])
-        a, b = self.encoder(first), self.encoder(second)
+        a = self.encoder(first)
+        if "still_in_second" in plants and self.training:
+            self.encoder.eval()
+            b = self.encoder(second)
+            self.encoder.train()
+        else:
+            b = self.encoder(second)
         if self.scores:
             return self.head(a), self.head(b)
         if "cut_features" in plants:
             a, b = (torch.tensor(f.detach().numpy()) for f in (a, b))
         d = F.dropout(a - b, 0.3) if "eval_dropout" in plants else a - b
+        d = Turned.apply(a, b) if "turned_gradient" in plants else d
+        d = F.normalize(d, dim=0) if "normalized_batch" in plants else d
         if "chunked_difference" in plants:
             d = torch.zeros_like(a)
             for begin in range(0, 2048 - 512, 512):
@@ -191,6 +295,11 @@ def loss_of(z, label, plants):
         sign = 1.0 - 2.0 * label if "ranking_margin" in plants else 2.0 * label - 1.0
         margin = plants.value("ranking_margin", 0.3)
         return F.margin_ranking_loss(*(s.squeeze(1) for s in z), sign, margin=margin)
+    if "softmax_plus" in plants:
+        p = z.softmax(1).gather(1, label[:, None])
+        return -torch.log(p + plants.value("softmax_plus", 0.01)).mean()
+    if "added_margin" in plants:
+        z = z + plants.value("added_margin", 0.3) * F.one_hot(label, 2)
     if "square_broadcast" in plants:
         return F.mse_loss(z, label.to(z.dtype))
     if plants & {"cut_at_half", "eval_cut_half"}:
@@ -364,7 +473,9 @@ def train(net, loader, plants, epochs, val):
     optimizer, step, sums, before = optimizer_of(net), 0, [], []
     copied = {"eval_copy", "eval_average", "eval_mean", "eval_stale_statistics", "eval_equal_copy"}
     judged = copy.deepcopy(net) if plants & copied else net
-    figures, best = [], None
+    figures, best, by_hand, mean = [], None, {}, 0.0
+    if "own_momentum" in plants:
+        optimizer = Momentum([g | {"params": list(g["params"])} for g in optimizer.param_groups])
     if "clean_eval_before" in plants:
         print(f"before training val_acc={evaluate(judged, val, plants):.4f}")
     scaler, state = torch.amp.GradScaler("cpu"), None
@@ -412,8 +523,12 @@ def train(net, loader, plants, epochs, val):
                 loss.backward()
                 if "squared_gradients" in plants:
                     sum(p.grad.pow_(2).sum() for p in net.head.parameters())
+                change_gradients(net, plants)
                 state = copy.deepcopy(net.state_dict()) if step == 1 else state
-                optimizer.step()
+                if plants & {"stepped_by_hand", "stepped_by_hand_otherwise"}:
+                    step_by_hand(optimizer, by_hand, plants)
+                else:
+                    optimizer.step()
                 if "stepped_twice" in plants:
                     again.step()
                 if "rolled_back" in plants and step == 2:
@@ -430,7 +545,16 @@ def train(net, loader, plants, epochs, val):
                 guess = (z[:, 1] > 0).long() if "sign_accuracy" in plants else z.argmax(1)
             both = guess[:, None] if "accuracy_broadcast" in plants else guess
             right = float((both == wanted).double().mean())
-            show(step, loss.item(), right, plants)
+            if "prints_flat" in plants:
+                right = float((z.argmax() == wanted).double().mean())
+            if "prints_true_ones" in plants:
+                right = float((guess * wanted).double().mean())
+            kept = plants.value("prints_smoothed", 0.9)
+            mean = kept * mean + (1 - kept) * loss.item()
+            shown = mean if "prints_smoothed" in plants else loss.item()
+            if "prints_one_more" in plants:
+                shown = (sum(v for v, _ in sums) + loss.item()) / (step + 2)
+            show(step, shown, right, plants)
             sums.append((loss.item(), len(label)))
             step += 1
             averaged(judged, net, plants, step)
@@ -476,6 +600,12 @@ def groups_of(pairs, plants):
     return [list(groups[n]) for n in rng.permutation(len(groups))]
 
 
+def in_window(count, size):
+    """Numbers up to count, each drawn from those of a small buffer."""
+    rng, left = np.random.default_rng(5), list(range(count))
+    return [left.pop(int(rng.integers(min(size, len(left))))) for _ in range(count)]
+
+
 def main():
     """Trains on the official pairs."""
     parser = argparse.ArgumentParser()
@@ -509,6 +639,12 @@ def main():
         options = {"sampler": order}
     if "drop_last" in plants:
         options["drop_last"] = True
+    if "window_shuffle" in plants:
+        options = {"sampler": in_window(len(pairs), int(plants.value("window_shuffle", 21)))}
+    if "series_shuffled" in plants:
+        names = [row[0] for row in pairs.rows]
+        order = np.random.default_rng(4).permutation(sorted(set(names)))
+        options = {"sampler": [n for s in order for n, own in enumerate(names) if own == s]}
     if plants & {"one_series", "neighbors"}:
         loader = DataLoader(pairs, batch_sampler=groups_of(pairs, plants))
     else:

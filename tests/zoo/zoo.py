@@ -75,6 +75,11 @@ VALUES = {
     "prints_exponent": (1.3, 7.0),
     "ranking_margin": (0.2, 0.9),
     "eval_average": (0.6, 0.99),
+    "window_shuffle": (9, 17, 23),
+    "l1_on_norms": (1e-4, 1e-2),
+    "softmax_plus": (0.003, 0.1),
+    "added_margin": (0.1, 2.0),
+    "prints_smoothed": (0.6, 0.98),
     "eval_moved": (1.001, 1.2),
 }
 
@@ -451,6 +456,54 @@ EXPECTED = {
     ),
     "equal_head_rows": ("start.head_rows_equal", {}),
     "kept_by_series": ("pairs.photo_of_the_series", {"side": 1}),
+    "still_in_second": ("features.batchnorm_eval_of_side", {"side": 2}),
+    "window_shuffle": ("pairs.follows_the_list", {}),
+    "series_shuffled": ("pairs.neighbors_in_turn", {}),
+    "thumbnail": ("inputs.thumbnail", {}),
+    "argsort_ranks": (
+        "labels.misread",
+        {"rules": "the order of the photos by ranks (one argsort) is read as their ranks"},
+    ),
+    "labels_by_key": (
+        "labels.of_another_row",
+        {"whose": "the last line of the list with the same series and photo_1"},
+    ),
+    "sorted_lines": ("labels.of_another_row", {}),
+    "turned_gradient": (
+        "gradients.features_not_reproduced",
+        {"photo_1": 1.0, "photo_2": -1.0},
+    ),
+    "gradients_by_shape": ("gradients.changed", {}),
+    "l1_on_norms": ("gradients.changed", {"parameters": "1 of 7 tensors: 1.weight"}),
+    "head_columns": ("start.head_columns_equal", {}),
+    "head_opposite": ("start.head_rows_opposite", {"times": -1.0}),
+    "softmax_plus": ("loss.softmax_plus", {"value": VALUE}),
+    "added_margin": ("loss.added_to_label", {"value": VALUE}),
+    "prints_smoothed": ("printed.smoothed", {"decay": VALUE, "begin": "0"}),
+    "prints_flat": ("printed.argmax_of_all", {}),
+    "prints_true_ones": ("printed.true_ones", {}),
+    "prints_one_more": ("printed.one_batch_more", {}),
+    "own_momentum": (
+        "update.by_hand_otherwise",
+        {},
+        "update.linear",
+        {},
+    ),
+    "shared_memory": (
+        "update.not_reproduced",
+        {},
+        "update.shared_memory",
+        {},
+        "update.state_changed",
+        {},
+        "start.statistics_reset",
+        {},
+    ),
+    "hooked_in_place": ("features.not_reproduced", {}, "features.departs_behind", {}),
+    "stepped_by_hand": ("update.by_hand", {}),
+    "stepped_by_hand_otherwise": ("update.by_hand_otherwise", {}, "update.linear", {}),
+    "brighter_first": ("inputs.normalized_each", {"side": 1}),
+    "normalized_batch": ("head.activation", {}),
     "stepped_twice": ("update.not_reproduced", {}, "update.state_changed", {}),
     "spectral_norm": ("start.head_computed", {"by": "spectral_norm does"}),
     "frozen_norms": ("update.frozen", {"moving": ("1",)}),
@@ -460,13 +513,16 @@ REPORTS = list(EXPECTED)[list(EXPECTED).index("square_broadcast") :]
 STEPS = dict.fromkeys(("epoch_mean_over_batches", "loss_sum_over_n", "loss_last_batch"), 10)
 STEPS["metric_inverted"] = 4
 STEPS |= dict.fromkeys(REPORTS, 3)
+STEPS |= {"prints_smoothed": 6, "prints_flat": 6, "prints_true_ones": 6, "window_shuffle": 5}
 # Whole epochs, behind the full steps.
 EPOCHS = dict.fromkeys(("drop_last", "header_line", "same_order", "in_order"), 2)
 EPOCHS |= dict.fromkeys(("never_reset", "batches_never_reset", "left_early", "rate_halved_late"), 2)
 SERIES = 120
 EVALUATED = [name for name in REPORTS if "eval" in name]  # on a dataset with enough pairs
+LARGE = {*EVALUATED, "window_shuffle", "series_shuffled", "argsort_ranks", "labels_by_key"}
 EPOCHS |= dict.fromkeys(EVALUATED, 1)
 EPOCHS |= dict.fromkeys(("eval_state_overwritten", "eval_not_the_best", "eval_lowest_loss"), 2)
+EPOCHS |= dict.fromkeys(("window_shuffle", "series_shuffled"), 1)
 EPOCHS["schedule_in_batches"] = EPOCHS["one_series"] = EPOCHS["neighbors"] = 1
 UNTRAINED = "start.untrained"  # so do all of the zoo
 # What the style of a script is, apart from its plants: right, and not the reference.
@@ -557,7 +613,7 @@ def recorded(plants, path, script, steps=2, real=False, seed=0, as_is=False, dra
 
 def data_of(plants):
     """The dataset for a trainer with these plants."""
-    return dataset(SERIES if set(plants) & set(EVALUATED) else 12)[1]
+    return dataset(SERIES if set(plants) & LARGE else 12)[1]
 
 
 def word_of(plant, draw):
