@@ -100,7 +100,7 @@ class Photo:
         if key not in self.made:
             row = WAYS["turn"][turn]
             photo = self.stored if row.act else self.upright
-            if row.act and not late:
+            if row.act and not late and turn != reference()["turn"]:
                 turned = row.act(torch.from_numpy(np.array(photo)).permute(2, 0, 1))
                 photo = Image.fromarray(turned.permute(1, 2, 0).contiguous().numpy())
             photo = photo.convert("L").convert("RGB") if gray else photo
