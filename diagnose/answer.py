@@ -54,7 +54,7 @@ def covered(basis):
     """What an answer rests on: steps, pairs, and whether an epoch ended within them."""
     steps = f"{basis.steps} step{'s' * (basis.steps > 1)}"
     if basis.steps < basis.asked:
-        steps += f" of {basis.asked} that were asked for: your trainer ended by itself"
+        steps += f" of {basis.asked} that were asked for: your trainer ended then"
     pairs = f"{basis.recorded} pairs, {basis.pairs} of them found in the official lists"
     if basis.later:
         pairs += f"; {basis.later} later pairs by thumbnails, {basis.later_found} of them found"
@@ -62,7 +62,7 @@ def covered(basis):
         return f"{steps}; {pairs}; where an epoch ends is not known"
     epochs = f"the end of {basis.epochs} epoch{'s' * (basis.epochs > 1)}"
     if basis.epochs < basis.asked_epochs:
-        epochs += f", of {basis.asked_epochs} that were asked for: your trainer ended by itself"
+        epochs += f", of {basis.asked_epochs} that were asked for: your trainer ended then"
     return f"{steps}; {pairs}; {epochs if basis.epochs else 'no end of an epoch'}"
 
 

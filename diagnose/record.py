@@ -1037,21 +1037,113 @@ class LaterTracer(OpTracer):
             print(f"record.py: {text}", file=sys.__stderr__, flush=True)
 
 
-class Recorder(LaterTracer):
+class Writer(LaterTracer):
+    """What was recorded so far, and the trace that is made of it."""
+
+    def __init__(self, out, steps, double, root, epochs, until):
+        super().__init__(steps, double, root, epochs, until)
+        self.out = Path(out).absolute()  # trainers change folders
+        self.batches, self.printed, self.saved = [], [], False
+        self.parts = None  # the folder to which whole steps are written as they are done
+
+    def state_of_weights(self):
+        return [sample(w["tensor"]) for w in self.weights]
+
+    def finish_pending(self):
+        """The weights at the next training step end the one before."""
+        if self.pending is not None:
+            following = self.state_of_weights()
+            if self.parts is None:
+                self.updates.append(self.pending | {"next": following})
+            else:
+                write_whole(following, self.parts / f"{len(self.updates):06d}.next")
+                self.updates.append(None)
+                self.batches = [None] * len(self.batches)
+            self.pending = None
+            self.show_progress()
+
+    def write_part(self):
+        """Writes the step that is done to a part of its own, and all facts with it, so that the
+        parts alone make a trace.
+        """
+        if self.parts is not None and self.pending is not None:
+            batches = [clean(pair) for pair in self.batches if pair is not None]
+            part = {"update": self.pending | {"next": None}, "batches": batches}
+            path = self.parts / f"{len(self.updates):06d}.part"
+            write_whole(part | {"facts": self.facts()}, path)
+
+    def on_output_line(self, line):
+        """A line that the trainer prints: those with numbers, and how many batches were done."""
+        if any(c.isdigit() for c in line) and len(self.printed) < 10_000 and not self.done:
+            done = len(self.batches) + len(self.later) + len(self.waiting), len(self.updates)
+            self.settle()
+            waiting = sum(not pair["backwards"] for pair, _ in self.unsettled)  # with a graph
+            known = line[:500], self.lines.here(), len(self.evaluated) + waiting
+            self.printed.append([*done, *known])
+
+    def trace(self):
+        """All that was recorded, as plain data and tensors."""
+        self.settle(every=True)
+        if self.parts is not None:
+            updates, batches = whole_steps(self.parts)
+            return self.facts() | {"updates": updates, "batches": batches}
+        done = self.pending is not None and "after" in self.pending
+        last = [self.pending | {"next": None}] if done else []
+        batches = list(map(clean, self.batches))
+        return self.facts() | {"updates": self.updates + last, "batches": batches}
+
+    def facts(self):
+        """All that was recorded so far but for the full steps."""
+        names, weights = ("depth", "op", "place", "shape", "line", "built"), []
+        for w in self.weights:
+            computed = w["tensor"].grad_fn is not None
+            weights.append({k: w[k] for k in names} | {"computed": computed})
+        trace = {"version": VERSION, "torch": str(torch.__version__), "double": self.double}
+        trace |= {"weights": weights, "printed": list(self.printed)}
+        trace |= {"asked": self.steps, "epochs": self.epochs}
+        photos, begins = stacked(self.shown)
+        trace |= {"later": [placed(batch, begins) for batch in self.later], "rates": self.rates}
+        roots = [root_of(batch["mean_with"])["place"] for batch in self.evaluated]
+        rooted = zip(self.evaluated, roots, strict=True)
+        trace["evaluated"] = [placed(batch, begins) | {"mean_with": root} for batch, root in rooted]
+        epochs = 0 if self.until else self.asked_epochs
+        trace |= {"asked_epochs": epochs, "until": self.until, "thumbnails": photos}
+        trace["whole"] = torch.cat(self.whole) if self.evaluated and self.whole else None
+        trace |= {"marks": self.marks, "states": self.kept_states}
+        trace |= {"alone": sum(self.alone.values()), "files": self.files}
+        kept = ("steps", "line", "stepped")
+        trace["schedules"] = [describe(s["object"]) | {k: s[k] for k in kept}
+                              for s in self.schedules]  # fmt: skip
+        trace["photo_lines"] = self.photos.found()
+        return trace | {"lines": self.lines.lines}
+
+    def save(self):
+        """Writes the trace once, whole or not at all; a process that was forked off writes none."""
+        if self.saved or os.getpid() != self.pid:
+            return
+        self.done, self.saved, trace = True, True, self.trace()
+        if not trace["updates"]:
+            text = "no update was seen in which a pair of photos met a loss; nothing is written"
+            if sys.exc_info()[0] is None:
+                refuse(text)
+            print(f"record.py: {text}", file=sys.__stderr__)
+            return
+        write_trace(trace, self.out)
+        if self.parts:
+            shutil.rmtree(self.parts, ignore_errors=True)
+
+
+class Recorder(Writer):
     """A context in which the first `steps` updates of a trainer are recorded into `out`.
 
     epochs: how many whole ones are recorded, with little of each later batch; 0 for none.
     """
 
     def __init__(self, out, steps=5, double=True, root=".", epochs=0, until=None):
-        super().__init__(steps, double, root, epochs, until)
-        self.out = Path(out).absolute()  # trainers change folders
-        self.batches, self.within, self.unseen = [], [], 0
+        super().__init__(out, steps, double, root, epochs, until)
+        self.within, self.unseen = [], 0
         self.code = None  # with which the trainer is ended, once it is to end
-        self.parts = None  # the folder to which whole steps are written as they are done
-        # stays: whether the process goes on after the steps, as the kernel of a notebook does
-        self.stays, self.saved = False, False
-        self.printed = []
+        self.stays = False  # whether the process goes on after the steps, as a notebook's does
 
     def has_gradients(self):
         """Whether gradients wait for an optimizer step."""
@@ -1185,9 +1277,6 @@ class Recorder(LaterTracer):
         self.write_part()
         self.updating = False
 
-    def state_of_weights(self):
-        return [sample(w["tensor"]) for w in self.weights]
-
     def full_weights(self):
         """All weights: what they have become since the first step, in single where double."""
         if not self.updates:
@@ -1197,94 +1286,11 @@ class Recorder(LaterTracer):
         kept = [(b - a).float() if is_large(a) else b.clone() for a, b in pairs]
         return kept + list(map(keep, now[len(kept) :]))  # those that were made since then, whole
 
-    def finish_pending(self):
-        """The weights at the next training step end the one before."""
-        if self.pending is not None:
-            following = self.state_of_weights()
-            if self.parts is None:
-                self.updates.append(self.pending | {"next": following})
-            else:
-                write_whole(following, self.parts / f"{len(self.updates):06d}.next")
-                self.updates.append(None)
-                self.batches = [None] * len(self.batches)
-            self.pending = None
-            self.show_progress()
-
-    def write_part(self):
-        """Writes the step that is done to a part of its own, and all facts with it, so that the
-        parts alone make a trace.
-        """
-        if self.parts is not None and self.pending is not None:
-            batches = [clean(pair) for pair in self.batches if pair is not None]
-            part = {"update": self.pending | {"next": None}, "batches": batches}
-            path = self.parts / f"{len(self.updates):06d}.part"
-            write_whole(part | {"facts": self.facts()}, path)
-
     def end(self):
         """Writes the trace and ends the trainer, or the running cell of a notebook."""
         self.done, self.code = True, 0
         self.save()
         sys.exit(0)
-
-    def on_output_line(self, line):
-        """A line that the trainer prints: those with numbers, and how many batches were done."""
-        if any(c.isdigit() for c in line) and len(self.printed) < 10_000 and not self.done:
-            done = len(self.batches) + len(self.later) + len(self.waiting), len(self.updates)
-            self.settle()
-            waiting = sum(not pair["backwards"] for pair, _ in self.unsettled)  # with a graph
-            known = line[:500], self.lines.here(), len(self.evaluated) + waiting
-            self.printed.append([*done, *known])
-
-    def trace(self):
-        """All that was recorded, as plain data and tensors."""
-        self.settle(every=True)
-        if self.parts is not None:
-            updates, batches = whole_steps(self.parts)
-            return self.facts() | {"updates": updates, "batches": batches}
-        done = self.pending is not None and "after" in self.pending
-        last = [self.pending | {"next": None}] if done else []
-        batches = list(map(clean, self.batches))
-        return self.facts() | {"updates": self.updates + last, "batches": batches}
-
-    def facts(self):
-        """All that was recorded so far but for the full steps."""
-        names, weights = ("depth", "op", "place", "shape", "line", "built"), []
-        for w in self.weights:
-            computed = w["tensor"].grad_fn is not None
-            weights.append({k: w[k] for k in names} | {"computed": computed})
-        trace = {"version": VERSION, "torch": str(torch.__version__), "double": self.double}
-        trace |= {"weights": weights, "printed": list(self.printed)}
-        trace |= {"asked": self.steps, "epochs": self.epochs}
-        photos, begins = stacked(self.shown)
-        trace |= {"later": [placed(batch, begins) for batch in self.later], "rates": self.rates}
-        roots = [root_of(batch["mean_with"])["place"] for batch in self.evaluated]
-        rooted = zip(self.evaluated, roots, strict=True)
-        trace["evaluated"] = [placed(batch, begins) | {"mean_with": root} for batch, root in rooted]
-        epochs = 0 if self.until else self.asked_epochs
-        trace |= {"asked_epochs": epochs, "until": self.until, "thumbnails": photos}
-        trace["whole"] = torch.cat(self.whole) if self.evaluated and self.whole else None
-        trace |= {"marks": self.marks, "states": self.kept_states}
-        trace |= {"alone": sum(self.alone.values()), "files": self.files}
-        kept = ("steps", "line", "stepped")
-        trace["schedules"] = [describe(s["object"]) | {k: s[k] for k in kept}
-                              for s in self.schedules]  # fmt: skip
-        trace["photo_lines"] = self.photos.found()
-        return trace | {"lines": self.lines.lines}
-
-    def save(self):
-        """Writes the trace once, whole or not at all; a process that was forked off writes none."""
-        if self.saved or os.getpid() != self.pid:
-            return
-        self.done, self.saved, trace = True, True, self.trace()
-        if not trace["updates"]:
-            text = "no update was seen in which a pair of photos met a loss; nothing is written"
-            if sys.exc_info()[0] is None:
-                refuse(text)
-            print(f"record.py: {text}", file=sys.__stderr__)
-            return
-        write_trace(trace, self.out)
-        if self.parts:
-            shutil.rmtree(self.parts, ignore_errors=True)
 
 
 def write_whole(thing, path):

@@ -28,7 +28,7 @@ GIVEN = "DIAGNOSE_WATCHED"  # environment: the folder of the notes, and how the 
 HEAD = struct.Struct("<Qd")  # ops so far, seconds (time.monotonic) of the last
 SLOTS = ("where", "op", "line", "device", "error", "state", "parts")  # texts that a trainer notes
 SLOT = 500  # bytes of each
-LOOK = 0.02  # seconds between two looks at the trainer
+LOOK = 0.05  # seconds between two looks at the trainer
 HANG = 300  # seconds without an op, after which the stacks are told
 WAIT = 1.0  # seconds for the stacks to be written
 GB = 1e9
@@ -161,12 +161,9 @@ def run(words, name, hang=HANG, out=None):
     for number, before in passed_on.items():
         signal.signal(number, before)
     lines = ending(child.returncode, notes, memory, group, asked)
-    told = bool(lines)
-    if told:
-        lines += stack_of(folder)
-    parts = notes.read("parts")
-    if parts and os.path.isdir(parts):
-        lines += join(parts, told)
+    told, parts = bool(lines), notes.read("parts")
+    lines += stack_of(folder) if told else []
+    lines += join(parts, told) if parts and os.path.isdir(parts) else []
     tell(lines, name, out)
     notes.memory.close()
     shutil.rmtree(folder, ignore_errors=True)
@@ -216,8 +213,7 @@ def join(parts, told):
         command = [*interpreter(), str(HERE / "record.py"), "--join", str(parts), "--out", out]
         if subprocess.run(command, capture_output=True).returncode == 0:
             shutil.rmtree(parts, ignore_errors=True)
-            plural = "s" * (len(steps) > 1)
-            return [f"  trace   {len(steps)} whole step{plural}: {out}"]
+                    return [f"  trace   whole steps: {len(steps)} -> {out}"]
     shutil.rmtree(parts, ignore_errors=True)
     return ["  trace   no whole step was recorded"] if told else []
 
@@ -283,8 +279,8 @@ def memory_lines(memory, group):
     limit = f"limit {group['limit'] / GB:.1f} GB" if group["limit"] else "no limit"
     after = control_group().get("kills", group["kills"])
     text += f" (control group: {limit}, oom_kill {group['kills']} before and {after} after)"
-    killed = ["  cause   the control group killed a process for memory meanwhile"]
-    return [text] + killed * (after > group["kills"])
+    cause = "  cause   the control group killed a process for memory meanwhile"
+    return [text, *[cause] * (after > group["kills"])]
 
 
 def hanging(notes, hang):
@@ -297,8 +293,8 @@ def tell(lines, name, out):
     """Prints lines to stderr, and adds them to a file, if there is one."""
     if not lines:
         return
-    text = "\n".join([f"{name}: {lines[0]}", *lines[1:]]) + "\n"
-    text = text.encode("ascii", "backslashreplace").decode()
+    text = "\n".join([f"{name}: {lines[0]}", *lines[1:]])
+    text = text.encode("ascii", "backslashreplace").decode() + "\n"
     if sys.stderr is not None:
         print(text, end="", file=sys.stderr, flush=True)
     if out is not None:
@@ -318,11 +314,9 @@ def record(words, name="record.py"):
 
 def main(argv=None, name="diagnose watch"):
     """Watches after the command line."""
-    shape = argparse.RawDescriptionHelpFormatter
     usage = f"{name} [--out FILE] [--hang SECONDS] script ITS ARGUMENTS"
-    parser = argparse.ArgumentParser(
-        prog=name, usage=usage, description=__doc__, formatter_class=shape, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(name, usage, __doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, help="a new file for what is told of the end")
     text = "seconds without an op after which stacks are told (%(default)s)"
     parser.add_argument("--hang", type=float, default=HANG, help=text)

@@ -743,10 +743,6 @@ def test_updates_of_different_numbers_of_batches_are_counted():
         assert unknown.id == "pairs.unknown"  # no pair was identified
 
 
-# Lists of which nothing is known: no exchange of pairs explains a label by them.
-OFFICIAL = SimpleNamespace(pairs={}, labels=lambda split: [])
-
-
 def recorded(count, seed):
     """RecordedPairs of made-up lists, some with photo_2 first, labelled rightly; their rows."""
     rows, _ = conftest.made_up(count, seed)
@@ -759,14 +755,17 @@ def recorded(count, seed):
     return lists, swapped, [RecordedPair(pair.label, pair) for pair in official]
 
 
-@pytest.mark.parametrize("number", range(1, 17))
+@pytest.mark.parametrize("number", range(1, 19))
 def test_every_misreading_of_the_lists_is_named_as_diagnose_labels_names_it(number):
     lists, swapped, pairs = recorded(24, number)
     (rule,), _, made = list(search.rules(lists))[number]
     words = str(rule)
-    assert len(list(search.rules(lists))) == 17
+    assert len(list(search.rules(lists))) == 19
+    keys = [(int(row["series"]), int(row["photo_1"]), int(row["photo_2"])) for row in lists]
+    known = {key: ("train", n, row) for n, (key, row) in enumerate(zip(keys, lists, strict=True))}
+    official = SimpleNamespace(pairs=known, labels=lambda split: lists["label"].tolist())
     own = [p._replace(label=int(y)) for p, y in zip(pairs, made ^ swapped, strict=True)]
-    (found,) = labels.judge_labels(own, False, False, OFFICIAL)
+    (found,) = labels.judge_labels(own, False, False, official)
     wrong = int((made != lists["label"]).sum())
     if wrong == 0:
         assert found.id == "labels.some_second_photo_first"
@@ -778,7 +777,7 @@ def test_every_misreading_of_the_lists_is_named_as_diagnose_labels_names_it(numb
             "ranks are read as photo numbers: label = 0 if rank_1 == photo_1",
         ) or wrong < 4, (words, found)  # fmt: skip
     one = [own[0]._replace(label=1 - own[0].label), *own[1:]]
-    assert labels.judge_labels(one, False, False, OFFICIAL)[0].id == "labels.not_official"
+    assert labels.judge_labels(one, False, False, official)[0].id == "labels.not_official"
 
 
 def test_two_signs_that_cancel_are_both_named():

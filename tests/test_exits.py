@@ -134,6 +134,13 @@ def test_steps_of_a_dead_recording_are_joined(tmp_path):
     (tmp_path / "mine.trace").unlink()
     joined = torch.load(tmp_path / "joined.trace", weights_only=True)
     assert str(joined) == str(whole)
+    for path in ("missing", str(tmp_path), str(TRAINER)):  # where there are no parts
+        words = [*recorder, "--join", path, "--out", "other.trace"]
+        refused = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert (
+            refused.returncode == 2 and refused.stderr.count("\n") == 1 and path in refused.stderr
+        )
+    assert not (tmp_path / "other.trace").exists()
     shutil.rmtree(parts)
 
 

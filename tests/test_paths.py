@@ -29,8 +29,9 @@ from run import curves
 from variants import features, train_finetune, train_frozen
 
 posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs, links and modes here")
-# Flags that take words, but no path; any other flag that takes words is tried as one.
-NO_PATHS = {"help", "device", "columns", "reported_accuracy", "pad_color", "freeze", "arguments"}
+# Flags that take words, but no path; any other flag that takes words is tried as one. A folder to
+# --join is tried in test_exits.py.
+NO_PATHS = {"help", "device", "columns", "reported_accuracy", "pad_color", "freeze", "hang", "join"}
 TRAIN = {"data": "demo", "store": "stores", "out": "new"}
 SCORE = {"run": "run", "data": "demo", "store": "stores", "sheet": "new.png"}
 # {command: (module, flags that take no path, {path flag: a sound value})}

@@ -173,12 +173,20 @@ def judge_mixups(pairs, official):
     counts = {"wrong": wrong, "pairs": len(pairs)}
     if are_permuted(pairs, official):
         return [PERMUTED.found(**counts)]
-    ways = (labels_of_rows(pairs), labels_by_key(pairs, official), labels_by_order(pairs, official))
+    whose = whose_labels(pairs, labels_of_rows(pairs), labels_by_key(pairs, official))
+    shift = None if whose else shift_of(pairs, official)
+    if shift:
+        return [OF_OTHER_LINE.found(shift=shift, **counts)]
+    whose = whose or whose_labels(pairs, labels_by_order(pairs, official))
+    return [OF_OTHER_ROW.found(whose=whose, **counts)] if whose else []
+
+
+def whose_labels(pairs, *ways):
+    """Whose labels all pairs have, by (words, labels) of some ways; None where none gives them."""
     for whose, labels in itertools.chain(*ways):
         if all(y is None or y == pair.label for y, pair in zip(labels, pairs, strict=True)):
-            return [OF_OTHER_ROW.found(whose=whose, **counts)]
-    shift = shift_of(pairs, official)
-    return [OF_OTHER_LINE.found(shift=shift, **counts)] if shift else []
+            return whose
+    return None
 
 
 def labels_of_rows(pairs):

@@ -295,7 +295,7 @@ EXPECTED = {
     "cut_numpy": ("gradients.logits_detached", {}),
     "cut_features": ("gradients.features_detached", {}),
     "unsorted_files": ("labels.photos_permuted", {}),
-    "stale_index": ("labels.not_official", {}),
+    "stale_index": ("labels.of_another_row", {}),
     "shifted_labels": ("labels.of_another_line", {"shift": VALUE}),
     "paired_otherwise": ("pairs.paired_otherwise", {}, "features.one_pass", {}),
     "batch_before_photos": ("pairs.photo_of_the_batch_before", {"side": 2}),
@@ -448,6 +448,8 @@ EXPECTED = {
     ),
     "chunked_difference": (
         "features.not_reproduced",
+        {},
+        "features.departs_behind",
         {},
         "head.two_merges",
         {},
