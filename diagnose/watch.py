@@ -213,7 +213,7 @@ def join(parts, told):
         command = [*interpreter(), str(HERE / "record.py"), "--join", str(parts), "--out", out]
         if subprocess.run(command, capture_output=True).returncode == 0:
             shutil.rmtree(parts, ignore_errors=True)
-                    return [f"  trace   whole steps: {len(steps)} -> {out}"]
+            return [f"  trace   whole steps: {len(steps)} -> {out}"]
     shutil.rmtree(parts, ignore_errors=True)
     return ["  trace   no whole step was recorded"] if told else []
 
