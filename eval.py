@@ -195,6 +195,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not args.photos and not args.data:
         stop(__file__, "--data: the labels come from the official lists")
+    if args.photos and args.json:
+        stop(__file__, "--json: not with --photos, whose answer is a ranking")
     check_new("--sheet", args.sheet)
     device = torch.device(resolve_device(__file__, args.device))
     if args.photos:

@@ -139,7 +139,7 @@ def forward(backbones, sides, recipe, statistics):
             module.eps = module.eps if recipe.eps is None else recipe.eps
         if recipe.max_pool:
             replace_pooling(backbone)
-    dtype = next(backbones[0].parameters()).dtype
+    dtype = next((p.dtype for p in backbones[0].parameters()), torch.float64)  # it may have none
     passes = sides.passes if recipe.own_passes else sides.inputs
     chosen = backbones[:1] * len(passes) if recipe.own_passes else backbones
     made = []

@@ -37,12 +37,18 @@ def load_beside(name):
 
 
 watching = load_beside("watch")
-if __name__ == "__main__" and watching.GIVEN not in os.environ:
-    watching.record(sys.argv[1:])  # before torch is there: this process only watches
+if __name__ == "__main__":
+    if watching.GIVEN not in os.environ:
+        watching.record(sys.argv[1:])  # before torch is there: this process only watches
+    # neither torch nor the trainer finds this folder's files in the place of its own
+    sys.path[:] = [
+        path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent
+    ]
 
 import argparse
 import atexit
 import faulthandler
+import io
 import linecache
 import mmap
 import re
@@ -106,6 +112,7 @@ PILLOW = ("resize", "thumbnail", "transpose", "convert", "split", "crop", "paste
 WHOLE, FEW = 2, 8  # passes of an evaluation whose photos are kept as they are; how many each
 THUMBNAIL = 16  # cells of a side to which photos are reduced after the full steps
 MOST_LATER = 20_000  # batches after the full steps, where no loader says where an epoch ends
+GRACE = 10  # seconds that threads have to end in when the steps are done
 MOST_WAITING = 64  # batches that wait for an update
 RECENT = 12  # tensors [B, F] that are known again where their graph is cut
 MOST = 10**6  # items of a sampler, more than which count as unknown
@@ -1290,6 +1297,10 @@ class Recorder(Writer):
         """Writes the trace and ends the trainer, or the running cell of a notebook."""
         self.done, self.code = True, 0
         self.save()
+        if self.notes is not None:  # a thread of the trainer may go on for ever
+            late = threading.Timer(GRACE, leave, (0, self.notes))
+            late.daemon = True
+            late.start()
         sys.exit(0)
 
 
@@ -1518,7 +1529,7 @@ def clean(pair):
     return rest | {"passes": passes, "rows": rows}
 
 
-class Tee:
+class Tee(io.TextIOBase):
     """An output that the trainer writes to, overheard."""
 
     def __init__(self, stream, on_output_line):
@@ -1530,8 +1541,20 @@ class Tee:
             self.on_output_line(line)
         return self.stream.write(text)
 
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
+    def writelines(self, lines):
+        for line in lines:
+            self.write(line)
+
+    def __del__(self):
+        """Nothing: what TextIOBase does would close the trainer's own output."""
+
+    def __getattribute__(self, name):
+        own = name in ("stream", "on_output_line", "line", "write", "writelines", "__class__")
+        return (
+            object.__getattribute__(self, name)
+            if own
+            else getattr(object.__getattribute__(self, "stream"), name)
+        )
 
 
 class Ending:
@@ -1648,7 +1671,8 @@ class Recording(Patches):
         self.trace_lines(recorder)
         self.note_stages(recorder)
         for name in ("stdout", "stderr"):  # what logging and progress bars write to
-            self.replace(sys, name, Tee(getattr(sys, name), recorder.on_output_line))
+            if getattr(sys, name) is not None:
+                self.replace(sys, name, Tee(getattr(sys, name), recorder.on_output_line))
         if "PIL.Image" in sys.modules:
             self.wrap(sys.modules["PIL.Image"], "open", recorder.on_file_opened)
             for name in PILLOW:
@@ -1717,6 +1741,10 @@ def check_out(out):
 
 def is_program(name):
     """Whether a module of this name can be run: a file, or a package with a __main__."""
+    parents = name.split(".")[:-1]
+    for count in range(1, len(parents) + 1):
+        if importlib.util.find_spec(".".join(parents[:count])) is None:
+            return False
     spec = importlib.util.find_spec(name)
     if spec is None or spec.submodule_search_locations is None:
         return spec is not None
@@ -1826,15 +1854,17 @@ def main(argv=None, command="record.py"):
 def run_trainer(args, words, notes):
     """Runs the trainer of a command line with its own words, recorded or watched."""
     is_module = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", args.script)
-    is_module = is_module and not args.script.endswith(".py")
+    is_module = is_module and not args.script.endswith(".py") and not os.path.isfile(args.script)
+    if args.script.endswith(".ipynb"):
+        refuse(f"{args.script}: a notebook; see docs/frameworks.md, or save its cells as a script")
     if not is_module and not (os.path.isfile(args.script) and os.access(args.script, os.R_OK)):
         refuse(f"{args.script}: no such file, or it cannot be read")
     if importlib.util.find_spec("PIL"):  # so that its open is overheard
         importlib.import_module("PIL.Image")
     sys.argv = [args.script, *words]
     first = os.getcwd() if is_module else str(Path(args.script).resolve().parent)
-    # as Python itself would have it: nothing of this file's folder, or of where it was called
-    sys.path[0 : int(not sys.flags.safe_path)] = [first]
+    # as Python itself would have it; this file's folder is in it no more
+    sys.path.insert(0, first)
     if is_module and not is_program(args.script):
         refuse(f"{args.script}: no such module")
     root = first

@@ -39,12 +39,18 @@ def read_rows(path):
         stop(__file__, f"{path}: no such file")
     raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     with fail_on(__file__, path, UnicodeDecodeError):
-        lines = raw.decode("utf-8").splitlines()
+        lines = re.split(r"\r\n|\n|\r", raw.decode("utf-8"))  # no other ends a line
+    lines = lines[:-1] if not lines[-1] else lines
     if not lines:
         stop(__file__, f"{path}: the file is empty")
     delimiter = next((d for d in "\t,;" if d in lines[0]), " ")
     with fail_on(__file__, path, csv.Error):
-        rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+        rows = []
+        for row in reader:
+            rows.append(row)
+            if reader.line_num != len(rows):
+                stop(__file__, f"{path}:{len(rows)}: a line break within quotes")
     header, first = rows[0], 2
     if delimiter == " " and re.fullmatch(r"[0-9. ]+", lines[0]):
         header, first = list(PAIRLIST[: len(rows[0])]), 1
@@ -58,6 +64,9 @@ def read_rows(path):
 
 def find_column(path, header, ours, names):
     """The position of one of our columns in the header, or None; names: {ours: the file's}."""
+    twice = next((name for name in header if name and header.count(name) > 1), None)
+    if twice is not None:
+        stop(__file__, f"{path}: two columns are called {twice[:LONGEST]}")
     if ours in names and names[ours] not in header:
         stop(__file__, f"--columns {ours}={names[ours]}: {path} has {', '.join(header)[:200]}")
     known = (names[ours],) if ours in names else COLUMNS.get(ours, (ours,))
@@ -76,6 +85,10 @@ def named_columns(words, known):
     unknown.
     """
     names = dict(word.partition("=")[::2] for word in words)
+    given = [word.partition("=")[0] for word in words]
+    wrong = [name for name in given if given.count(name) > 1]
+    if wrong:
+        stop(__file__, f"--columns {wrong[0]}: given twice")
     wrong = [name for name in names if name not in known]
     if wrong:
         stop(__file__, f"--columns {wrong[0]}: not among {', '.join(known)}")

@@ -243,8 +243,8 @@ def how(code, state):
     if code in STATUSES:
         return f"was ended by Windows with status 0x{code:08X} ({STATUSES[code]})"
     if state == "begun":
-        return (f"was ended by os._exit or a library's exit, code {code}: no Python exception, and "
-                "exit handlers did not run")  # fmt: skip
+        return (f"was ended by os._exit, a library's exit or exec, code {code}: no Python "
+                "exception, and exit handlers did not run")  # fmt: skip
     return ""
 
 

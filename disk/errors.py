@@ -113,9 +113,10 @@ class fail_on:  # noqa: N801, reads as a verb where it is used
 
 
 class warn_on:  # noqa: N801
-    """Context in which an error of a library is told in one line and goes no further.
+    """Context in which an error of a library is told in one line and goes no further, nor does an
+    error of ours, which has been told.
 
-    For what no run needs: pictures of its curves.
+    For what no run needs: pictures of its curves. An exit that a signal asks for ends the run.
     """
 
     def __init__(self, culprit):
@@ -127,7 +128,19 @@ class warn_on:  # noqa: N801
     def __exit__(self, kind, error, traceback):
         if isinstance(error, Exception):
             say(f"{self.culprit}: {one_line(error)}", sys.stderr)
-        return isinstance(error, Exception)
+        return isinstance(error, Exception) or (isinstance(error, SystemExit) and error.code == 2)
+
+
+class interrupted:  # noqa: N801
+    """Context in which Ctrl-C ends the program with one line, exit code 130."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, KeyboardInterrupt):
+            say("interrupted", sys.stderr)
+            sys.exit(130)
 
 
 class name_path:  # noqa: N801
@@ -169,7 +182,8 @@ def exit_on_error(main, command=None):
         source = sys.modules[main.__module__].__file__
         words = sys.argv[1:] if argv is None else argv
         unforeseen = () if command and "--debug" in words else (Exception,)
-        with speak_as(command), fail_on(source, "not foreseen", *unforeseen), name_path(source):
+        unsaid = fail_on(source, "not foreseen", *unforeseen)
+        with speak_as(command), interrupted(), unsaid, name_path(source):
             return main(argv)
 
     return guarded

@@ -4,6 +4,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import time
 import warnings
 import zlib
@@ -75,7 +76,8 @@ def build_store(path, paths, size, fit, decode):
     with fail_on(__file__, path.parent, OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
     for part in path.parent.glob("*.store.*.part"):
-        if time.time() - part.stat().st_mtime > DAY:  # left by a build that was killed
+        own = re.fullmatch(r"[0-9a-f]{24}\.store\.[0-9a-f]{32}\.part", part.name)  # of replace_file
+        if own and time.time() - part.stat().st_mtime > DAY:  # left by a build that was killed
             part.unlink(missing_ok=True)
     check_space(path.parent, store_bytes(len(paths), size), "the photo store")
     there = partial(is_whole, path, len(paths), size)  # built by another run meanwhile

@@ -9,7 +9,7 @@ import pytest
 
 from diagnose import __main__ as commands
 
-COMMANDS = ("record", "compare", "dataset", "labels", "predictions")
+COMMANDS = ("record", "watch", "compare", "dataset", "labels", "predictions")
 
 
 def run(folder, *words):

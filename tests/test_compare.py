@@ -251,8 +251,9 @@ def test_a_recorded_run_as_it_is_prints_the_same_figures(steps, epochs, tmp_path
         subprocess.run([sys.executable, *start, *words], capture_output=True, text=True).stdout
         for start in ([script], recorded)
     ]
-    lines = [[line for line in text.splitlines() if "step" in line] for text in printed]
-    assert lines[0] == lines[1] and len(lines[0]) == 3
+    lines = [[line for line in text.splitlines() if epochs or "step" in line] for text in printed]
+    assert lines[0] == lines[1] and len(lines[0]) == 3 + len(epochs[:1])
+    assert not epochs or "val accuracy" in lines[1][-1]  # the evaluation too, to the bit
 
 
 def test_what_is_logged_is_read_as_what_is_printed(tmp_path, monkeypatch):

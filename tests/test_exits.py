@@ -27,12 +27,12 @@ SAID = {  # how it ends: (where, exit code, what is said, whole steps that are l
     ),
     "abort": ("backward", 128 + 6, "was killed by SIGABRT (abort) in step 3, backward", 2),
     "kill": ("second", 128 + 9, "was killed by SIGKILL", 2),
-    "os_exit": ("second", 3, "was ended by os._exit or a library's exit, code 3", 2),
+    "os_exit": ("second", 3, "was ended by os._exit, a library's exit or exec, code 3", 2),
     "error": ("backward", 1, "ended with ValueError: photo 7 is broken in step 3, backward", 2),
     "sys_exit": ("second", 5, "", 2),
 }
 ALL = SAID | {  # those that `python tests/test_exits.py` shows as well
-    "c_exit": ("second", 4, "was ended by os._exit or a library's exit, code 4", 2),
+    "c_exit": ("second", 4, "was ended by os._exit, a library's exit or exec, code 4", 2),
     "stack": ("second", 128 + 11, "was killed by SIGSEGV (segmentation fault) in step 3", 2),
     "memory": ("second", 1, "ended with RuntimeError", 2),
 }

@@ -51,7 +51,7 @@ def entering(backbone, photos):
             found.append((name, x.mean((0, 2, 3)), x.std((0, 2, 3))))
 
         hooks.append(module.register_forward_pre_hook(look))
-    dtype = next(backbone.parameters()).dtype
+    dtype = next((p.dtype for p in backbone.parameters()), torch.float64)  # it may have none
     with torch.no_grad():
         backbone(photos.to(dtype))
     for hook in hooks:

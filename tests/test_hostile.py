@@ -1,0 +1,176 @@
+"""What people bring that is not as it should be, and what must not end, or must end, a program."""
+
+import io
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import conftest
+import pytest
+
+from diagnose import record
+from diagnose.labels import judge as labels
+from disk import store
+from disk.errors import exit_on_error, warn_on
+
+
+def ended(main, words, capsys):
+    """The one line with which a command refuses its words, exit code 2."""
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    errors = capsys.readouterr().err
+    assert stopped.value.code == 2 and errors.count("\n") == 1
+    return errors
+
+
+ROWS = "series\tphoto_1\tphoto_2\tlabel\n1\t1\t2\t0\n2\t1\t2\t1\n"
+
+
+@pytest.mark.parametrize(
+    "text, words, said",
+    [
+        (ROWS.replace("photo_2\t", "photo_2\tlabel\t").replace("\t2\t", "\t2\t1\t"), [],
+         "two columns are called label"),
+        (ROWS, ["--columns", "label=label", "label=series"], "--columns label: given twice"),
+        (ROWS.replace("2\t1\t2\t1", '2\t1\t2\t"1\n"'), [], ":3: a line break within quotes"),
+        (ROWS.replace("2\t1\t2\t1", "2\t1\t2\t1\u2028\n3\t1\t2\tx"), [], ":4: label"),
+        (ROWS.replace("2\t1\t2\t1", "2\t1\t2\tx\x0b"), [], ":3: label"),
+    ],
+)  # fmt: skip
+def test_a_table_is_read_line_by_line_and_no_column_twice(
+    text, words, said, demo, tmp_path, capsys
+):
+    path = tmp_path / "mine.tsv"
+    path.write_bytes(text.encode())
+    said_now = ended(labels.main, [str(path), "--data", str(demo), *words], capsys)
+    assert said in said_now
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(2), MemoryError()])
+def test_what_decorates_ends_nothing(error):
+    with warn_on("no picture"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [SystemExit(143), KeyboardInterrupt()])
+def test_an_exit_that_somebody_asked_for_ends_it(error):
+    with pytest.raises(type(error)), warn_on("no picture"):
+        raise error
+
+
+def test_ctrl_c_in_a_command_is_one_line(capsys):
+    def stuck(argv):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        exit_on_error(stuck)([])
+    assert ended.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+
+
+def test_parts_that_this_program_did_not_make_stay(tmp_path):
+    own = tmp_path / f"{'a1' * 12}.store.{'0f' * 16}.part"
+    other = tmp_path / "mine.store.x.part"
+    for path in (own, other):
+        path.write_bytes(b"1")
+        os.utime(path, (0, time.time() - 2 * store.DAY))
+    photos = sorted((conftest.ROOT / "tests").glob("*.py"))[:1]
+
+    def decode(path, size, fit):
+        raise ValueError("no photo")
+
+    with pytest.raises(SystemExit):
+        store.build_store(tmp_path / "a.store", photos, 8, "pad", decode)
+    assert other.exists() and not own.exists()
+
+
+def test_an_overheard_output_is_an_output_as_before():
+    heard, stream = [], io.StringIO()
+    tee = record.Tee(stream, heard.append)
+    tee.writelines(["loss 0.5\n", "acc"])
+    print(" 0.7", file=tee)
+    assert stream.getvalue() == "loss 0.5\nacc 0.7\n" and heard == ["loss 0.5", "acc 0.7"]
+    assert isinstance(tee, io.TextIOBase)
+    del tee
+    assert not stream.closed
+    with record.Tee(stream, heard.append) as own:
+        own.write("x")
+    assert stream.closed  # as with the stream itself
+
+
+TRAINER = """
+    import sys, threading, time
+    {imports}
+    import torch
+    torch.manual_seed(0)
+    net, head = torch.nn.Conv2d(3, 4, 8), torch.nn.Linear(4, 2)
+    optimizer = torch.optim.SGD([*net.parameters(), *head.parameters()], 1e-3)
+    {before}
+    for step in range(9):
+        a, b = (net(torch.rand(4, 3, 8, 8)).flatten(1) for _ in range(2))
+        loss = torch.nn.functional.cross_entropy(head(a - b), torch.tensor([0, 1, 1, 0]))
+        optimizer.zero_grad(); loss.backward(); optimizer.step()
+"""
+
+
+def recorded(folder, name, imports="", before=""):
+    """The ended recording of a small trainer in a folder."""
+    text = textwrap.dedent(TRAINER.format(imports=imports, before=before))
+    (folder / name).write_text(text)
+    words = ["record", "--steps", "2", "--out", "mine.trace", name]
+    command = [sys.executable, str(conftest.ROOT / "diagnose"), *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_a_trainer_s_own_modules_are_its_own(tmp_path):
+    ours = {path.stem for path in (conftest.ROOT / "diagnose").glob("*.py")} - {"__init__"}
+    ours -= {"__main__", "trace", "stepping"}  # a trainer that shadows the standard library is ill
+    for name in ours:
+        (tmp_path / f"{name}.py").write_text("mine = True\n")
+    (tmp_path / "losses.py").write_text("mine = True\n")
+    imports = "; ".join(f"import {name}; assert {name}.mine" for name in sorted(ours | {"losses"}))
+    imports += "; import trace; assert hasattr(trace, 'Trace')"
+    ended = recorded(tmp_path, "train.py", imports)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "mine.trace").exists()
+
+
+def test_a_script_without_suffix_is_a_script(tmp_path):
+    ended = recorded(tmp_path, "train")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_process(tmp_path):
+    before = "threading.Thread(target=time.sleep, args=(1000,)).start()"
+    ended = recorded(tmp_path, "train.py", before=before)
+    assert ended.returncode == 0 and (tmp_path / "mine.trace").exists()
+
+
+@pytest.mark.parametrize("script, said", [
+    ("cells.ipynb", "a notebook"),
+    ("nowhere.train", "no such module"),
+    ("missing.py", "no such file"),
+])  # fmt: skip
+def test_what_is_no_script_is_one_line(script, said, tmp_path):
+    (tmp_path / "cells.ipynb").write_text("{}")
+    command = [sys.executable, str(conftest.ROOT / "diagnose"), "record", "--out", "a", script]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and said in ended.stderr
+
+
+@pytest.mark.parametrize("words", [["--steps", "0"], ["--steps", "-1"], ["--epochs", "-1"]])
+def test_counts_below_the_least_are_refused(words, tmp_path, capsys, monkeypatch):
+    said = ended(record.main, [*words, "--out", str(tmp_path / "a"), "x.py"], capsys)
+    assert "--steps is at least 1" in said
+
+
+def test_a_file_that_has_appeared_meanwhile_is_left(tmp_path, capsys):
+    (tmp_path / "mine.trace").write_text("of somebody else")
+    batch = {"passes": []}
+    trace = {"updates": [1], "batches": [batch], "weights": [], "asked": 1, "epochs": []}
+    trace["later"] = []
+    trace |= {"asked_epochs": 0, "until": None}
+    record.write_trace(trace, tmp_path / "mine.trace")
+    assert (tmp_path / "mine.trace").read_text() == "of somebody else"
+    assert (tmp_path / "mine.trace.2").exists()
