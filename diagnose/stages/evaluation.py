@@ -82,10 +82,17 @@ OTHER_STATISTICS = Row(
 OVERWRITTEN = Row(
     "evaluation.state_overwritten",
     CAUSE,
-    "the state dict {how} after {done} updates was taken after {taken}, without a copy: it holds "
-    "the parameters of now",
+    "the state dict that is loaded after {done} updates was taken after {taken}, without a copy: "
+    "it holds the parameters of now, and loading it changes nothing",
     help="keep copy.deepcopy(model.state_dict())",
     matters=WRONG,
+)
+SAVED_LATE = Row(
+    "evaluation.state_saved_late",
+    DECLARED,
+    "the state dict[ in {file}] that is saved after {done} updates was taken after {taken}, "
+    "without a copy: it holds the parameters after {done}",
+    help="save model.state_dict() itself where it is the best, or keep a copy.deepcopy of it",
 )
 NOT_THE_BEST = Row(
     "evaluation.not_the_best",

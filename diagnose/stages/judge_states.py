@@ -19,6 +19,7 @@ from diagnose.stages.evaluation import (
     OTHER_STATISTICS,
     OTHER_VALUES,
     OVERWRITTEN,
+    SAVED_LATE,
     STALE_STATISTICS,
 )
 
@@ -125,10 +126,11 @@ def judge_states(trace, evaluations, figures):
     """
     findings = []
     for state in trace.states:
-        keeps = state.kind == "loaded" or BEST in state.file.lower()
-        if keeps and 0 <= state.taken < state.update:
-            told = {"how": state.kind, "done": state.update, "taken": state.taken}
-            findings.append(at_line(OVERWRITTEN.found(**told), state.line))
+        if 0 <= state.taken < state.update:
+            told = {"done": state.update, "taken": state.taken}
+            late = SAVED_LATE.found(**told, file=state.file or None)
+            found = OVERWRITTEN.found(**told) if state.kind == "loaded" else late
+            findings.append(at_line(found, state.line))
     return findings + judge_best(trace, evaluations, figures)
 
 

@@ -104,7 +104,8 @@ def decays(replays, changes):
                    for place in rows.places]  # fmt: skip
             return sum((float(t) - v) ** 2 for t, v in zip(rows.texts, own, strict=True))
 
-        found.append(way | {"decay": round(least(miss, DECAYS), 3)})
+        decay = round(least(miss, DECAYS), 3)
+        found += [way | {"decay": decay}] * (decay > DECAYS[1])  # less is the last batch alone
     return found
 
 
