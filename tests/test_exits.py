@@ -101,14 +101,14 @@ def test_watching_changes_no_number(tmp_path):
 
 
 @POSIX
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_when_the_watching_process_is_ended(number, tmp_path):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_nothing_is_left_when_the_watching_process_is_ended(name, tmp_path):
     words = command(["record", "--out", "mine.trace"], "hang", "second", 2)
     process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL, text=True,
                                stdout=subprocess.PIPE)  # fmt: skip
     assert "step 1" in process.stdout.readline()
     assert len(list(tmp_path.glob("mine.trace.*.parts"))) == 1
-    process.send_signal(number)
+    process.send_signal(getattr(signal, name))
     process.wait(30)
     until = time.monotonic() + 20
     while list(tmp_path.glob("*.parts")) and time.monotonic() < until:

@@ -21,6 +21,8 @@ def step_flags(values):
     told = values["values"]
     if values["schedule"] != "StepLR":
         return ""
+    if not {"step_size", "gamma"} <= told.keys():
+        return ""
     return f"--lr-every {told['step_size']} --lr-factor {number(told['gamma'])}"
 
 
