@@ -873,7 +873,7 @@ class LaterTracer(OpTracer):
         evaluates = not torch.is_grad_enabled()
         for number, record in tag.passes.items():
             if self.light or evaluates:
-                record["line"] = self.lines.caller()
+                record["caller"] = self.lines.caller()
             if evaluates and self.asked_epochs:
                 self.alone[number] = len(photo)
         return tag
@@ -913,9 +913,10 @@ class LaterTracer(OpTracer):
     def evaluation_of(self, pair, graph):
         """What is kept of an evaluation besides what is kept of any later batch."""
         passes = pair["passes"].values()
+        line = next((r["caller"] for r in passes if "caller" in r), NOWHERE_LINE)
         facts = {name: any(record[name] for record in passes) for name in ("training", "random")}
         weights = {number for record in passes for number in record["weights"]}
-        done, line = self.updates_done(), next(iter(passes))["line"]
+        done = self.updates_done()
         first = not any(known["update"] == done for known in self.evaluated)
         facts["marks"] = self.marks_of(self.weights_of(pair)) if first else None
         return facts | {"graph": graph, "weights": sorted(weights), "update": done, "line": line}
@@ -1526,6 +1527,7 @@ def clean(pair):
         both = zip(*slots, strict=False)
         pair["gradients"]["merged"] = [torch.stack([g.flatten() for g in gs], 1) for gs in both]
     rest = {k: v for k, v in pair.items() if k not in ("parts", "sides", "scores", "mean")}
+    passes = [{k: v for k, v in record.items() if k != "caller"} for record in passes]
     return rest | {"passes": passes, "rows": rows}
 
 
