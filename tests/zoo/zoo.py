@@ -506,7 +506,14 @@ EXPECTED = {
     "stepped_by_hand_otherwise": ("update.by_hand_otherwise", {}, "update.linear", {}),
     "brighter_first": ("inputs.normalized_each", {"side": 1}),
     "normalized_batch": ("head.activation", {}),
-    "stepped_twice": ("update.not_reproduced", {}, "update.state_changed", {}),
+    "stepped_twice": (
+        "update.not_reproduced",
+        {},
+        "update.linear",
+        {},
+        "update.state_changed",
+        {},
+    ),
     "spectral_norm": ("start.head_computed", {"by": "spectral_norm does"}),
     "frozen_norms": ("update.frozen", {"moving": ("1",)}),
 }
