@@ -5,6 +5,11 @@ import dataclasses
 LINE_AT = "line_at"  # the value of a finding that is the number of the line that it points at
 
 
+def at_line(finding, number):
+    """A finding that points at the line with this number."""
+    return dataclasses.replace(finding, values=finding.values | {LINE_AT: number})
+
+
 def is_same(a, b):
     """Whether two findings are of one row with equal values, but for those that vary."""
     return a.row == b.row and all(

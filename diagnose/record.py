@@ -1203,11 +1203,13 @@ class Recorder(Writer):
         if len(self.waiting) >= MOST_WAITING:
             self.done, self.code = True, 2
             refuse(f"{len(self.waiting)} batches, and no update was seen after them")
+        if self.light:
+            return
         now = self.state_of_weights()
         moved = [not torch.equal(a["values"], b["values"])
                  for a, b, w in zip(self.begin, now, self.weights, strict=False)
                  if (w["op"], w["place"]) not in BATCH_NORM_STATISTICS]  # fmt: skip
-        if self.light or not any(moved):
+        if not any(moved):
             return
         self.pending = {"batches": len(self.waiting), "optimizers": [], "clipped": self.clipped}
         self.pending |= {"gradients": self.waiting[-1]["backwards"][-1]["after"]}

@@ -54,6 +54,9 @@ def read_rows(path):
     header, first = rows[0], 2
     if delimiter == " " and re.fullmatch(r"[0-9. ]+", lines[0]):
         header, first = list(PAIRLIST[: len(rows[0])]), 1
+    twice = next((name for name in header if name and header.count(name) > 1), None)
+    if twice is not None:
+        stop(__file__, f"{path}: two columns are called {twice[:LONGEST]}")
     if len(rows) < first:
         stop(__file__, f"{path}: a header and no rows")
     for number, row in enumerate(rows[first - 1 :], first):
@@ -64,9 +67,6 @@ def read_rows(path):
 
 def find_column(path, header, ours, names):
     """The position of one of our columns in the header, or None; names: {ours: the file's}."""
-    twice = next((name for name in header if name and header.count(name) > 1), None)
-    if twice is not None:
-        stop(__file__, f"{path}: two columns are called {twice[:LONGEST]}")
     if ours in names and names[ours] not in header:
         stop(__file__, f"--columns {ours}={names[ours]}: {path} has {', '.join(header)[:200]}")
     known = (names[ours],) if ours in names else COLUMNS.get(ours, (ours,))

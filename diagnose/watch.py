@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 GIVEN = "DIAGNOSE_WATCHED"  # environment: the folder of the notes, and how the command is called
-HEAD = struct.Struct("<Qd")  # ops so far, seconds (time.monotonic) of the last
+HEAD = struct.Struct("<Q")  # ops so far
 SLOTS = ("where", "op", "line", "device", "error", "state", "parts")  # texts that a trainer notes
 SLOT = 500  # bytes of each
 LOOK = 0.05  # seconds between two looks at the trainer
@@ -83,7 +83,7 @@ class Notes:
     def tick(self):
         """Notes that one more op begins."""
         self.count += 1
-        HEAD.pack_into(self.memory, 0, self.count, time.monotonic())
+        HEAD.pack_into(self.memory, 0, self.count)
 
     def ticks(self):
         """How many ops have begun."""

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from diagnose.finding import at_line
 from diagnose.later import recorded_pairs
 from diagnose.predictions.judge import (
     ARITHMETIC,
@@ -36,7 +37,7 @@ from diagnose.stages.evaluation import (
     TRAINING_MODE,
     VERDICT,
 )
-from diagnose.stages.judge_states import at_line, judge_parameters, judge_states
+from diagnose.stages.judge_states import judge_parameters, judge_states
 from diagnose.stages.printed import FIGURES, NUMBER, VALIDATION
 from diagnose.tables import TABLE, UNDECIDED
 from disk.errors import stop

@@ -16,6 +16,7 @@ from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
 
 OFTEN = ("twice", *(f"{times} times" for times in range(3, TIMES + 1)))
 SURE = 14  # bits that two batches share by no chance
+FEW_OF_SIDE = 3  # photos; more are not all of one side by chance
 FEW_BOXES = 3  # sizes that are told
 OUTSIDE = "all of it outside of the photos, where the border is"
 FEW = 2  # estimated values of photos in a batch, more than which are of each photo
@@ -147,7 +148,7 @@ def name_inputs(changes, worst):
     for (row, values), count in counts.items():
         some = count if count < total or row is IN_PLACE else None
         own = places.get((row, values), [])
-        side = {0: 1, half: 2}.get(own[0]) if len(own) == half > FEW_BOXES else None
+        side = {0: 1, half: 2}.get(own[0]) if len(own) == half > FEW_OF_SIDE else None
         side = side if side and own == list(range(own[0], own[0] + half)) else None
         found = row.found(**dict(values), count=some, total=total, side=side)
         findings.append(dataclasses.replace(found, **proof))

@@ -3,10 +3,10 @@
 import itertools
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from diagnose.explain import explain
-from diagnose.finding import LINE_AT
+from diagnose.finding import at_line
 from diagnose.stages.loss import OF_ONE_LOGIT
 from diagnose.stages.printed import (
     AFTER,
@@ -149,9 +149,8 @@ def judge_printed(printed, facts):
         if series and not facts:
             return [NO_FACTS.found()]
         for rows in series:
-            at = {LINE_AT: rows[-1][3]}
             found = explain_figures(figure, rows, facts)
-            findings += [replace(finding, values=finding.values | at) for finding in found]
+            findings += [at_line(finding, rows[-1][3]) for finding in found]
         findings += [] if series else [NO_LINES.found(figure=figure)]
     if any(re.search(VALIDATION, line, re.I) for _, _, line, *_ in printed):
         findings.append(VALIDATION_LINES.found())

@@ -1,11 +1,10 @@
 """Which parameters are evaluated, and which state dict is kept as the best."""
 
 import math
-from dataclasses import replace
 
 import torch
 
-from diagnose.finding import LINE_AT
+from diagnose.finding import at_line
 from diagnose.numerics import estimated, least
 from diagnose.record import BATCH_NORM_STATISTICS
 from diagnose.stages.evaluation import (
@@ -25,7 +24,7 @@ from diagnose.stages.evaluation import (
 
 EXPONENTS = [place / 12 for place in range(1, 61)]  # of 10, of 1 - a decay: .17 to .99999
 SHARE = 1e-3  # of what an average moves, that rounding may leave, besides the last digit
-BEST = r"best"  # in the name of a file
+BEST = "best"  # in the name of a file
 
 
 def judge_parameters(trace, evaluations):
@@ -174,8 +173,3 @@ def is_at_each_best(figures, written):
     best = {n for n, figure in enumerate(figures) if figure > before[n]}
     equal = {n for n, figure in enumerate(figures) if figure == before[n]}
     return best <= set(written) <= best | equal
-
-
-def at_line(finding, number):
-    """A finding that points at the line with this number."""
-    return replace(finding, values=finding.values | {LINE_AT: number})

@@ -41,6 +41,12 @@ def arithmetic(name, text, act, values=None, **options):
     return Arithmetic(f"printed.{name}", CAUSE, text, act=act, values=values, each=True, **options)
 
 
+def of_batch(series, text, help, name=None):
+    """An Arithmetic that prints another series of the last batch; name: where it is not its own."""
+    options = {"series": series, "help": help, "matters": WRONG}
+    return arithmetic(name or series, text, lambda v, n, told: v[-1], **options)
+
+
 def windows(replays, changes):
     """Over which batches an arithmetic may go; of two that are the same, one."""
     rows = replays[0]
@@ -223,48 +229,34 @@ SMOOTHED = arithmetic(
     decays,
     help="print the mean over the epoch: an average that begins with 0 is too small at first",
 )
-EVERY_LABEL = arithmetic(
+EVERY_LABEL = of_batch(
     "every_label",
     "the share of all predictions against all labels of a batch: shapes [B, 1] and [B] are "
     "broadcast to [B, B]",
-    lambda v, n, told: v[-1],
-    series="every_label",
     help="give both one shape before they are compared",
-    matters=WRONG,
 )
-FLAT = arithmetic(
+FLAT = of_batch(
     "argmax_of_all",
     "the share of labels that are the place of the largest of all logits of their batch: argmax() "
     "without a dimension",
-    lambda v, n, told: v[-1],
-    series="argmax_of_all",
     help="take the larger logit of each pair: logits.argmax(1)",
-    matters=WRONG,
 )
-TRUE_ONES = arithmetic(
+TRUE_ONES = of_batch(
     "true_ones",
     "the share of pairs whose prediction and label are both 1: they are multiplied, not compared",
-    lambda v, n, told: v[-1],
-    series="true_ones",
     help="compare predictions with labels: prediction == label",
-    matters=WRONG,
 )
-CUT = arithmetic(
+CUT = of_batch(
     "cut_at_half",
     "the accuracy with the single logit cut at 0.5, where 0 is the middle",
-    lambda v, n, told: v[-1],
-    series="cut_at_half",
     help="cut a logit at 0, or its sigmoid at 0.5",
-    matters=WRONG,
 )
 SIGNS = tuple(
-    arithmetic(
-        f"sign_of_logit_{number}",
+    of_batch(
+        f"sign_{number}",
         f"the share of pairs in which the sign of logit {number} alone predicts the label",
-        lambda v, n, told: v[-1],
-        series=f"sign_{number}",
+        name=f"sign_of_logit_{number}",
         help="compare the two logits: logits.argmax(1)",
-        matters=WRONG,
     )
     for number in (1, 2)
 )
