@@ -412,6 +412,56 @@ def run_until(flags, out, step):
         stop(__file__, f"train_resnet.py ended with {process.returncode}: {' '.join(flags)}")
 
 
+def measure_diagnosis(flags, folder):
+    """(j) recording against the page's own steps in float64, and comparing, each in a process."""
+    page = [train_resnet.__file__, "--weights", "none", "--epochs", "1", *flags]
+    trace, outs = folder / "bench.trace", [folder / "bare", folder / "recorded"]
+    record = ["-m", "diagnose", "record", "--out", str(trace), *page]
+    bare, _, own = child([*page, "--float64"], outs[0])
+    recorded, whole, peak = child(record, outs[1])
+    text = "seconds of a recorded step / of the page's own in float64"
+    yield "j", text, f"{recorded / bare:.2f}", "<= 1.1"
+    text = "to record 5 steps from the call on, seconds; peak memory, the page's own peak"
+    yield "j", text, f"{whole:.0f}; {peak} MiB, {own} MiB", "own + 512 MiB"
+    compare = ["-m", "diagnose", "compare", str(trace), "--data", flags[flags.index("--data") + 1]]
+    _, whole, peak = child(compare)
+    yield "j", "to compare them, seconds; peak memory", f"{whole:.0f}; {peak} MiB", "3072 MiB"
+
+
+# Runs a command and prints the peak memory in KiB of it and of what it started.
+MEASURED = "; ".join(
+    (
+        "import resource, subprocess, sys",
+        "code = subprocess.call([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL)",
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)",
+        "sys.exit(code)",
+    )
+)
+
+
+def child(words, out=None):
+    """(seconds of a step, seconds in all, peak memory in MiB) of Python with these words.
+
+    out: its --out, of a run of train_resnet whose steps 2 to 4 are measured; None: of no run.
+    """
+    begun, at = now(), {}
+    words = [*words, "--out", str(out)] if out else words
+    script = [sys.executable, "-c", MEASURED, *words]
+    mark = out / "last_step.txt" if out else None
+    with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            text = mark.read_text() if mark and mark.is_file() else ""
+            for step in (2, 5):
+                if f"step {step}," in text:
+                    at.setdefault(step, now())
+            time.sleep(0.005)
+        printed = process.stdout.read()
+    if process.returncode not in (0, 1):
+        stop(__file__, f"ended with {process.returncode}: {' '.join(words)}")
+    step = (at[5] - at[2]) / 3 if out else None
+    return step, now() - begun, int(printed.split()[-1]) // 1024
+
+
 # Flags that change rounding
 
 
@@ -470,6 +520,8 @@ def measure(folder, device, size, rounds):
     places = [*flags, "--data", str(official_shape(folder / "small", 16, photos))]
     few = [*places, "--quick-experiment", "0.06"]  # an epoch in small, of about 8 steps
     yield from measure_steps(few, device, rounds)
+    if importlib.util.find_spec("resource"):  # not on Windows
+        yield from measure_diagnosis(few, folder)
     yield from with_run(places, lambda run: list(measure_flags(run, places, rounds)))
     Image.new("RGB", (40, 30)).save(folder / "tiny.jpg")
     for part in (16, 4, 1):

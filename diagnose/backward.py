@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 
-from diagnose.forward import forward
 from diagnose.numerics import relative_error
 from diagnose.record import places
 from diagnose.trace import Sample
@@ -73,23 +72,10 @@ def contribution(backward):
     return added
 
 
-def backbone_gradients(passes, matches, dtype):
-    """{number: values at the fixed places} from the first gradients at the features, in a dtype.
-
-    passes: diagnose.stages.judge_features.Passes that reproduce the features.
-    """
-    replay, recipe = passes.replay, passes.recipe
-    chosen = replay.backbones(dtype)
-    for backbone in chosen:
-        backbone.requires_grad_(True)
-    features = replay.behind(forward(chosen, replay.sides, recipe, replay.statistics), recipe)
-    made = zip(features, replay.sides.gradients, strict=True)
-    pairs = [(f, slots[0].to(dtype)) for f, slots in made if slots]
-    if not pairs:
-        return {}
-    torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
+def weight_gradients(backbones, matches):
+    """{number: values at the fixed places} of the gradients of two backbones, or of one twice."""
     gradients = {}
-    for backbone, match in zip(dict.fromkeys(chosen), matches, strict=False):
+    for backbone, match in zip(dict.fromkeys(backbones), matches, strict=False):
         own = backbone.state_dict(keep_vars=True)
         reached = {n: own[name].grad for n, name in match.names.items()}
         for n, gradient in reached.items():

@@ -62,16 +62,16 @@ def formula_tolerance(rounding, times=1):
     return max(times * FORMULA[is_float32(rounding)], lost)
 
 
-def replay_tolerance(single, double, rounding, bounds):
+def replay_tolerance(lost, rounding, bounds):
     """The relative error that rounding explains: SAFETY times that of the replay itself.
 
     In float64 it is what float32 makes, 29 bits further down.
-    single, double: one replayed tensor in both precisions; rounding: see rounding_of. bounds:
+    lost: the relative error of a replayed tensor in float32; rounding: see rounding_of. bounds:
     (least, most) in float64 and in float32, as what a hypothesis amplifies without end would prove
     anything.
     """
     least, most = bounds[is_float32(rounding)]
-    return min(max(SAFETY * relative_error(single, double) * rounding, least), most)
+    return min(max(SAFETY * lost * rounding, least), most)
 
 
 def factor_between(made, seen):

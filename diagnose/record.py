@@ -48,6 +48,7 @@ if __name__ == "__main__":
 import argparse
 import atexit
 import faulthandler
+import glob
 import io
 import linecache
 import mmap
@@ -478,6 +479,14 @@ class Places(Origins):
             self.made[first] = self.last["moved"] = self.lines.here()
         elif self.has_gradients() and (in_place or attribute == "grad"):
             self.last["changed"] = self.lines.here()
+
+    def on_photo(self, photo):
+        """See OpTracer; a photo in training, behind the last step asked for, ends the recording."""
+        ready = torch.is_grad_enabled() and not self.asked_epochs and self.pending is not None
+        if ready and len(self.updates) + 1 >= self.steps and not self.waiting:
+            self.finish_pending()
+            self.end()
+        return super().on_photo(photo)
 
     def has_gradients(self):
         """Whether gradients wait for an optimizer step."""
@@ -1132,11 +1141,13 @@ class Writer(LaterTracer):
         self.done, self.saved, trace = True, True, self.trace()
         if not trace["updates"]:
             text = "no update was seen in which a pair of photos met a loss; nothing is written"
+            text += " (processes and threads that a trainer starts are not recorded)"
             if sys.exc_info()[0] is None:
                 refuse(text)
             print(f"record.py: {text}", file=sys.__stderr__)
             return
         write_trace(trace, self.out)
+        trace = None  # Windows removes no file that is mapped
         if self.parts:
             shutil.rmtree(self.parts, ignore_errors=True)
 
@@ -1317,7 +1328,9 @@ def whole_steps(folder):
     """(updates, batches) of the parts of a recording, see Recorder.write_part."""
     updates, batches = [], []
     for path in sorted(Path(folder).glob("*.part")):
-        part, following = torch.load(path, weights_only=True), path.with_suffix(".next")
+        # mapped: a trace is as large as a trainer's memory may be
+        part = torch.load(path, weights_only=True, mmap=True)
+        following = path.with_suffix(".next")
         known = following.is_file()
         told = {"next": torch.load(following, weights_only=True)} if known else {}
         updates.append(part["update"] | told)
@@ -1741,6 +1754,11 @@ def check_out(out):
         refuse(f"--out {out}: a name has at most {LONGEST_NAME} bytes")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         refuse(f"--out {out}: {folder} is not a folder that can be written to")
+    for parts in sorted(folder.glob(f"{glob.escape(out.name)}.{'[0-9a-f]' * 32}.parts")):
+        if any(parts.glob("*.part")):
+            join = f"record --join {parts.name} --out {out.name}"
+            text = f"steps of a recording that died with its watch, or still runs; to join: {join}"
+            print(f"{SPEAKER[-1]}: {parts}: {text}", file=sys.__stderr__)
 
 
 def is_program(name):

@@ -3,16 +3,19 @@
 import copy
 import functools
 import importlib
+import weakref
 from argparse import Namespace
 from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from diagnose.numerics import FORMULA, relative_error
 from diagnose.record import OpTracer, is_large
 
 PAGES = ("train_resnet", "train_vgg")
+FINEST = "layer1", "layer2"  # of ResNet; a pass of VGG keeps less
 
 
 class Reference(NamedTuple):
@@ -60,14 +63,15 @@ def choose_reference(name, trace, size):
         module = importlib.import_module(page)
         recipe = {key: row[0] for key, row in module.RECIPE.items()}
         args = Namespace(**(recipe | {"weights": "none", "size": size}))
-        ranker = module.build(args).double()
-        rules = optimizer_rules(module.build_optimizer(args, ranker))
+        ranker = module.build(args)
         weights, ops = reference_weights(ranker, size)
-        reference = Reference(ranker, weights, recipe, rules, page, ops)
-        known = {k for k, _ in reference.weights}
-        share = sum(key(w) in known for w in trace.weights) / len(reference.weights)
+        known = {k for k, _ in weights}
+        share = sum(key(w) in known for w in trace.weights) / len(weights)
         if best is None or share > best[0]:
-            best = share, reference
+            rules = optimizer_rules(module.build_optimizer(args, ranker))
+            best = share, Reference(ranker, weights, recipe, rules, page, ops)
+        if share >= 1:
+            break  # building another takes seconds and a gigabyte
     return best[1]
 
 
@@ -141,22 +145,31 @@ def weights_by_step(trace):
     return at
 
 
-def load_backbone(ranker, match, values, dtype=None):
-    """A copy of the reference's backbone with the trainer's weights, in their precision, or in a
-    given one.
-    """
+def load_backbone(ranker, match, values, dtype):
+    """A copy of the reference's backbone with the trainer's weights, in a precision."""
     backbone = copy.deepcopy(ranker.backbone)
-    kinds = (values[n].dtype for n in match.names if values[n].is_floating_point())
-    backbone.to(dtype or next(kinds, torch.float64))
-    own = backbone.state_dict(keep_vars=True)
-    with torch.no_grad():
-        for n, name in match.names.items():
-            own[name].copy_(values[n])
+    kept = {name for name, _ in backbone.named_parameters()}
+    # Parameters are those of the record where they have the precision; statistics move.
+    own = {name: values[n].to(dtype, copy=name not in kept) for n, name in match.names.items()}
+    backbone.load_state_dict(own, strict=False, assign=True)
+    backbone.to(dtype)
     lost = {name.split(".")[0] for name in match.missing}
     for child in lost:  # a part without any of its weights is not used
         if all(n.split(".")[0] != child for n in match.names.values()):
             setattr(backbone, child, nn.Identity())
+    spare_memory(backbone)
     return backbone.train()
+
+
+def spare_memory(backbone):
+    """Has the blocks at the two finest resolutions, which hold most of the activations of a pass,
+    compute them once more in the backward pass. Running statistics then move twice.
+    """
+    again = functools.partial(checkpoint, preserve_rng_state=False, use_reentrant=False)
+    for name in FINEST:
+        for block in getattr(backbone, name, ()):
+            itself = weakref.proxy(block)  # a block that held itself would not be freed at once
+            block.forward = functools.partial(again, type(block).forward, itself)
 
 
 # The two sides of a batch
@@ -184,6 +197,15 @@ def pass_of(batch, side):
     return batch.passes[int((ends <= side[0]).sum())]
 
 
+def photos_at(passes, rows):
+    """[B, 3, S, S] photos at rows [B] of all passes; no copy where they are a whole pass."""
+    ends = torch.tensor([len(photos) for photos in passes]).cumsum(0).tolist()
+    for photos, end in zip(passes, ends, strict=True):
+        if rows.tolist() == list(range(end - len(photos), end)):
+            return photos
+    return torch.cat(passes)[rows]
+
+
 def sides_of(batch):
     """The Sides of a recorded pair, photo_1 first; None where it has not two equal ones."""
     rows, passes = batch.rows, [record.input for record in batch.passes]
@@ -202,7 +224,7 @@ def sides_of(batch):
         return None
     slots = [batch.gradients.get(f"features_{i}", []) for i in order]
     gradients = [list(map(column, side)) for side in slots]
-    photos, rows = torch.cat(passes), [rows[i] for i in order]
+    rows = [rows[i] for i in order]
     numbers = [pass_of(batch, side).weights for side in rows]
-    inputs = [photos[side] for side in rows]
+    inputs = [photos_at(passes, side) for side in rows]
     return Sides(inputs, features, gradients, numbers, passes, rows)

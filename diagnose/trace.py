@@ -303,7 +303,7 @@ class Trace:
 
 def read_trace(path):
     """The Trace in a file of record.py; ends the program where it is none, or holds no update."""
-    return typed(load_tensors(path), path)
+    return typed(load_tensors(path, mapped=True), path)
 
 
 def typed(entries, path):

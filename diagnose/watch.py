@@ -30,16 +30,11 @@ SLOTS = ("where", "op", "line", "device", "error", "state", "parts")  # texts th
 SLOT = 500  # bytes of each
 LOOK = 0.05  # seconds between two looks at the trainer
 HANG = 300  # seconds without an op, after which the stacks are told
-WAIT = 1.0  # seconds for the stacks to be written
+WAIT = 0.5  # seconds for the stacks of a process to be written
 GB = 1e9
-SIGNALS = {
-    "SIGSEGV": "segmentation fault",
-    "SIGABRT": "abort",
-    "SIGBUS": "bus error",
-    "SIGFPE": "arithmetic error",
-    "SIGILL": "illegal instruction",
-    "SIGKILL": "killed by the system or by somebody",
-}
+SIGNALS = {"SIGSEGV": "segmentation fault", "SIGABRT": "abort", "SIGBUS": "bus error",
+           "SIGFPE": "arithmetic error", "SIGILL": "illegal instruction", "SIGKILL":
+           "killed by the system or by somebody"}  # fmt: skip
 STATUSES = {  # of Windows, by NTSTATUS
     0xC0000005: "access violation",
     0xC00000FD: "stack overflow",
@@ -51,10 +46,8 @@ STATUSES = {  # of Windows, by NTSTATUS
     0xC0000094: "division by zero",
     0xC000013A: "Ctrl-C",
 }
-DEVICE_ERROR = (
-    "an error of a CUDA device is noticed later than it happens: set CUDA_LAUNCH_BLOCKING=1 for "
-    "the exact op"
-)
+DEVICE_ERROR = ("an error of a CUDA device is noticed later than it happens: set "
+                "CUDA_LAUNCH_BLOCKING=1 for the exact op")  # fmt: skip
 
 
 class Notes:
@@ -197,12 +190,22 @@ def stack_of(folder, child=None):
     path = Path(folder) / "stack"
     if child is not None and path.is_file() and hasattr(signal, "SIGRTMIN"):
         os.truncate(path, 0)  # the trainer appends
-        child.send_signal(signal.SIGRTMIN + 7)
-        time.sleep(WAIT)
+        for pid in (child.pid, *workers_of(child.pid)):  # one after the other, into one file
+            os.kill(pid, signal.SIGRTMIN + 7)
+            time.sleep(WAIT)
     threads = [part for part in read_text(path).split("\n\n") if "in end_with" not in part]
     lines = [line for part in threads for line in part.splitlines()]
     lines = [line for line in lines if line and "Extension modules:" not in line]
     return ["  stack", *(f"    {line}" for line in lines)] if lines else []
+
+
+def workers_of(pid):
+    """The processes that one has forked and that write their stacks as it does."""
+    bit, found = signal.SIGRTMIN + 6, []
+    for one in map(int, read_text(f"/proc/{pid}/task/{pid}/children").split()):
+        caught = read_text(f"/proc/{one}/status").partition("SigCgt:")[2].split()
+        found += [one] * bool(caught and int(caught[0], 16) >> bit & 1)  # others would die of it
+    return found
 
 
 def join(parts, told):
@@ -229,9 +232,8 @@ def exit_code(code):
 def place_of(notes):
     """Lines on where a trainer was last."""
     op, line, device = (notes.read(name) for name in ("op", "line", "device"))
-    lines = [f"  op      {op or 'no op of torch was seen'}"]
-    lines += [f"  line    {line}"] * bool(line) + [f"  device  {device}"] * bool(device)
-    return lines
+    lines = [f"  op      {op or 'no op of torch was seen'}", *[f"  line    {line}"] * bool(line)]
+    return lines + [f"  device  {device}"] * bool(device)
 
 
 def how(code, state):
@@ -270,10 +272,8 @@ def memory_lines(memory, group):
         return []
     peak, free = (memory.peak or 0) / GB, (memory.available or 0) / GB
     ago = time.monotonic() - memory.at
-    text = (
-        f"  memory  {memory.resident / GB:.1f} GB resident (peak {peak:.1f}); {free:.1f} GB were "
-    )
-    text += f"available {ago:.2f} s before"
+    text = f"  memory  {memory.resident / GB:.1f} GB resident (peak {peak:.1f}); {free:.1f} GB "
+    text += f"were available {ago:.2f} s before"
     if not group:
         return [f"{text} (no control group says whether it killed)"]
     limit = f"limit {group['limit'] / GB:.1f} GB" if group["limit"] else "no limit"

@@ -53,8 +53,11 @@ def imagenet_file(url, size):
     return path
 
 
-def load_tensors(path):
-    """What torch.save wrote to path, on the CPU; code in it is refused, never run."""
+def load_tensors(path, mapped=False):
+    """What torch.save wrote to path, on the CPU; code in it is refused, never run.
+
+    mapped: tensors are read from the file as they are needed, as long as they live.
+    """
     if not path.is_file():
         stop(__file__, f"{path}: no such file")
     wrong = fail_on(__file__, f"{path}: not a checkpoint of plain tensors", Exception, detail=False)
@@ -64,6 +67,7 @@ def load_tensors(path):
                 damaged = archive.testzip()
             if damaged:
                 stop(__file__, f"{path}: damaged: {damaged} is not what was written")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -93,6 +93,15 @@ def test_a_hang_is_told_once_and_the_trainer_goes_on(tmp_path):
     assert "dying.py" in told.partition("stack")[2]
 
 
+@POSIX
+def test_a_loader_that_hangs_shows_the_stack_of_its_worker(tmp_path):
+    process = ended(["watch", "--hang", "1"], "hang", "worker", tmp_path)
+    line = TRAINER.read_text().splitlines().index('            end("worker")') + 1
+    assert process.returncode == 0 and "step 10 loss" in process.stdout
+    assert re.search(rf'dying.py", line {line} in __getitem__\n', process.stderr)
+    assert re.search(r"no op of torch for 1 s in step \d, loader", process.stderr)
+
+
 def test_watching_changes_no_number(tmp_path):
     plain = [sys.executable, str(TRAINER), "none", "3", "second"]
     alone = subprocess.run(plain, capture_output=True, text=True).stdout
@@ -121,7 +130,7 @@ def test_steps_of_a_dead_recording_are_joined(tmp_path):
     words = command(["record", "--steps", "4", "--out", "mine.trace"], "none", "second")
     subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
     whole = torch.load(tmp_path / "mine.trace", weights_only=True)
-    parts = tmp_path / "mine.trace.x.parts"
+    parts = tmp_path / f"mine.trace.{'ab' * 16}.parts"
     parts.mkdir()
     facts = {k: v for k, v in whole.items() if k not in ("updates", "batches")}
     for number, (update, batch) in enumerate(zip(whole["updates"], whole["batches"], strict=True)):
@@ -132,6 +141,9 @@ def test_steps_of_a_dead_recording_are_joined(tmp_path):
     join = [*recorder, "--join", str(parts), "--out", "joined.trace"]
     assert subprocess.run(join, cwd=tmp_path, capture_output=True).returncode == 0
     (tmp_path / "mine.trace").unlink()
+    again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0  # and the next recording says how they are joined
+    assert f"to join: record --join {parts.name} --out mine.trace" in again.stderr
     joined = torch.load(tmp_path / "joined.trace", weights_only=True)
     assert str(joined) == str(whole)
     for path in ("missing", str(tmp_path), str(TRAINER)):  # where there are no parts

@@ -24,7 +24,7 @@ def first_departure(batch, replay):
         return {}
     tolerance, places = SAME[is_float32(replay.rounding)], []
     for record, photos in zip(batch.passes, replay.sides.passes, strict=True):
-        layers = entering(replay.backbones()[0], photos)
+        layers = entering(replay.backbones(replay.dtype)[0], photos)
         if len(layers) != len(record.norms) or not layers:
             return {}
         names, same = [name for name, *_ in layers], [agrees(norm, *layer[1:], tolerance)

@@ -220,8 +220,8 @@ class Passes:
     tolerance: float
 
 
-def replay_of(trace, view, rounding, reference, weights):
-    """The Replay of the forward passes of a batch; see judge_passes."""
+def replay_of(trace, view, rounding, reference, weights, first):
+    """The Replay of the forward passes of a batch; first: see Replay; for others judge_passes."""
     values = weights(view.step)
     layer, told = linear_layer(trace.weights, view.matches[0], values)
     backbone = reference.ranker.backbone
@@ -233,7 +233,7 @@ def replay_of(trace, view, rounding, reference, weights):
         norms = pass_of(view.batch, view.sides.rows[side - 1]).norms
         statistics = {names[n.weight].rpartition(".")[0]: n.before for n in norms
                       if n.weight in names and n.before[0] is not None}  # fmt: skip
-    return Replay(*own, layer, rounding, statistics, shown)
+    return Replay(*own, layer, rounding, statistics, shown, first)
 
 
 def view_rounding(trace, view, values):
@@ -248,12 +248,11 @@ def judge_passes(trace, views, roundings, reference, weights, progress):
     views: see diagnose.compare.BatchContext, those whose photos were recorded; roundings: of each,
     see view_rounding; weights: see Replay; progress: see diagnose.progress.Progress.
     """
-    replays = [
-        replay_of(trace, view, rounding, reference, weights)
-        for view, rounding in zip(views, roundings, strict=True)
-    ]
-    for replay in replays:  # each keeps what it has computed
-        replay.error(replay.shown)
+    replays = []
+    for view, rounding in zip(views, roundings, strict=True):
+        first = replays[0] if replays else None
+        replays.append(replay_of(trace, view, rounding, reference, weights, first))
+        replays[-1].error(replays[-1].shown)  # each keeps what it has computed
         progress.advance("repeating forward passes")
     free = [*PASSES, *[MAX_POOL] * calls(views, "max"), *[DROPOUT] * calls(views, "dropout")]
     owns = explain_each(replays, combinations_of(free))
