@@ -3,7 +3,7 @@
     python bench.py [--device cpu] [--size 224] [--rounds 3]
 
 Needs no dataset: it draws photos, and lists of the official shape. Prints one table for the README;
-nothing is asserted here. It takes about seven minutes on 2 cores and 3 GB of disk for that time.
+nothing is asserted here. It takes about twelve minutes on 2 cores and 3 GB of disk for that time.
 """
 
 import contextlib

@@ -129,7 +129,7 @@ def explain(trace, root, page=None, weights=None):
         whole += schedules.judge_schedules(trace, reference.recipe, known + pairs_of(later))
     inputs_found = of_training([f for _, f in findings if f.stage == "inputs"])
     prepared = inputs_found, of_whole(trace, official)
-    told, predictions = judge_evaluation(trace, evaluations, known, prepared, root)
+    told, predictions = judge_evaluation(trace, evaluations, known, later, prepared, root)
     if evaluations:
         whole = [finding for finding in whole if finding.row is not VALIDATION_LINES]
     findings += [(step, f) for f in whole + told for step in range(steps)]

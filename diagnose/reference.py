@@ -153,11 +153,11 @@ def load_backbone(ranker, match, values, dtype):
     own = {name: values[n].to(dtype, copy=name not in kept) for n, name in match.names.items()}
     backbone.load_state_dict(own, strict=False, assign=True)
     backbone.to(dtype)
+    spare_memory(backbone)
     lost = {name.split(".")[0] for name in match.missing}
     for child in lost:  # a part without any of its weights is not used
         if all(n.split(".")[0] != child for n in match.names.values()):
             setattr(backbone, child, nn.Identity())
-    spare_memory(backbone)
     return backbone.train()
 
 

@@ -267,8 +267,9 @@ def test_bench_prints_every_row(monkeypatch, capsys):
     monkeypatch.setattr(bench, "invent_dataset", lambda count, seed: invent(12, seed))
     monkeypatch.setattr(bench, "measure_start", lambda *_: [])
     monkeypatch.setattr(bench, "measure_flags", lambda *_: [])
+    monkeypatch.setattr(bench, "child", lambda words, out=None: (len(words), 2.0, 3))
     bench.main(["--size", "64", "--rounds", "1", "--device", "cpu"])
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
-    assert [line[2] for line in table] == list("aabcddeefgggh")
+    assert [line[2] for line in table] == list("aabcddeefggghjjj")
     assert {line.count("|") for line in table} == {5}
     assert "per-pair evaluation / ours, 16 pairs, 26 photos" in table[2]

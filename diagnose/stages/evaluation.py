@@ -1,6 +1,6 @@
 """The evaluation after the recorded steps: how it is done, and what its figures are."""
 
-from run.findings import CAUSE, DECLARED, DIFFERENT, HARMLESS, SKIPPED, WRONG, Row
+from run.findings import CAUSE, DECLARED, DIFFERENT, HARMLESS, SKIPPED, UNEXPLAINED, WRONG, Row
 
 EVALUATE = "call model.eval() before the evaluation, and model.train() before the next batches"
 TRAINING_MODE = Row(
@@ -138,9 +138,9 @@ PREPARED = Row(
 CUT = Row(
     "evaluation.cut_at_half",
     CAUSE,
-    "the printed validation accuracy {reported} is that of the single logit cut at 0.5, where 0 is "
-    "the middle (cut at 0: {accuracy:.4f})",
-    help="cut a logit at 0, or its sigmoid at 0.5",
+    "the printed validation accuracy {reported} is that of {ways} (cut in the middle: "
+    "{accuracy:.4f})",
+    help="predict the larger of two logits; cut a single logit at 0, or its sigmoid at 0.5",
     matters=WRONG,
 )
 FOUND = Row(
@@ -161,6 +161,15 @@ NOT_KNOWN = Row(
     SKIPPED,
     "{unknown} of {pairs} evaluated pairs could not be identified",
     is_partial=True,
+)
+NOT_AS_TRAINED = Row(
+    "evaluation.not_as_in_training",
+    UNEXPLAINED,
+    "{unknown} of {pairs} evaluated pairs are not recognized as photos of the dataset, while all "
+    "{trained} pairs of later training are: they are prepared in another way than in training, or "
+    "changed before they enter the network",
+    help="prepare photos in one way for both",
+    at=("dataset",),
 )
 BOTH_ORDERS = Row(
     "evaluation.both_orders",

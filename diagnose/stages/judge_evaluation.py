@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from diagnose.finding import at_line
-from diagnose.later import recorded_pairs
+from diagnose.later import pairs_of, recorded_pairs
 from diagnose.predictions.judge import (
     ARITHMETIC,
     METRIC_INVERTED,
@@ -29,6 +29,7 @@ from diagnose.stages.evaluation import (
     GRADIENTS,
     NO_LOGITS,
     NONE,
+    NOT_AS_TRAINED,
     NOT_KNOWN,
     PREPARED,
     RANDOM,
@@ -109,12 +110,13 @@ def is_reversed(pairs, others):
     return any(own == other[::-1] != other for own, other in names)
 
 
-def judge_evaluation(trace, evaluations, known, prepared, root):
+def judge_evaluation(trace, evaluations, known, later, prepared, root):
     """(findings on the recorded evaluations, (rows, scores, whether with a loss) of the one with
     the most pairs, or None).
 
-    known: the RecordedPairs of training; prepared: findings on how photos of training, and of the
-    evaluation, are prepared, None where that is not known; root: of the dataset.
+    known: the RecordedPairs of training; later: batches of it, see view_later; prepared: findings
+    on how photos of training, and of the evaluation, are prepared, None where that is not known;
+    root: of the dataset.
     """
     if not (trace.asked_epochs or trace.until):
         return [], None
@@ -129,7 +131,11 @@ def judge_evaluation(trace, evaluations, known, prepared, root):
     findings += judge_preparation(*prepared)
     findings = [at_line(finding, own.batches[0].line) for finding in findings]
     unknown = sum(pair is None for pair in own.pairs)
-    if unknown:
+    trained = sum(batch.size for batch in later)
+    if unknown > len(own.pairs) / 2 and trained and trained == len(pairs_of(later)):
+        told = {"unknown": unknown, "pairs": len(own.pairs), "trained": trained}
+        findings.append(at_line(NOT_AS_TRAINED.found(**told), own.batches[0].line))
+    elif unknown:
         findings.append(NOT_KNOWN.found(unknown=unknown, pairs=len(own.pairs)))
     if own.logits is None or own.logits.shape[1] > 2:
         return [*findings, NO_LOGITS.found()], None
@@ -264,15 +270,24 @@ def is_on_own_labels(joined, reported):
 
 
 def cut_at_half(own, joined, reported):
-    """The finding on a single logit that is cut at 0.5, in a list."""
+    """The finding on logits that are cut elsewhere than in their middle, in a list."""
     known = joined.places >= 0
-    if own.logits.shape[1] == 2 or not reported or not known.any():
+    if not reported or not known.any():
         return []
-    z, truth = joined.scores[known, 1], joined.official["label"][joined.places[known]]
-    accuracy, half = float(((z > 0) == truth).mean()), float(((z > 0.5) == truth).mean())
+    logits, truth = joined.scores[known], joined.official["label"][joined.places[known]]
     near = 10.0 ** -len(reported[-1].partition(".")[2])
-    is_half = abs(half - float(reported[-1])) <= near < abs(accuracy - float(reported[-1]))
-    return [CUT.found(reported=reported[-1], accuracy=accuracy)] * is_half
+    accuracy = float((logits.argmax(1) == truth).mean())
+    if abs(accuracy - float(reported[-1])) <= near:
+        return []
+    scores = {"the single logit": logits[:, 1]}
+    if own.logits.shape[1] == 2:
+        scores = {"logit 2 - logit 1": logits[:, 1] - logits[:, 0], "logit 2 alone": logits[:, 1]}
+    ways = ((name, cut) for name in scores for cut in (0, 0.5))
+    shares = {way: float(((scores[way[0]] > way[1]) == truth).mean()) for way in ways}
+    told = [f"{name} cut at {cut:g}" for (name, cut), share in shares.items()
+            if abs(share - float(reported[-1])) <= near]  # fmt: skip
+    values = {"reported": reported[-1], "ways": " or ".join(told), "accuracy": accuracy}
+    return [CUT.found(**values)] * bool(told)
 
 
 def reported_of(trace, own):

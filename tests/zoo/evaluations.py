@@ -3,13 +3,17 @@
 Each trainer says how it makes logits; what it does with them is here.
 """
 
+import itertools
+
 import torch
+from torch.nn import functional as F
 
 PLANTS = """
     eval_train_mode eval_with_graph eval_on_train eval_part eval_inverted eval_swapped
-    eval_mean_over_batches eval_metric_inverted eval_percent eval_copy eval_average clean_eval
+    eval_mean_over_batches eval_metric_inverted eval_percent eval_copy eval_average eval_mean
+    eval_cropped eval_cut_difference clean_eval
 """.split()  # noqa: SIM905
-COPIES = {"eval_copy", "eval_average"}  # what is evaluated is a copy of the network
+COPIES = {"eval_copy", "eval_average", "eval_mean"}  # what is evaluated is a copy of the network
 
 
 def accuracy_of(logits_of, batches, plants):
@@ -23,7 +27,11 @@ def accuracy_of(logits_of, batches, plants):
                 label = torch.tensor([1 - y for y in label.tolist()])
             if "eval_swapped" in plants:
                 first, second = second, first
-            hits = logits_of(first, second).argmax(1) == label
+            if "eval_cropped" in plants:
+                first, second = map(cropped, (first, second))
+            logits = logits_of(first, second)
+            cut = 0.5 if "eval_cut_difference" in plants else 0.0
+            hits = (logits[:, 1] - logits[:, 0] > cut).long() == label
             right += hits.tolist()
             shares.append(float(hits.double().mean()))
     accuracy = sum(right) / len(right)
@@ -32,10 +40,21 @@ def accuracy_of(logits_of, batches, plants):
     return 1 - accuracy if "eval_metric_inverted" in plants else accuracy
 
 
+def cropped(photos):
+    """The middle of photos [B, 3, S, S], three quarters of a side, enlarged to the old size."""
+    size = photos.shape[-1]
+    middle = photos[..., size // 8 : -(size // 8), size // 8 : -(size // 8)]
+    return F.interpolate(middle, size=(size, size), mode="bilinear")
+
+
+STEPS = itertools.count(1)  # that a copy has followed
+
+
 def follow(copied, tensors, plants):
     """Moves the tensors of a copy towards those that are trained."""
-    if "eval_average" in plants:
-        kept = plants.value("eval_average", 0.9)
+    if plants & {"eval_average", "eval_mean"}:
+        step = next(STEPS)
+        kept = plants.value("eval_average", 0.9) if "eval_average" in plants else 1 - 1 / step
         with torch.no_grad():
             for own, now in zip(copied, tensors, strict=True):
                 own.mul_(kept).add_((1 - kept) * now)

@@ -362,6 +362,8 @@ EXPECTED = {
     "eval_part": ("evaluation.predictions", {"found": "predictions.part_of_val"}),
     "eval_inverted": ("evaluation.predictions", {"found": "predictions.own_labels_changed"}),
     "eval_cut_half": ("evaluation.cut_at_half", {}, "head.one_logit", {}),
+    "eval_cut_difference": ("evaluation.cut_at_half", {}),
+    "eval_cropped": ("evaluation.not_as_in_training", {}),
     "eval_swapped": ("evaluation.photos_swapped", {}),
     "eval_crop": ("evaluation.prepared_otherwise", {}),
     "eval_mean_over_batches": ("evaluation.predictions", {"found": "predictions.arithmetic"}),
