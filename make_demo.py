@@ -10,9 +10,11 @@ some human noise. Equal seeds give equal bytes. --like takes series and ranks of
 
 import io
 import os
+import signal
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import combinations
 from pathlib import Path
 
@@ -221,7 +223,8 @@ def imitate_dataset(paths, count, seed):
 def write_dataset(out, lists, shots, seed):
     """Writes lists and photos in the official layout, on every core; the number of photos."""
     jobs = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, ExitStack() as stack:
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)  # where one fails
         for split, text in lists.items():
             folder = out / ("test" if split == "test" else "train_val")
             photos = folder / f"{folder.name}_imgs"
@@ -256,7 +259,10 @@ def main(argv=None):
         lists, shots = imitate_dataset(args.like, args.series, args.seed)
     else:
         lists, shots = invent_dataset(args.series or DEFAULT_SERIES, args.seed)
-    with fail_on(__file__, f"--out {out}", OSError):
+    with fail_on(__file__, f"--out {out}", OSError), ExitStack() as stack:
+        # SIGTERM removes what is not whole, as Ctrl-C does
+        before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        stack.callback(signal.signal, signal.SIGTERM, before)
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as folder:
             count = write_dataset(Path(folder) / "data", lists, shots, args.seed)

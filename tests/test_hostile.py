@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ import time
 import conftest
 import pytest
 
+import make_demo
 from diagnose import record
 from diagnose.labels import judge as labels
 from disk import store
@@ -174,3 +176,35 @@ def test_a_file_that_has_appeared_meanwhile_is_left(tmp_path, capsys):
     record.write_trace(trace, tmp_path / "mine.trace")
     assert (tmp_path / "mine.trace").read_text() == "of somebody else"
     assert (tmp_path / "mine.trace.2").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_demo_that_is_asked_to_end_does_so_at_once(name, tmp_path):
+    script = [sys.executable, str(conftest.ROOT / "make_demo.py"), "--series", "400"]
+    process = subprocess.Popen([*script, "--out", str(tmp_path / "made")], text=True,
+                               stderr=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    while not list(tmp_path.glob("*/data/*/*/*.JPG")):
+        time.sleep(0.05)
+    process.send_signal(getattr(signal, name))
+    asked = time.monotonic()
+    said = process.communicate(timeout=60)[1].splitlines()
+    assert time.monotonic() - asked < 15  # all of its series take minutes
+    assert process.returncode == 128 + getattr(signal, name)
+    told = [line for line in said if "drawing series" not in line]
+    assert told == ["interrupted"] * (name == "SIGINT")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_demo_stops_where_one_photo_fails(monkeypatch, tmp_path):
+    drawn = []
+
+    def fails(*words):
+        drawn.append(words)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(make_demo, "take_shots", fails)
+    with pytest.raises(SystemExit) as stopped:
+        make_demo.main(["--series", "4000", "--out", str(tmp_path / "made")])
+    assert stopped.value.code == 2 and len(drawn) < 4000
+    assert not list(tmp_path.iterdir())
