@@ -11,6 +11,8 @@ from diagnose.records import read
 from disk.errors import stop
 from disk.tensors import load_tensors
 
+MOST_TIMES = 1000  # steps of one optimizer in one update
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -317,6 +319,10 @@ def typed(entries, path):
     trace = read(entries, Trace, f"{path}: ")
     if not trace.updates or not trace.batches:
         stop(__file__, f"{path}: no update was recorded: no pair of photos met a loss")
+    times = max((o.times for u in trace.updates for o in u.optimizers), default=0)
+    if times > MOST_TIMES:
+        text = f"an optimizer steps {times} times in one update, at most {MOST_TIMES} are repeated"
+        stop(__file__, f"{path}: {text}")
     return trace
 
 

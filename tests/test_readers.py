@@ -271,6 +271,15 @@ def explained(path):
     return code
 
 
+@pytest.mark.parametrize("times", [1001, 10**6])
+def test_a_trace_whose_steps_are_repeated_without_end_is_refused(times, house, tmp_path, refused):
+    entries = torch.load(house / "a.trace", weights_only=True)
+    entries["updates"][0]["optimizers"][0]["times"] = times
+    torch.save(entries, tmp_path / "a.trace")
+    words = [tmp_path / "a.trace", "--data", house / "data"]
+    refused(compare.main, words, f"an optimizer steps {times} times in one update, at most 1000")
+
+
 def stored(path):
     photos = sorted((path.parent.parent / "data/test/test_imgs").iterdir())
     found = store.open_store(photos, 64, "pad", path.parent, data.decode_photo)
