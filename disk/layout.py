@@ -54,8 +54,11 @@ def missing_photos(path, pairs, names, folder, present):
 
     pairs [P] with the field line, names [P, 2] and the set of names present: see photo_names.
     """
-    if len(pairs) and not present:
-        return [f"{folder}: no photo is there; unzip {folder.parent.name}.zip of {DATASET}"]
+    if len(pairs) and not any(name.lower().endswith(".jpg") for name in present):
+        kinds = sorted({Path(name).suffix for name in present})
+        other = f" (but files with {', '.join(kinds[:3])})" if kinds else ""
+        zipped = f"unzip {folder.parent.name}.zip of {DATASET}"
+        return [f"{folder}: no photo is there{other}; {zipped}"]
     problems = {}  # of each photo, told once
     for pair, pair_names in zip(pairs, names, strict=True):
         for side, name in zip(("photo_1", "photo_2"), pair_names, strict=True):

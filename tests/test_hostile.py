@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import conftest
 import pytest
 
 import make_demo
+import train_resnet
 from diagnose import record
 from diagnose.labels import judge as labels
 from disk import store
@@ -208,3 +210,12 @@ def test_a_demo_stops_where_one_photo_fails(monkeypatch, tmp_path):
         make_demo.main(["--series", "4000", "--out", str(tmp_path / "made")])
     assert stopped.value.code == 2 and len(drawn) < 4000
     assert not list(tmp_path.iterdir())
+
+
+def test_photos_in_another_format_are_named(demo, tmp_path, refused):
+    data = tmp_path / "data"
+    shutil.copytree(demo, data)
+    for path in (data / "train_val" / "train_val_imgs").iterdir():
+        path.rename(path.with_suffix(".webp"))
+    flags = ["--data", data, "--weights", "none", "--out", tmp_path / "run"]
+    refused(train_resnet.main, flags, "no photo is there (but files with .webp)")

@@ -191,6 +191,11 @@ def test_features_of_another_extractor(run_page, demo, tmp_path, refused):
     path.write_bytes(b"PK nothing")
     refused(train_frozen.main, [*flags, "--features", path], "not an .npz of plain arrays")
     refused(train_frozen.main, [*flags, "--features", "clip"], "not among resnet50")
+    refused(train_frozen.main, [*flags, "--features"], "--features: none is named")
+    for number, odd in enumerate((torch.eye(3).to_sparse(), torch.ones(3, 3, device="meta"))):
+        path = tmp_path / f"odd{number}.pt"
+        torch.save({"names": ["a", "b", "c"], "features": odd}, path)
+        refused(train_frozen.main, [*flags, "--features", path], "sparse tensor, or one without")
     flags = [*FINE, *flags[len(SMALL) :]]
     refused(train_finetune.main, [*flags, "--freeze", "layer9"], "layer9: not among 0, 1, 2")
     refused(train_finetune.main, [*flags, "--epochs", "7"], "the schedule ends after --cycle 6")

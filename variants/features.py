@@ -109,6 +109,8 @@ def read_file(path):
         __file__, f"{culprit}: `names` is not a list, or `features` not an array", Exception
     ):
         names, features = list(held["names"]), torch.as_tensor(held["features"])
+    if features.layout != torch.strided or features.device.type != "cpu":
+        stop(__file__, f"{culprit}: `features` is a sparse tensor, or one without values")
     if not all(isinstance(name, str) for name in names):
         stop(__file__, f"{culprit}: `names` holds something that is not text")
     if features.dim() != 2 or len(features) != len(names) or not features.is_floating_point():

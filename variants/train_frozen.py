@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from data import epoch_batches, read_splits
-from disk.errors import exit_on_error
+from disk.errors import exit_on_error, stop
 from model import ACTIVATIONS, SiameseRanker, build_head, score_features
 from run.flags import arguments
 from run.loop import Run
@@ -51,6 +51,8 @@ RECIPE = {
 
 def build(args):
     """The ranker of this recipe: two features [B, F] to two logits [B, 2], and its extractors."""
+    if not args.features:
+        stop(__file__, "--features: none is named, as in --features resnet50")
     width = sum(map(width_of, args.features))
     head = build_head(width, args.hidden, args.activation, args.dropout)
     ranker = SiameseRanker(Standardize(width), head)
