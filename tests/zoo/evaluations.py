@@ -3,7 +3,8 @@
 Each trainer says how it makes logits; what it does with them is here.
 """
 
-import itertools
+import pathlib
+import tempfile
 
 import torch
 from torch.nn import functional as F
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 PLANTS = """
     eval_train_mode eval_with_graph eval_on_train eval_part eval_inverted eval_swapped
     eval_mean_over_batches eval_metric_inverted eval_percent eval_copy eval_average eval_mean
-    eval_cropped eval_cut_difference clean_eval
+    eval_cropped eval_cut_difference eval_not_the_best eval_first_state clean_eval
 """.split()  # noqa: SIM905
 COPIES = {"eval_copy", "eval_average", "eval_mean"}  # what is evaluated is a copy of the network
 
@@ -47,14 +48,12 @@ def cropped(photos):
     return F.interpolate(middle, size=(size, size), mode="bilinear")
 
 
-STEPS = itertools.count(1)  # that a copy has followed
-
-
 def follow(copied, tensors, plants):
     """Moves the tensors of a copy towards those that are trained."""
     if plants & {"eval_average", "eval_mean"}:
-        step = next(STEPS)
-        kept = plants.value("eval_average", 0.9) if "eval_average" in plants else 1 - 1 / step
+        plants.kept["followed"] += 1
+        mean = 1 - 1 / plants.kept["followed"]
+        kept = plants.value("eval_average", 0.9) if "eval_average" in plants else mean
         with torch.no_grad():
             for own, now in zip(copied, tensors, strict=True):
                 own.mul_(kept).add_((1 - kept) * now)
@@ -63,3 +62,20 @@ def follow(copied, tensors, plants):
 def shown(accuracy, plants):
     """An accuracy as it is printed."""
     return f"{100 * accuracy:.2f} %" if "eval_percent" in plants else f"{accuracy:.4f}"
+
+
+def kept(accuracy, state, plants):
+    """An accuracy as it is printed; keeps state(), tensors by name, as best by a wrong rule."""
+    figures, states = plants.kept["figures"], plants.kept["states"]
+    if not plants & {"eval_not_the_best", "eval_first_state"}:
+        return accuracy
+    if "eval_not_the_best" in plants and not figures:
+        accuracy -= 0.1
+    figures.append(accuracy)
+    states.append(state())
+    with tempfile.TemporaryDirectory() as folder:
+        if "eval_not_the_best" in plants and accuracy == min(figures):
+            torch.save(states[-1], pathlib.Path(folder) / "best_model.pt")
+        if "eval_first_state" in plants and len(figures) > 1:
+            torch.save(states[0], pathlib.Path(folder) / "first.pt")
+    return accuracy

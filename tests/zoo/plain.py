@@ -815,8 +815,9 @@ def main():
             mean_accuracy = sum(hit_means) / len(hit_means)
         if "metric_inverted" in P:
             mean_accuracy = 1 - mean_accuracy
+        val_accuracy = evaluations.kept(validate(judged, val_loader, P), model.state_dict, P)
         print("epoch %d loss %.4f accuracy %.4f val accuracy %s"
-              % (epoch, mean_loss, mean_accuracy, evaluations.shown(validate(judged, val_loader, P), P)))
+              % (epoch, mean_loss, mean_accuracy, evaluations.shown(val_accuracy, P)))
         if done == args.steps:
             break
     return model

@@ -2,11 +2,12 @@
 
 
 class Plants(dict):
-    """{name: value or None} of what is planted, as NAME or NAME=VALUE."""
+    """{name: value or None} of what is planted, as NAME or NAME=VALUE; kept: of this run."""
 
     def __init__(self, words, names):
         pairs = [word.partition("=") for word in words]
         super().__init__((name, float(value) if value else None) for name, _, value in pairs)
+        self.kept = {"followed": 0, "figures": [], "states": []}
         unknown = self.keys() - set(names)
         if unknown:
             raise SystemExit(f"no such plants: {sorted(unknown)}")

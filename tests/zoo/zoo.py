@@ -391,9 +391,10 @@ EXPECTED = {
     "eval_moved": ("evaluation.other_parameters", {}),
     "eval_equal_copy": ("evaluation.copy", {}),
     "eval_state_overwritten": ("evaluation.state_overwritten", {}),
+    "eval_first_state": ("evaluation.state_saved_late", {}),
     "eval_not_the_best": (  # whose first accuracy is false as well
         "evaluation.not_the_best",
-        {"written": (1,)},
+        {},
         "evaluation.predictions",
         {"found": "predictions.reported_unexplained"},
     ),
@@ -533,6 +534,7 @@ EVALUATED = [name for name in REPORTS if "eval" in name]  # on a dataset with en
 LARGE = {*EVALUATED, "window_shuffle", "series_shuffled", "argsort_ranks", "labels_by_key"}
 EPOCHS |= dict.fromkeys(EVALUATED, 1)
 EPOCHS |= dict.fromkeys(("eval_state_overwritten", "eval_not_the_best", "eval_lowest_loss"), 2)
+EPOCHS["eval_first_state"] = 2
 EPOCHS |= dict.fromkeys(("window_shuffle", "series_shuffled"), 1)
 EPOCHS["schedule_in_batches"] = EPOCHS["one_series"] = EPOCHS["neighbors"] = 1
 UNTRAINED = "start.untrained"  # so do all of the zoo
