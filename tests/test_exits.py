@@ -102,6 +102,16 @@ def test_a_loader_that_hangs_shows_the_stack_of_its_worker(tmp_path):
     assert re.search(r"no op of torch for 1 s in step \d, loader", process.stderr)
 
 
+@POSIX
+def test_a_worker_that_died_is_named_with_its_exit_code(tmp_path):
+    process = ended(["record", "--out", "mine.trace"], "os_exit", "worker", tmp_path)
+    assert process.returncode == 1
+    told = process.stderr.rpartition("diagnose record: ")[2]
+    assert re.match(r"your trainer ended with RuntimeError: DataLoader worker \(pid \d+\)", told)
+    assert "exited unexpectedly with exit code 3" in told
+    assert len(read_trace(tmp_path / "mine.trace").updates) >= 1
+
+
 def test_watching_changes_no_number(tmp_path):
     plain = [sys.executable, str(TRAINER), "none", "3", "second"]
     alone = subprocess.run(plain, capture_output=True, text=True).stdout
