@@ -131,8 +131,9 @@ def judge_evaluation(trace, evaluations, known, later, prepared, root):
     findings += judge_preparation(*prepared)
     findings = [at_line(finding, own.batches[0].line) for finding in findings]
     unknown = sum(pair is None for pair in own.pairs)
-    trained = sum(batch.size for batch in later)
-    if unknown > len(own.pairs) / 2 and trained and trained == len(pairs_of(later)):
+    trained, rows = sum(batch.size for batch in later), [finding.row for finding in findings]
+    others = unknown > len(own.pairs) / 2 and PREPARED not in rows
+    if others and trained and trained == len(pairs_of(later)):
         told = {"unknown": unknown, "pairs": len(own.pairs), "trained": trained}
         findings.append(at_line(NOT_AS_TRAINED.found(**told), own.batches[0].line))
     elif unknown:
@@ -140,7 +141,7 @@ def judge_evaluation(trace, evaluations, known, later, prepared, root):
     if own.logits is None or own.logits.shape[1] > 2:
         return [*findings, NO_LOGITS.found()], None
     made = rows_of(own)
-    swapped = SWAPPED in [finding.row for finding in findings]
+    swapped = SWAPPED in rows
     found = judge_predictions(trace, own, made, root, swapped) if len(made[0]) else []
     found += judge_parameters(trace, evaluations)
     figures = [printed_after(trace, one.end) for one in evaluations]
