@@ -278,6 +278,9 @@ def test_a_trace_whose_steps_are_repeated_without_end_is_refused(times, house, t
     torch.save(entries, tmp_path / "a.trace")
     words = [tmp_path / "a.trace", "--data", house / "data"]
     refused(compare.main, words, f"an optimizer steps {times} times in one update, at most 1000")
+    entries["updates"][0]["optimizers"][0]["times"] = 1000
+    torch.save(entries, tmp_path / "a.trace")
+    assert compare.read_trace(tmp_path / "a.trace").updates[0].optimizers[0].times == 1000
 
 
 def stored(path):

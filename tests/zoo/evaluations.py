@@ -12,7 +12,7 @@ from torch.nn import functional as F
 PLANTS = """
     eval_train_mode eval_with_graph eval_on_train eval_part eval_inverted eval_swapped
     eval_mean_over_batches eval_metric_inverted eval_percent eval_copy eval_average eval_mean
-    eval_cropped eval_cut_difference eval_not_the_best eval_first_state clean_eval
+    eval_cropped eval_cut_difference eval_lowest_kept eval_first_state clean_eval
 """.split()  # noqa: SIM905
 COPIES = {"eval_copy", "eval_average", "eval_mean"}  # what is evaluated is a copy of the network
 
@@ -67,14 +67,14 @@ def shown(accuracy, plants):
 def kept(accuracy, state, plants):
     """An accuracy as it is printed; keeps state(), tensors by name, as best by a wrong rule."""
     figures, states = plants.kept["figures"], plants.kept["states"]
-    if not plants & {"eval_not_the_best", "eval_first_state"}:
+    if not plants & {"eval_lowest_kept", "eval_first_state"}:
         return accuracy
-    if "eval_not_the_best" in plants and not figures:
+    if "eval_lowest_kept" in plants and not figures:
         accuracy -= 0.1
     figures.append(accuracy)
     states.append(state())
     with tempfile.TemporaryDirectory() as folder:
-        if "eval_not_the_best" in plants and accuracy == min(figures):
+        if "eval_lowest_kept" in plants and accuracy == min(figures):
             torch.save(states[-1], pathlib.Path(folder) / "best_model.pt")
         if "eval_first_state" in plants and len(figures) > 1:
             torch.save(states[0], pathlib.Path(folder) / "first.pt")

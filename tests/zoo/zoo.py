@@ -246,6 +246,12 @@ EXPECTED = {
     "eval_cut_difference": ("evaluation.cut_at_half", {}),
     "eval_cropped": ("evaluation.not_as_in_training", {}),
     "eval_first_state": ("evaluation.state_saved_late", {}),
+    "eval_lowest_kept": (  # whose first accuracy is false as well
+        "evaluation.not_the_best",
+        {},
+        "evaluation.predictions",
+        {"found": "predictions.reported_unexplained"},
+    ),
     "square_broadcast": (
         "loss.every_label",
         {},
@@ -394,7 +400,7 @@ EXPECTED = {
     "eval_state_overwritten": ("evaluation.state_overwritten", {}),
     "eval_not_the_best": (  # whose first accuracy is false as well
         "evaluation.not_the_best",
-        {},
+        {"written": (1,)},
         "evaluation.predictions",
         {"found": "predictions.reported_unexplained"},
     ),
@@ -535,7 +541,7 @@ EVALUATED = [name for name in EXPECTED if name.startswith(("eval_", "clean_eval"
 LARGE = {*EVALUATED, "window_shuffle", "series_shuffled", "argsort_ranks", "labels_by_key"}
 EPOCHS |= dict.fromkeys(EVALUATED, 1)
 EPOCHS |= dict.fromkeys(("eval_state_overwritten", "eval_not_the_best", "eval_lowest_loss"), 2)
-EPOCHS["eval_first_state"] = 2
+EPOCHS |= dict.fromkeys(("eval_first_state", "eval_lowest_kept"), 2)
 EPOCHS |= dict.fromkeys(("window_shuffle", "series_shuffled"), 1)
 EPOCHS["schedule_in_batches"] = EPOCHS["one_series"] = EPOCHS["neighbors"] = 1
 UNTRAINED = "start.untrained"  # so do all of the zoo
