@@ -7,6 +7,7 @@ hide the next. Exit code 0: nothing is wrong, 1: something is a cause or unexpla
 be judged.
 """
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -304,7 +305,9 @@ def explain_updates(trace, views, reference):
         last, before = batch.backwards[-1].after, last_gradients(trace, place - 1)
         told = parameters, group[-1].factor, before
         steps.append(judge_tricks.step_of(place, update, last, *told))
-        behind += updates.behind(place, update, parameters)
+        later = functools.partial(weights_by_step(trace), place + 1)
+        later = later if place + 1 < len(trace.updates) else None
+        behind += updates.behind(place, update, parameters, later)
     return findings + judge_tricks.judge_tricks(steps) + updates.judge_afterwards(behind)
 
 

@@ -22,6 +22,8 @@ from diagnose.preprocessing import (
     simplest,
 )
 from diagnose.recognition import inner_box
+from diagnose.residue import SMALLEST, residue_of
+from diagnose.stages.inputs import WAYS
 
 CANDIDATES = 6  # photos that are like an input
 ALIKE = 0.5  # least residual of a photo that an input may show: 0 is the same, 1.4 unrelated
@@ -32,7 +34,6 @@ SAME = 0.6  # share of equal values, more than which an input shows a photo
 LEVELS = 255
 MOVED = "at other places"
 RESHAPED = "at other places: [H, W, 3] is reshaped to [3, H, W], not permuted"
-SMALLEST = 0.25  # levels, less than which a value counts as equal
 
 
 class Nearest(NamedTuple):
@@ -156,6 +157,42 @@ def loosely(preparation):
 def least_of(fits):
     """The least residual of each photo; fits: of each, see preprocessing.fit."""
     return torch.tensor([min(residual for residual, _ in own) for own in fits])
+
+
+def left_of(x, photo, preparation, size):
+    """The Residue of an input [3, S, S] from its photo, as the reference prepares it, or else as
+    what is nearest does.
+    """
+    for own in (reference(), preparation):
+        pixels, inside = photo.base(own, size)
+        pixels = WAYS["channels"][own["channels"]].act(pixels) * LEVELS
+        solved = own["normalization"] == "solved"
+        scale, shift = affine_of(reference() if solved else own)
+        shown = (x - shift[:, None, None]) / scale[:, None, None] * LEVELS
+        found = residue_of(shown, pixels, inside)
+        if found:
+            return found
+    return None
+
+
+def by_residue(x, photos, nearest, size):
+    """(the Nearest of an input by the one photo that has a Residue, or by far the least one, that
+    Residue); the given one and None where there is none.
+    """
+    own = [residue_of(levels_of(x), *shown_by(photo, size)) for photo in photos[:CANDIDATES]]
+    lefts = torch.tensor([found.left if found else LEVELS for found in own])
+    number = int(lefts.argmin())
+    others = torch.cat([lefts[:number], lefts[number + 1 :]])
+    if own[number] is None or bool((others <= APART * lefts[number] + SMALLEST).any()):
+        return nearest, None
+    gaps = gaps_of(x, photos[number], reference(), size)
+    return told(number, True, reference(), gaps), own[number]
+
+
+def shown_by(photo, size):
+    """(levels [3, S, S] of a photo as the reference prepares it, where it lies)."""
+    pixels, inside = photo.base(reference(), size)
+    return pixels * LEVELS, inside
 
 
 def told_apart(residuals):

@@ -6,7 +6,7 @@ import numpy as np
 
 from data import read_pairlist
 from diagnose import preprocessing, recognition
-from diagnose.nearest import CANDIDATES, nearest_of
+from diagnose.nearest import CANDIDATES, RESHAPED, by_residue, left_of, nearest_of
 from diagnose.photos import Photos
 from disk.errors import show_progress, stop
 from disk.layout import find_split, photo_names
@@ -14,6 +14,7 @@ from disk.layout import find_split, photo_names
 OWN = 3  # preparations with estimated values that are tried on the next inputs
 HOPELESS = 4  # inputs of a batch that nothing reproduces, before the others are not tried
 FEW = 3  # photos that are most like an input where the reference has them
+LOOKED = 6  # inputs of which what is left is looked into, which takes a second each
 MANY = 3000  # photos, more than which are not all prepared for one input
 
 
@@ -57,6 +58,7 @@ class Official(Photos):
             stop(__file__, "no photo of the pairs is there")
         super().__init__(every, opened)
         self.unsure = 0  # how many inputs in turn showed no photo for sure
+        self.looked, self.residues = 0, []  # into how many inputs, and what is left of these
 
     def count(self, split):
         """How many pairs the list of a split has."""
@@ -106,9 +108,26 @@ class Official(Photos):
             own = nearest_of(x, photos, size, self.nearby)
             if not own.is_sure and len(self.paths) <= MANY:
                 own, rows = self.moved(x, size) or (own, rows)
+            if own.share and not (own.box or own.outside or own.moved == RESHAPED):
+                own = self.looked_into(x, photos, own, size)
             self.nearby = own.preparation if own.is_sure else self.nearby
             self.unsure = 0 if own.is_sure else self.unsure + 1
             found.append((own, self.paths[rows[own.number]]) if own.is_sure else (None, None))
+        return found
+
+    def looked_into(self, x, photos, nearest, size):
+        """The Nearest of an input after a look at its Residue, by which the photo may be known as
+        well; of the first LOOKED inputs.
+        """
+        self.looked += 1
+        if self.looked > LOOKED:
+            return nearest
+        found, residue = nearest, None
+        if nearest.is_sure:
+            residue = left_of(x, photos[nearest.number], nearest.preparation, size)
+        else:
+            found, residue = by_residue(x, photos, nearest, size)
+        self.residues += [residue] if residue else []
         return found
 
     def keep_hint(self, preparation):

@@ -73,10 +73,11 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
-VERSION = 5
+VERSION = 6
 PATIENCE = 20  # updates without a pair of photos, more than asked for, before it gives up
 PASS = 2**32  # between the numbers of the first rows of two passes
 NOWHERE = -1  # the number of a row that comes from no photo
+WITH_OPTIONS = ("conv2d", "pool2d", "leaky_relu", "elu")  # ops, by a part of their names
 SAMPLE = 512  # elements of a tensor that are kept of every step, at fixed places
 MARKS = 4  # of those: by which the parameters of an evaluation are known again
 WEIGHTS = {"conv2d": (1, 2), "linear": (1, 2), "batch_norm": (1, 2, 3, 4)}  # places of weights
@@ -152,7 +153,8 @@ class Tag:
 
 def new_pass(photo, autocast):
     """The record of one pass of photos [B, 3, H, W] (None: features were given)."""
-    record = {"input": photo, "norms": [], "weights": [], "ops": [], "autocast": autocast}
+    record = {"input": photo, "norms": [], "weights": [], "autocast": autocast}
+    record |= {"ops": [], "options": []}
     return record | {"line": NOWHERE_LINE, "epoch": NOWHERE, "training": False, "random": False}
 
 
@@ -399,6 +401,27 @@ class Noting(TorchFunctionMode):
             self.notes.write("device", f"{', '.join(told)} (after step {self.step - 1})")
 
 
+class Known:
+    """What is known of some objects, by which ones they are; lists and the like, which cannot be
+    referred to weakly, are kept.
+    """
+
+    def __init__(self):
+        self.weak, self.kept = WeakIdKeyDictionary(), {}
+
+    def __setitem__(self, thing, value):
+        if type(thing).__weakrefoffset__:
+            self.weak[thing] = value
+        else:
+            self.kept[id(thing)] = thing, value
+
+    def get(self, thing, usual):
+        """What is known of an object, or the usual."""
+        if type(thing).__weakrefoffset__:
+            return self.weak.get(thing, usual)
+        return self.kept.get(id(thing), (None, usual))[1]
+
+
 class Origins(Noting):
     """Which photos the rows of tensors come from."""
 
@@ -456,7 +479,7 @@ class Places(Origins):
         # of what a loader gave: (the lines of that loader, the number of its epoch)
         self.origins, self.epoch_of = WeakTensorKeyDictionary(), WeakIdKeyDictionary()
         self.epochs, self.epoch = [], NOWHERE  # of all loaders; of the last batch that was read
-        self.optimizers, self.loaders = WeakIdKeyDictionary(), WeakIdKeyDictionary()
+        self.optimizers, self.loaders = WeakIdKeyDictionary(), Known()
         self.updating, self.done = False, False
         self.clipped = None  # to which norm the gradients of this step are to be clipped
 
@@ -479,14 +502,6 @@ class Places(Origins):
             self.made[first] = self.last["moved"] = self.lines.here()
         elif self.has_gradients() and (in_place or attribute == "grad"):
             self.last["changed"] = self.lines.here()
-
-    def on_photo(self, photo):
-        """See OpTracer; a photo in training, behind the last step asked for, ends the recording."""
-        ready = torch.is_grad_enabled() and not self.asked_epochs and self.pending is not None
-        if ready and len(self.updates) + 1 >= self.steps and not self.waiting:
-            self.finish_pending()
-            self.end()
-        return super().on_photo(photo)
 
     def has_gradients(self):
         """Whether gradients wait for an optimizer step."""
@@ -828,6 +843,7 @@ class OpTracer(Merges):
             self.note_dropout(args, kwargs, passes)
         for record in passes.values() if pair is None else ():
             record["ops"].append(name)
+            record["options"].append(options_of(name, args, kwargs))
             record["weights"] += [self.numbers[id(weight)] for weight in weights]
         sides = [t for t in operands if t in self.tags and self.tags[t].rows is not None]
         moved = self.moved_rows(name, function, args, kwargs) if sides else None
@@ -871,7 +887,7 @@ class LaterTracer(OpTracer):
         self.unsettled, self.evaluated, self.whole = [], [], []  # whole: a few photos as they are
         self.alone = {}  # {number of a pass without gradients that met no other: its photos}
         self.marks, self.marked = {}, []  # {updates done: see marks_of}; of which weights
-        self.states, self.kept_states = WeakIdKeyDictionary(), []  # {state dict: updates done then}
+        self.states, self.kept_states = Known(), []  # {state dict: updates done then}
         self.shown = {}  # {number of a pass after the full steps: its thumbnails}
         self.begun = self.said = 0.0  # seconds: when the step began; a line of progress was said
 
@@ -981,8 +997,9 @@ class LaterTracer(OpTracer):
         known = {"kind": kind, "file": os.path.basename(str(file)) if is_path(file) else ""}
         known |= {"taken": NOWHERE, "update": self.updates_done(), "line": self.lines.here()}
         for state in (thing, *(thing.values() if isinstance(thing, dict) else ())):
-            if state in self.states and any(t.data_ptr() in live for t in tensors_in(state)):
-                known["taken"] = self.states[state]
+            taken = self.states.get(state, NOWHERE)
+            if taken != NOWHERE and any(t.data_ptr() in live for t in tensors_in(state)):
+                known["taken"] = taken
         self.kept_states.append(known | {"evaluated": len(self.evaluated)})
 
     def brief(self, pair):
@@ -1205,6 +1222,15 @@ class Recorder(Writer):
             self.full += [keep(w["tensor"]) for w in self.weights[len(self.full) :]]
         return None
 
+    def on_photo(self, photo):
+        """See LaterTracer; a photo in training behind the last step asked for ends the recording."""
+        ready = torch.is_grad_enabled() and not self.asked_epochs and self.pending is not None
+        ready = ready and not (self.updating or self.waiting or self.done)
+        if ready and len(self.updates) + 1 >= self.steps:
+            self.finish_pending()
+            self.end()
+        return super().on_photo(photo)
+
     def note_by_hand(self):
         """Notes an update that no optimizer of torch has made: parameters that have moved since the
         batch before. Ends where so many batches wait for one that never comes.
@@ -1230,6 +1256,7 @@ class Recorder(Writer):
         self.batches += self.waiting
         self.waiting, self.clipped = [], None
         self.light = self.asked_epochs > 0 and len(self.updates) + 1 >= self.steps
+        self.write_part()
 
     def gradients(self):
         """The samples of all gradients; () after the full steps."""
@@ -1238,6 +1265,8 @@ class Recorder(Writer):
 
     def before_step(self, optimizer, args, kwargs):
         """Groups, values, state and gradients with which an update begins, behind its closure."""
+        if is_nested(optimizer):
+            return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is not None:
 
@@ -1285,11 +1314,16 @@ class Recorder(Writer):
                     kept = optimizer.state[p].items()
                     state[n] = {k: sample(v) if is_array(v) else plain(v) for k, v in kept}
         line = self.optimizers.get(optimizer, NOWHERE_LINE)
-        known = {"class": type(optimizer).__name__, "groups": groups, "state": state, "times": 0}
+        own = type(optimizer).__name__
+        known = next((kind.__name__ for kind in type(optimizer).__mro__
+                      if getattr(torch.optim, kind.__name__, None) is kind), own)  # fmt: skip
+        known = {"class": known, "own": own, "groups": groups, "state": state, "times": 0}
         return known | {"line": line}
 
     def after_step(self, optimizer, args, kwargs):
         """The weights right behind an update."""
+        if is_nested(optimizer):
+            return
         if self.pending is not None and not self.done:
             self.pending["after"] = self.state_of_weights()
             self.light = self.asked_epochs > 0 and len(self.updates) + 1 >= self.steps
@@ -1427,6 +1461,14 @@ def what_is_set(function):
     return getattr(getattr(function, "__self__", None), "__name__", "") if is_setter else ""
 
 
+def options_of(name, args, kwargs):
+    """What an op is told besides its tensors, as stride and padding; [] of other ops."""
+    if not any(kind in name for kind in WITH_OPTIONS):
+        return []
+    told = [value for value in (*args, *kwargs.values()) if not isinstance(value, torch.Tensor)]
+    return [plain(value) for value in told if value is not None]
+
+
 def dim_of(args, kwargs):
     """The dimension along which a stack is told to stack."""
     return kwargs.get("dim", args[1] if len(args) > 1 else 0)
@@ -1467,6 +1509,19 @@ def are_others(pair, other):
     """Whether two merges are of other photos."""
     photos = [torch.cat([side.flatten() for side in either["rows"]]) for either in (pair, other)]
     return set(photos[0].tolist()) != set(photos[1].tolist())
+
+
+def is_nested(optimizer):
+    """Whether a step of an optimizer is made within one of its own, by super().step(); for hooks
+    of a step, which its wrapper calls.
+    """
+    wrapper = sys._getframe(2)
+    code, frame = wrapper.f_code, wrapper.f_back
+    while frame is not None:
+        if frame.f_code is code and frame.f_locals.get("args", (None,))[0] is optimizer:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def is_large(weight):

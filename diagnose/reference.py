@@ -26,7 +26,7 @@ class Reference(NamedTuple):
     recipe: dict  # {flag: default}
     rules: dict  # {backbone or head: (class of the optimizer, values of its group)}
     page: str  # its module
-    ops: list  # of its forward pass
+    ops: list  # of its forward pass: (name, what it was told besides its tensors)
 
 
 class Match(NamedTuple):
@@ -90,8 +90,8 @@ def key(weight):
 
 
 def reference_weights(ranker, size):
-    """([(key, name)] of the backbone's weights, in the order in which a photo meets them; the ops
-    of its forward pass).
+    """([(key, name)] of the backbone's weights, in the order in which a photo meets them; (op, what
+    it was told) of its forward pass, in order).
     """
     sight = OpTracer(False)
     names = {id(t): name for name, t in ranker.backbone.state_dict(keep_vars=True).items()}
@@ -105,7 +105,8 @@ def reference_weights(ranker, size):
         for w in sight.weights
     ]
     sight.tags.clear()
-    return [(k, name) for k, name in found if name], record["ops"]
+    ops = list(zip(record["ops"], record["options"], strict=True))
+    return [(k, name) for k, name in found if name], ops
 
 
 def match_weights(numbers, weights, reference):

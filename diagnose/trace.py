@@ -42,14 +42,15 @@ class Norm:
 class Pass:
     """A forward pass of the backbone.
 
-    input: [N, 3, S, S], None where features were given; epoch: in which its photos were read, -1
-    where that is not known.
+    input: [N, 3, S, S], None where features were given; options: what each op was told besides its
+    tensors; epoch: in which its photos were read, -1 where that is not known.
     """
 
     input: Tensor | None
     norms: tuple[Norm, ...]
     weights: tuple[int, ...]
     ops: tuple[str, ...]
+    options: tuple[tuple, ...]
     autocast: bool
     line: int
     epoch: int
@@ -117,9 +118,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What an optimizer says of itself before it steps, and how many times it does."""
+    """What an optimizer says of itself before it steps, and how many times it does.
+
+    class_: the class of torch.optim that it is of, where it is of one; own: its own class.
+    """
 
     class_: str
+    own: str
     groups: tuple[Group, ...]
     state: dict[int, dict[str, Sample | object]]
     times: int

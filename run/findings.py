@@ -23,6 +23,7 @@ WRONG = "wrong"  # it makes the result wrong, whatever the rest
 LEARNS = "learns"  # it changes how the trainer learns
 DIFFERENT = "different"  # it is only different
 DIGITS = 4  # of a number in a text
+SEVERAL = 2  # sentences of different steps that are told
 SMALL = 1e-3  # numbers below are written as 5e-4
 
 PART = re.compile(r"\[([^][]*\{[^][]*)\]")  # of a template: left out where a value in it is None
@@ -178,11 +179,16 @@ def show_several(values):
 
 def text_of(finding):
     """The text of a finding."""
-    values = finding.values | {
-        name: tuple("all" if value is None else value for value in told)
-        for name, told in finding.series.items()
-    }
+    values = finding.values | {name: in_turn(told) for name, told in finding.series.items()}
     return fill(finding.row.text, values)
+
+
+def in_turn(told):
+    """The values of several steps as a template takes them; of sentences the first that differ."""
+    if any(isinstance(value, str) and " " in value for value in told):
+        several = list(dict.fromkeys(value for value in told if value))
+        return " | ".join(several[:SEVERAL]) + " | ..." * (len(several) > SEVERAL)
+    return tuple("all" if value is None else value for value in told)
 
 
 def fill(template, values):

@@ -120,8 +120,9 @@ NOT_REPRODUCED = Row(
     "features.not_reproduced",
     UNEXPLAINED,
     "no known change of the forward passes reproduces the features[; the reference's forward pass "
-    "has besides: {missing}][; the trainer's has besides: {added}]",
-    varies=("tried", "nearest"),
+    "has besides: {missing}][; the trainer's has besides: {added}][; {otherwise}][; the features "
+    "are the reference's, {relation}]",
+    varies=("tried", "nearest", "relation"),
 )
 DEPARTS = Row(
     "features.departs",

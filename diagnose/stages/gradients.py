@@ -22,6 +22,9 @@ from diagnose.numerics import (
 )
 from diagnose.parameters import describe
 from diagnose.reference import column, pass_of
+from diagnose.related import TOLD, whole
+from diagnose.related import sampled as sampled_places
+from diagnose.relation import relation_of
 from diagnose.stepping import declared
 from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, WRONG, Row
 
@@ -67,7 +70,9 @@ NOT_OF_LOGITS = Row(
     "gradients.features_not_reproduced",
     UNEXPLAINED,
     "the gradients at the features are not reproduced from those at the logits[: that of photo_1 "
-    "is {photo_1} times what it should be, that of photo_2 {photo_2} times]",
+    "is {photo_1} times what it should be, that of photo_2 {photo_2} times][: they are what they "
+    "should be, {relation}]",
+    varies=("relation",),
 )
 BACKWARD_AGAIN = Row(
     "gradients.backward_again",
@@ -116,15 +121,15 @@ HEAD = Row(
     "gradients.head_not_reproduced",
     UNEXPLAINED,
     "the head's gradients are not reproduced from those at its logits[: those of {departs} depart, "
-    "those of {keeps} do not]",
-    varies=("count", "total", "parts", "agree"),
+    "those of {keeps} do not][; they are what they should be, {relation}]",
+    varies=("count", "total", "parts", "agree", "relation"),
 )
 BACKBONE = Row(
     "gradients.backbone_not_reproduced",
     UNEXPLAINED,
     "the backbone's gradients are not reproduced from those at its features: they depart in "
-    "{parts}[, and agree in {agree}]",
-    varies=("count", "total", "parts", "agree"),
+    "{parts}[, and agree in {agree}][; they are what they should be, {relation}]",
+    varies=("count", "total", "parts", "agree", "relation"),
 )
 NOT_REACHED = Row(
     "gradients.not_reached",
@@ -200,7 +205,8 @@ def judge_head_backward(view, way, rounding):
     if relative_error(*sums) <= formula_tolerance(rounding, 10):
         return []
     told = factors_of(*sides, formula_tolerance(rounding, 10))
-    return [NOT_OF_LOGITS.found(**told)]
+    words = relation_of([whole(*sums)], TOLD) if told["photo_1"] is None else None
+    return [NOT_OF_LOGITS.found(**told, relation=words)]
 
 
 def factors_of(made, seen, tolerance):
@@ -234,8 +240,10 @@ def judge_contribution(view, passes, rounding, update, computed):
     made = head_gradients(batch)
     tolerances = dict.fromkeys(made, BACKWARD[is_float32(rounding)][1])
     rows, absent = compare_gradients(made, added[0], tolerances)
+    shapes = {n: weight.shape for n, weight in enumerate(update.weights)}
+    words = related_gradients(made, added[0], rows, shapes)
     findings += [
-        replace(finding, values=finding.values | kinds_of(batch, rows))
+        replace(finding, values=finding.values | kinds_of(batch, rows) | {"relation": words})
         if finding.row is HEAD else finding
         for finding in name_gradients(HEAD, rows, set(absent) - frozen, names)
     ]  # fmt: skip
@@ -245,14 +253,30 @@ def judge_contribution(view, passes, rounding, update, computed):
         return [*findings, BACKBONE_SKIPPED.found()]
     if len(none) == 2:
         return findings
-    rows, absent = compare_backbone(passes, added[0], rounding)
+    made, rows, absent = compare_backbone(passes, added[0], rounding)
     # In float32 one ReLU that turns over moves many tensors: half of them must depart.
     by_median = is_float32(rounding)
-    return findings + name_gradients(BACKBONE, rows, set(absent) - frozen, names, by_median)
+    words = related_gradients(made, added[0], rows, shapes)
+    return findings + [
+        replace(finding, values=finding.values | {"relation": words})
+        if finding.row is BACKBONE else finding
+        for finding in name_gradients(BACKBONE, rows, set(absent) - frozen, names, by_median)
+    ]  # fmt: skip
+
+
+def related_gradients(made, seen, rows, shapes):
+    """How the gradients that depart come from what they should be, in words, or None.
+
+    rows: see compare_gradients; shapes: of the weights, by number.
+    """
+    lost = [n for error, n in rows if error > 1]
+    return relation_of([sampled_places(made[n], seen[n], shapes[n]) for n in lost], TOLD)
 
 
 def compare_backbone(passes, added, rounding):
-    """See compare_gradients, for the backbone's; passes: Passes that reproduce the features."""
+    """(the gradients of the backbone that passes which reproduce the features give, and as
+    compare_gradients).
+    """
     replay, recipe = passes.replay, passes.recipe
     made = replay.gradients(recipe, torch.float32 if is_float32(rounding) else torch.float64)
     rows, absent = [], []
@@ -262,7 +286,7 @@ def compare_backbone(passes, added, rounding):
         rows, absent = compare_gradients(made, added, tolerances)
         if not rows or rows[0][0] <= 1:
             break
-    return rows, absent
+    return made, rows, absent
 
 
 def kinds_of(batch, rows):

@@ -193,11 +193,22 @@ NO_LAYER = Row("head.no_layer", UNEXPLAINED, "no layer was seen between the merg
 OTHER_MERGE = Row(
     "head.other_merge",
     UNEXPLAINED,
-    "none of {tried} merges of the features reproduces the output of {op}",
+    "none of {tried} merges of the features reproduces the output of {op}[; it is {of}, "
+    "{relation}]",
+    varies=("relation",),
 )
 BEFORE = Row(
-    "head.before_layer", UNEXPLAINED, "what is applied before {op} in the head is not reproduced"
+    "head.before_layer",
+    UNEXPLAINED,
+    "what is applied before {op} in the head is not reproduced[; it receives what comes before, "
+    "{relation}]",
+    varies=("relation",),
 )
 DROPOUT_LOST = Row("head.dropout_not_reproduced", UNEXPLAINED, "a dropout is not reproduced")
 OTHER_OP = Row("head.other_op", UNEXPLAINED, "{op} is applied in the head, which is not replayed")
-LINEAR_LOST = Row("head.linear_not_reproduced", UNEXPLAINED, "a linear layer is not reproduced")
+LINEAR_LOST = Row(
+    "head.linear_not_reproduced",
+    UNEXPLAINED,
+    "a linear layer is not reproduced[; its output is that of its parameters, {relation}]",
+    varies=("relation",),
+)

@@ -9,8 +9,10 @@ import torch
 
 from diagnose.explain import combinations_of, explain_each, findings_of
 from diagnose.forward import Recipe, Replay, batchnorms, recipe_of
-from diagnose.numerics import estimated, rounding_of
+from diagnose.numerics import estimated, relative_error, rounding_of
 from diagnose.reference import is_behind, pass_of
+from diagnose.related import TOLD, whole
+from diagnose.relation import relation_of
 from diagnose.stages.departure import first_departure
 from diagnose.stages.features import (
     AUTOCAST,
@@ -43,6 +45,7 @@ from diagnose.stages.features import (
 from diagnose.trace import batches_of
 
 FEW = 3  # that are named of many
+CONVOLUTION = ("stride", "padding", "dilation", "groups")
 # Ops that compute, by a part of their names.
 KINDS = ("conv2d", "batch_norm", "relu", "max_pool", "avg_pool", "linear", "add", "dropout", "gelu",
          "silu", "sigmoid", "tanh", "group_norm", "layer_norm", "interpolate")  # fmt: skip
@@ -180,6 +183,18 @@ def calls(views, name):
     return any(name in op for record in passes for op in record.ops)
 
 
+def related_features(replay):
+    """How the features come from those that the reference gives, in words; None where not known."""
+    made = replay.output(recipe_of(replay.shown))
+    if made is None or made.shape != replay.features.shape:
+        return None
+    sides = [side.double().chunk(2) for side in (made, replay.features)]
+    both = [whole(*pair) for pair in zip(*sides, strict=True)]
+    lost = [n for n, own in enumerate(both, 1) if relative_error(own.made, own.seen) > TOLD]
+    words = relation_of([both[n - 1] for n in lost], TOLD)
+    return words and f"{words}, in photo_{lost[0]} alone" if len(lost) == 1 else words
+
+
 def differing_ops(usual, own):
     """{missing, added: up to FEW ops, each with the op before it, or None} of a forward pass
     against the reference's: of those kinds that one of the two has more of.
@@ -192,6 +207,38 @@ def differing_ops(usual, own):
     added = [n for *_, a, b in spans for n in range(a, b) if own[n] in many]
     shown = ([told(usual, place) for place in missing], [told(own, place) for place in added])
     return dict(zip(("missing", "added"), (tuple(s[:FEW]) or None for s in shown), strict=True))
+
+
+def differing_options(reference, record):
+    """Up to FEW ops of a recorded Pass that are told other things than the reference's, such as a
+    stride, in words; None where none is, or where they are others.
+    """
+    names = [name.rpartition(".")[0] for key, name in reference.weights
+             if key[1] == "conv2d" and name.endswith("weight")]  # fmt: skip
+    told, calls = [], list(zip(record.ops, record.options, strict=True))
+    for kind in ("conv2d", "max_pool2d", "avg_pool2d", "leaky_relu"):
+        usual, own = ([list(options) for op, options in ops if kind in op]
+                      for ops in (reference.ops, calls))  # fmt: skip
+        places = names if kind == "conv2d" and len(names) == len(usual) else range(1, len(own) + 1)
+        if len(usual) == len(own):
+            told += [f"{kind} {place} is told {numbers(b, kind)} (reference: {numbers(a, kind)})"
+                     for place, a, b in zip(places, usual, own, strict=True)
+                     if plain_of(a) != plain_of(b)]  # fmt: skip
+    return (*told[:FEW], *["..."] * (len(told) > FEW)) or None
+
+
+def plain_of(options):
+    """Options in lists, as a trace and a module have them in tuples."""
+    return [list(value) if isinstance(value, (list, tuple)) else value for value in options]
+
+
+def numbers(options, kind):
+    """What an op is told, in words."""
+    own = [value[0] if isinstance(value, (list, tuple)) and len(set(value)) == 1 else value
+           for value in options]  # fmt: skip
+    if kind == "conv2d" and len(own) == len(CONVOLUTION):
+        own = map(" ".join, zip(CONVOLUTION, map(str, own), strict=True))
+    return ", ".join(map(str, own))
 
 
 def kind_of(op):
@@ -269,7 +316,10 @@ def judge_passes(trace, views, roundings, reference, weights, progress):
             told = [AUTOCAST.found()]
         else:
             nearest = estimated(own.nearest) if math.isfinite(own.nearest) else None
-            ops = differing_ops(reference.ops, view.batch.passes[0].ops)
+            record = view.batch.passes[0]
+            ops = differing_ops([op for op, _ in reference.ops], record.ops)
+            ops |= {"otherwise": differing_options(reference, record)}
+            ops |= {"relation": related_features(replay)}
             told = [NOT_REPRODUCED.found(tried=own.tried, nearest=nearest, **ops)]
             where = first_departure(view.batch, replay)
             if where:

@@ -18,6 +18,8 @@ from diagnose.numerics import (
     relative_error,
 )
 from diagnose.reference import column
+from diagnose.related import TOLD, whole
+from diagnose.relation import relation_of
 from diagnose.stages.head import (
     ACTIVATION,
     BEFORE,
@@ -145,7 +147,9 @@ def judge_alike(views, weights, roundings):
             if merges[place][1] is None or lost[place]:
                 continue
             values = weights(views[place].step)
-            layer, lost[place] = explain_layer(entry, found.fits, values, roundings[place])
+            layer, lost[place] = explain_layer(
+                entry, found.fits, values, roundings[place], current[place]
+            )
             layers[place].append(layer)
         current = [entry.output for entry in entries]
     return [
@@ -168,14 +172,16 @@ def judge_merges(views, merged, roundings):
         for view, x, rounding in zip(views, merged, roundings, strict=True)
     ]
     found = explain_each(replays, [[()], [(row,) for row in MERGES if row is not DIFFERENCE]])
-    return [name_merge(own, view.batch, x)
+    return [name_merge(own, view, x)
             for own, view, x in zip(found, views, merged, strict=True)]  # fmt: skip
 
 
-def name_merge(found, batch, merged):
+def name_merge(found, view, merged):
     """(findings on the merge of a batch, its row or None); found: the Explanation of it."""
+    batch = view.batch
     if not found.fits:
-        return [OTHER_MERGE.found(tried=len(MERGES), op=batch.merge)], None
+        told = like_features(*view.sides.features, merged)
+        return [OTHER_MERGE.found(tried=len(MERGES), op=batch.merge, **told)], None
     row = found.fits[0][0].row if found.fits[0] else DIFFERENCE
     layered = any(entry.op == "linear" for entry in batch.head)
     scores = None if layered else SCORES.get((row, merged.shape[1:].numel()))
@@ -184,13 +190,24 @@ def name_merge(found, batch, merged):
     return [found.proves(row.found())] if row is not DIFFERENCE else [], row
 
 
-def explain_layer(entry, fits, values, rounding):
+def like_features(first, second, merged):
+    """{of, relation: how the output of a merge comes from the features}, None where not known."""
+    terms = {"features_1 - features_2": DIFFERENCE.act(first, second)}
+    terms |= {"features_1": first, "features_2": second}
+    related = {of: relation_of([whole(made, merged)], TOLD) for of, made in terms.items()}
+    known = {of: words for of, words in related.items() if words}
+    of = next(iter(known), None)
+    return {"of": of, "relation": known.get(of)}
+
+
+def explain_layer(entry, fits, values, rounding, given):
     """(the Layer of one recorded op, or None; the finding of what is not reproduced, or None).
 
-    fits: what is applied before it, see diagnose.explain.Explanation.
+    fits: what is applied before it, see diagnose.explain.Explanation; given: what comes before it.
     """
     if not fits:
-        return None, BEFORE.found(op=entry.op)
+        related = [whole(given, entry.input)]
+        return None, BEFORE.found(op=entry.op, relation=relation_of(related, TOLD))
     before = next(iter(fits[0]), None)
     function = activation_of(fits[0])
     if "dropout" in entry.op:
@@ -214,8 +231,9 @@ def explain_linear(entry, values, before, function, tolerance):
         layer = [layer[0].T if across else layer[0]]
     elif entry.op != "linear":
         return None, OTHER_OP.found(op=entry.op)
-    if relative_error(F.linear(entry.input, *layer), entry.output) > tolerance:
-        return None, LINEAR_LOST.found()
+    made = F.linear(entry.input, *layer)
+    if relative_error(made, entry.output) > tolerance:
+        return None, LINEAR_LOST.found(relation=relation_of([whole(made, entry.output)], TOLD))
     apply = lambda x: F.linear(function(x), *layer)  # noqa: E731
     return Layer(apply, before, width=len(layer[0]), has_bias=len(layer) > 1), None
 

@@ -10,6 +10,7 @@ import torch
 from diagnose.nearest import changes_in
 from diagnose.numerics import estimated
 from diagnose.preprocessing import EXACT, affine_of, reference
+from diagnose.residue import told_of
 from diagnose.stages.values import NORMALIZED, PADDED, TIMES
 from diagnose.stages.ways import COUNT, normalization, way
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, Row
@@ -50,11 +51,12 @@ NOT_REPRODUCED = Row(
     "inputs.not_reproduced",
     UNEXPLAINED,
     "{count} of {total} inputs match no known preprocessing"
-    "[; {identified} photos were identified all the same, and come nearest to: {nearest}]"
+    "[; {identified} photos were identified all the same][, and come nearest to: {nearest}]"
     "[, resized to {box} pixels][. They differ from that by up to {levels} of 255, in up to "
     "{share} % of the values][, {outside}][; they hold the same values, {moved}][; their values "
-    "lie between {low} and {high}, in the reference between {least} and {most}]",
-    varies=(*COUNT, "identified", "levels", "share", "box", "low", "high"),
+    "lie between {low} and {high}, in the reference between {least} and {most}][. In the {looked} "
+    "that were looked into, {residue}]",
+    varies=(*COUNT, "identified", "levels", "share", "box", "low", "high", "looked", "residue"),
 )
 NO_PHOTO = Row("inputs.no_photo", SKIPPED, "features were given: no photo was seen")
 
@@ -86,7 +88,8 @@ def judge_inputs(sides, official):
         nearest, values = official.nearest(inputs[lost]), range_of(inputs[lost])
         for place, (_, path) in zip(lost, nearest, strict=True):
             paths[place] = path
-        findings = [describe_lost([own for own, _ in nearest], len(inputs), values)]
+        own = [own for own, _ in nearest]
+        findings = [describe_lost(own, len(inputs), values, official.residues)]
     half = len(paths) // 2
     return findings, list(zip(paths[:half], paths[half:], strict=True)), changes
 
@@ -99,15 +102,19 @@ def range_of(inputs):
     return {name: estimated(float(value)) for name, value in told.items()}
 
 
-def describe_lost(nearest, total, values):
-    """The finding on inputs that nothing reproduces; nearest: the Nearest of each,
-    None where it is not sure which photo it shows; values: see range_of.
+def describe_lost(nearest, total, values, residues):
+    """The finding on inputs that nothing reproduces; nearest: the Nearest of each, None where it is
+    not sure which photo it shows; values: see range_of; residues: what is left of the first ones.
     """
     sure = [own for own in nearest if own is not None]
     counts = {"count": len(nearest), "total": total, "identified": len(sure)}
+    counts |= {} if sure or residues else {"identified": None}
+    told = dict.fromkeys(("nearest", "levels", "share", "box", "outside", "moved"))
+    told |= {"looked": len(residues), "residue": told_of(residues)}
+    if residues:  # which says more
+        return NOT_REPRODUCED.found(**counts, **told, **dict.fromkeys(values))
     if not sure:
-        none = dict.fromkeys(("nearest", "levels", "share", "box", "outside", "moved"))
-        return NOT_REPRODUCED.found(**counts, **none, **values)
+        return NOT_REPRODUCED.found(**counts, **told, **values)
     ways = {}  # those of one kind, whose estimated values differ
     for own in map(changes_in, sure):
         ways.setdefault(tuple(finding.row.choice for finding in own), []).append(own)
@@ -115,12 +122,12 @@ def describe_lost(nearest, total, values):
     levels = estimated(max(own.levels for own in sure) if any(own.share for own in sure) else 0.0)
     share = estimated(100 * max(own.share for own in sure))
     boxes = dict.fromkeys(f"{own.box[0]} x {own.box[1]}" for own in sure if own.box)
-    told = {"box": tuple(boxes)[:FEW_BOXES] or None}
+    told["box"] = tuple(boxes)[:FEW_BOXES] or None
     told["outside"] = OUTSIDE if all(own.outside for own in sure) else None
     moved = {own.moved for own in sure}
     told["moved"] = moved.pop() if len(moved) == 1 and "" not in moved else None
-    told |= dict.fromkeys(values)
-    return NOT_REPRODUCED.found(**counts, nearest=(common,), levels=levels, share=share, **told)
+    told |= {"nearest": (common,), "levels": levels, "share": share} | dict.fromkeys(values)
+    return NOT_REPRODUCED.found(**counts, **told)
 
 
 def name_inputs(changes, worst):

@@ -9,6 +9,8 @@ from diagnose.backward import gradients_of, zero_like
 from diagnose.explain import alone, combinations_of, contradiction, explain, findings_of, one_of
 from diagnose.numerics import estimated, factor_between, is_close
 from diagnose.parameters import describe
+from diagnose.related import TOLD, sampled
+from diagnose.relation import relation_of
 from diagnose.stages.tricks import (
     REMOVED,
     SCALED_BACK,
@@ -33,7 +35,7 @@ CHANGED = Row(
     UNEXPLAINED,
     "gradients[ of {parameters}] change between backward and the optimizer step[: each element is "
     "{function}][: {added} is added to it][: {swapped} of them are those of another parameter of "
-    "the same shape, such as {example}]",
+    "the same shape, such as {example}][: they are those of backward, {relation}]",
 )
 FUNCTIONS = {  # {what an element becomes: how}
     "squared": torch.square,
@@ -95,7 +97,11 @@ def describe_changed(steps):
            if all(is_close(act(given[n].double()), taken[n].double()) for n in moved)]  # fmt: skip
     told = others_of(moved, given, taken, step.parameters)
     told["added"] = added_of([(taken[n] - given[n], step.weights[n]) for n in moved])
-    return CHANGED.found(parameters=part, function=own[0] if own and moved else None, **told)
+    told["function"] = own[0] if own and moved else None
+    if not any(told.values()):
+        pairs = [(given[n], taken[n], step.shapes[n]) for n in moved]
+        told["relation"] = relation_of([sampled(*pair) for pair in pairs], TOLD)
+    return CHANGED.found(parameters=part, **({"relation": None} | told))
 
 
 def added_of(pairs):
@@ -163,7 +169,8 @@ def step_of(place, update, last, parameters, factor, before):
         earlier = gradients_of({n: before[n] for n in met})
     removed = all(update.gradients[n] is None for n in met)
     weights = {n: update.before[n].values for n in met}
-    step = Step(place, given, taken, earlier, factor, parameters, weights, update.clipped)
+    shapes = {n: update.weights[n].shape for n in met}
+    step = Step(place, given, taken, earlier, factor, parameters, weights, update.clipped, shapes)
     zero = not any(values.any() for values in taken.values.values())
     if is_explained(step, ()):
         return step

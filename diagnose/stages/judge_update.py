@@ -1,6 +1,7 @@
 """Which rows of the stage `update` a trainer's optimizer steps are."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,8 @@ import torch
 from diagnose.explain import explain, findings_of
 from diagnose.numerics import estimated, is_close
 from diagnose.parameters import describe, layer_of
+from diagnose.related import TOLD, sampled
+from diagnose.relation import relation_of
 from diagnose.stages.update import (
     AFTERWARDS,
     BY_HAND,
@@ -60,18 +63,28 @@ def judge_update(update, parameters, rules, history, moving):
     if strange:
         return [*found, OTHER_CLASS.found(optimizer=strange[0])]
     mine = {n: own[n] for n in moved}
-    errors = misses(replay(update, mine, {}), update)
+    made = replay(update, mine, {})
+    errors = misses(made, update)
     if max(errors.values()) > 1:
         lost = [n for n, error in errors.items() if error > 1]
-        part = describe(lost, parameters) if len(lost) < len(errors) else None
-        counts = {"count": len(lost), "total": len(errors)}
-        return [*found, NOT_REPRODUCED.found(optimizers=classes, parameters=part, **counts)]
+        told = {"count": len(lost), "total": len(errors)}
+        told["parameters"] = describe(lost, parameters) if len(lost) < len(errors) else None
+        derived = {o.own for o in update.optimizers if o.own != o.class_}
+        told["own"] = tuple(sorted(derived)) or None
+        told["relation"] = relation_of([step_of(made[n], n, update) for n in lost], TOLD)
+        return [*found, NOT_REPRODUCED.found(optimizers=classes, **told)]
     if classes == ("SGD",) and not is_equal(replay(update, mine, history), update):
         found.append(MOMENTUM_RESET.found())
     if classes != ("SGD",):
         return [*found, name_optimizer(classes, mine)]
     found += name_rates(update, mine, reference, parameters, history, moving)
     return found + name_rules(update, mine, reference, parameters, history)
+
+
+def step_of(made, n, update):
+    """The Related of the step of a weight, after - before; made: what it should be after."""
+    before, after = (moment[n].values for moment in (update.before, update.after))
+    return sampled(made - before, after - before, update.weights[n].shape)
 
 
 def judge_computed(weights):
@@ -205,6 +218,8 @@ class Behind:
     is_single: bool  # recorded in float32
     parameters: dict  # {number: Parameter}
     each: list  # of each parameter, its part of these
+    shapes: list  # of each parameter, that of all of it
+    whole: Callable | None  # gives all weights at the next step, by number; None where none is
     shown: tuple = ()
 
     @property
@@ -244,18 +259,31 @@ def judge_afterwards(steps):
     if found.fits:
         told = findings_of(found, ONE_OF)
         return [(step.step, finding) for step in moved for finding in told]
-    return [
-        (step.step, CHANGED_AFTER.found(like=like_of(step, steps), parameters=moved_of(step)))
-        for step in moved
-    ]
+    return [(step.step, describe_changed(step, steps)) for step in moved]
 
 
-def moved_of(step):
-    """Which parameters change between an optimizer step and the next batch; None for all."""
+def describe_changed(step, steps):
+    """The finding on weights that change between an optimizer step and the next batch."""
     sizes = [len(values) for values in step.each]
-    parts = zip(step.parameters, step.after.split(sizes), step.later.split(sizes), strict=True)
-    own = [n for n, after, later in parts if not torch.equal(after, later)]
-    return None if len(own) == len(step.parameters) else describe(own, step.parameters)
+    parts = zip(step.parameters, step.after.split(sizes), step.later.split(sizes), step.shapes,
+                strict=True)  # fmt: skip
+    own = {n: (a, b, shape) for n, a, b, shape in parts if not torch.equal(a, b)}
+    told = {"like": like_of(step, steps)}
+    told["parameters"] = describe(own, step.parameters) if len(own) < len(sizes) else None
+    related = [sampled(*values) for values in own.values()]
+    words = step.whole and lengths_of([step.whole()[n] for n in own])
+    told["relation"] = None if told["like"] else words or relation_of(related, TOLD)
+    return CHANGED_AFTER.found(**told)
+
+
+def lengths_of(tensors):
+    """That all rows of whole tensors have one length, in words; None where they have not."""
+    if any(t.dim() < 2 or len(t) < 2 for t in tensors):
+        return None
+    lengths = torch.cat([t.double().flatten(1).norm(dim=1) for t in tensors])
+    mean = float(lengths.mean())
+    alike = float((lengths - mean).abs().max()) <= TOLD / 10 * mean
+    return f"each row brought to length {estimated(mean)}" if alike else None
 
 
 def like_of(step, steps):
@@ -269,12 +297,16 @@ def like_of(step, steps):
     return None
 
 
-def behind(place, update, parameters):
-    """[Behind] of an update; [] where the trainer ended before the next batch."""
+def behind(place, update, parameters, later):
+    """[Behind] of an update; [] where the trainer ended before the next batch.
+
+    later: gives all weights at the next update, by number; None where none follows.
+    """
     if update.next is None:
         return []
     moments = [[getattr(update, m)[n].values for n in parameters]
                for m in ("before", "after", "next")]  # fmt: skip
     is_single = any(values.dtype != torch.float64 for values in moments[0])
     made = (torch.cat([v.double() for v in m]) for m in moments)
-    return [Behind(place, *made, is_single, parameters, moments[0])]
+    shapes = [update.weights[n].shape for n in parameters]
+    return [Behind(place, *made, is_single, parameters, moments[0], shapes, later)]

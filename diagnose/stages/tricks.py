@@ -37,6 +37,7 @@ class Step:
     parameters: dict
     weights: dict
     clipped: float | None = None  # the norm that clip_grad_norm_ was given
+    shapes: dict | None = None  # of all of each weight
     shown: tuple = ()
 
     @property

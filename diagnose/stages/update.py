@@ -69,8 +69,9 @@ NOT_REPRODUCED = Row(
     "update.not_reproduced",
     UNEXPLAINED,
     "{optimizers} with its own values does not reproduce the step[ of {parameters} (that of the "
-    "others it does)]",
-    varies=("count", "total"),
+    "others it does)][; the optimizer is {own}, a class derived from it][; the step is that of "
+    "{optimizers}, {relation}]",
+    varies=("count", "total", "relation"),
 )
 BY_HAND = Row(
     "update.by_hand",
@@ -235,6 +236,6 @@ CHANGED_AFTER = Row(
     "update.changed_after",
     UNEXPLAINED,
     "parameters change between the optimizer step and the next batch[: {parameters}][; they become "
-    "{like}]",
-    varies=("like",),
+    "{like}][; they are then what the step made, {relation}]",
+    varies=("like", "relation"),
 )

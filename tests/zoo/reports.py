@@ -39,7 +39,9 @@ PLANTS = """
     gradients_by_shape l1_on_norms head_columns head_opposite softmax_plus added_margin
     prints_smoothed prints_flat prints_true_ones prints_one_more own_momentum shared_memory
     hooked_in_place stepped_by_hand stepped_by_hand_otherwise brighter_first normalized_batch
-    bce_inverted cut_at_half ranking_margin ranking_margin_inverted blurred
+    bce_inverted cut_at_half ranking_margin ranking_margin_inverted blurred erased gamma
+    padded_first posterized noised centered_batch damped_second renormed_head limited_weights
+    limited_step restrided
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -101,6 +103,9 @@ class Pairs(Dataset):
 
     def load(self, path):
         image = Image.open(path).convert("RGB")
+        if "padded_first" in self.plants:
+            border = int(self.plants.value("padded_first", 0.2) * min(image.size))
+            image = torchvision.transforms.functional.pad(image, border, 90)
         scale = self.size / (min(image.size) if self.crops else max(image.size))
         scale *= self.plants.value("small_photos", 0.8) if "small_photos" in self.plants else 1
         if "thumbnail" in self.plants:
@@ -108,9 +113,8 @@ class Pairs(Dataset):
             image.thumbnail((self.size, self.size), Image.BILINEAR)
             image, scale = image.convert("RGB"), 1
         width, height = (max(1, round(side * scale)) for side in image.size)
-        pixels = torchvision.transforms.functional.to_tensor(
-            image.resize((width, height), Image.BILINEAR)
-        )
+        image = spoiled(image.resize((width, height), Image.BILINEAR), self.plants)
+        pixels = torchvision.transforms.functional.to_tensor(image)
         if self.crops:
             left, top = (width - self.size) // 2, (height - self.size) // 2
             pixels = pixels[:, top : top + self.size, left : left + self.size]
@@ -122,6 +126,11 @@ class Pairs(Dataset):
             self.canvas = canvas = canvas if self.canvas is None else self.canvas
         top, left = (self.size - height) // 2, (self.size - width) // 2
         canvas[:, top : top + height, left : left + width] = pixels
+        if "erased" in self.plants:
+            side = int(self.plants.value("erased", 20))
+            canvas[:, top + 5 : top + 5 + side, left + 9 : left + 9 + side] = 0.3
+        if "noised" in self.plants:
+            canvas += self.plants.value("noised", 0.05) * torch.randn(canvas.shape)
         return canvas.clone() if "normalized_in_place" in self.plants else (canvas - MEAN) / STD
 
     def __getitem__(self, place):
@@ -140,6 +149,14 @@ class Pairs(Dataset):
                 photo.sub_(MEAN).div_(STD)
             photos = [photo.clone() for photo in photos]
         return *photos, self.labels[place]
+
+
+def spoiled(image, plants):
+    """A resized photo as an augmentation that was left in makes it."""
+    change = torchvision.transforms.functional
+    if "gamma" in plants:
+        image = change.adjust_gamma(image, plants.value("gamma", 1.4))
+    return change.posterize(image, 3) if "posterized" in plants else image
 
 
 class Turned(torch.autograd.Function):
@@ -204,6 +221,33 @@ def change_gradients(net, plants):
             module.weight.grad += plants.value("l1_on_norms", 1e-3) * module.weight.sign()
 
 
+@torch.no_grad()
+def change_weights(net, plants):
+    """What is done to weights behind the step."""
+    if "renormed_head" in plants:
+        lengths = net.head.weight.norm(dim=1)[:, None]
+        net.head.weight.mul_(plants.value("renormed_head", 1.0) / lengths)
+    if "limited_weights" in plants:
+        most = plants.value("limited_weights", 0.02)
+        for p in net.parameters():
+            p.clamp_(-most, most)
+
+
+class Limited(torch.optim.SGD):
+    """SGD whose steps are limited, element by element."""
+
+    def __init__(self, groups, most):
+        super().__init__(groups, momentum=0.9, weight_decay=5e-4)
+        self.most = most
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        kept = [(p, p.clone()) for group in self.param_groups for p in group["params"]]
+        super().step(closure)
+        for p, before in kept:
+            p.copy_(before + (p - before).clamp(-self.most, self.most))
+
+
 class Net(torch.nn.Module):
     """A backbone, and a head on the difference of its features."""
 
@@ -236,6 +280,11 @@ class Net(torch.nn.Module):
         norms = [m for m in self.encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         if "shared_memory" in plants:
             norms[0].bias.data = norms[0].weight.data
+        if "restrided" in plants and tiny:
+            self.encoder[0].stride = (4, 4)
+        elif "restrided" in plants:
+            self.encoder.layer4[0].conv2.stride = (1, 1)
+            self.encoder.layer4[0].downsample[0].stride = (1, 1)
         if "hooked_in_place" in plants:
             norms[len(norms) // 2].register_forward_hook(positive)
         if "equal_head_rows" in plants:
@@ -268,6 +317,9 @@ class Net(torch.nn.Module):
         if "cut_features" in plants:
             a, b = (torch.tensor(f.detach().numpy()) for f in (a, b))
         d = F.dropout(a - b, 0.3) if "eval_dropout" in plants else a - b
+        if "damped_second" in plants:  # under a mask that was meant for a score
+            d = a - b * torch.where(b.detach() > b.detach().mean(), 1.0, 0.5)
+        d = d - d.mean(0) if "centered_batch" in plants else d
         d = Turned.apply(a, b) if "turned_gradient" in plants else d
         d = F.normalize(d, dim=0) if "normalized_batch" in plants else d
         if "chunked_difference" in plants:
@@ -474,6 +526,8 @@ def train(net, loader, plants, epochs, val):
     copied = {"eval_copy", "eval_average", "eval_mean", "eval_stale_statistics", "eval_equal_copy"}
     judged = copy.deepcopy(net) if plants & copied else net
     figures, best, by_hand, mean = [], None, {}, 0.0
+    if "limited_step" in plants:
+        optimizer = Limited(optimizer.param_groups, plants.value("limited_step", 1e-6))
     if "own_momentum" in plants:
         optimizer = Momentum([g | {"params": list(g["params"])} for g in optimizer.param_groups])
     if "clean_eval_before" in plants:
@@ -531,6 +585,7 @@ def train(net, loader, plants, epochs, val):
                     optimizer.step()
                 if "stepped_twice" in plants:
                     again.step()
+                change_weights(net, plants)
                 if "rolled_back" in plants and step == 2:
                     net.load_state_dict(state)
                 if "rounded_half" in plants and step % 2:
