@@ -53,7 +53,7 @@ from diagnose.stages.update import BY_HAND_OTHER, NOT_REPRODUCED, OTHER_CLASS
 from diagnose.stepping import declared, history_of
 from diagnose.trace import Batch, batches_of, read_trace
 from diagnose.where import with_lines
-from diagnose.whole import judge_data, judge_figures
+from diagnose.whole import figures_by_step, judge_data, judge_figures
 from disk.errors import command_line, fail_on, instrument, name_path, show_progress
 from disk.files import check_new
 from disk.tensors import load_tensors
@@ -130,7 +130,8 @@ def explain(trace, root, page=None, weights=None):
         whole += schedules.judge_schedules(trace, reference.recipe, known + pairs_of(later))
     inputs_found = of_training([f for _, f in findings if f.stage == "inputs"])
     prepared = inputs_found, of_whole(trace, official)
-    told, predictions = judge_evaluation(trace, evaluations, known, later, prepared, root)
+    told = evaluations, known, later, prepared, root, figures_by_step(views, later, fitted)
+    told, predictions = judge_evaluation(trace, *told)
     if evaluations:
         whole = [finding for finding in whole if finding.row is not VALIDATION_LINES]
     findings += [(step, f) for f in whole + told for step in range(steps)]
@@ -156,8 +157,13 @@ def of_whole(trace, official):
     """The findings on the inputs of the first evaluated batches; None where they are not known."""
     if trace.whole is None:
         return None
-    changes, _, worst = official.identify(trace.whole.double())
-    return None if None in changes else inputs.name_inputs(changes, worst)
+    whole = trace.whole.double()
+    changes, _, worst = official.identify(whole)
+    lost = [place for place, own in enumerate(changes) if own is None]
+    if not lost:
+        return inputs.name_inputs(changes, worst)
+    finding, paths = inputs.look_at_lost(whole[lost], len(whole), official)
+    return [finding] if any(paths) else None
 
 
 def view_batches(trace, reference, official, progress):

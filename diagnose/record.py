@@ -47,6 +47,8 @@ if __name__ == "__main__":
 
 import argparse
 import atexit
+import builtins
+import ctypes
 import faulthandler
 import glob
 import io
@@ -1061,14 +1063,14 @@ class LaterTracer(OpTracer):
         """
         done, now = len(self.updates), time.monotonic()
         left, self.begun = round((now - self.begun) * (self.steps - done)), now
-        if now - self.said < EVERY or sys.__stderr__ is None:
+        if now - self.said < EVERY:
             return
         text = f"{done} of {self.steps} steps recorded, about {left} s left"
         if done >= self.steps:
             text = f"{len(self.later)} batches recorded after the {done} steps"
         if done < self.steps or self.light:
             self.said = now
-            print(f"record.py: {text}", file=sys.__stderr__, flush=True)
+            tell(f"record.py: {text}")
 
 
 class Writer(LaterTracer):
@@ -1159,11 +1161,13 @@ class Writer(LaterTracer):
         if not trace["updates"]:
             text = "no update was seen in which a pair of photos met a loss; nothing is written"
             text += " (processes and threads that a trainer starts are not recorded)"
-            if sys.exc_info()[0] is None:
+            if sys.exc_info()[0] is None and not self.stays:
                 refuse(text)
-            print(f"record.py: {text}", file=sys.__stderr__)
+            tell(f"record.py: {text}")
             return
         write_trace(trace, self.out)
+        if self.notes is not None:
+            self.notes.write("trace", "written")
         trace = None  # Windows removes no file that is mapped
         if self.parts:
             shutil.rmtree(self.parts, ignore_errors=True)
@@ -1223,7 +1227,7 @@ class Recorder(Writer):
         return None
 
     def on_photo(self, photo):
-        """See LaterTracer; a photo in training behind the last step asked for ends the recording."""
+        """See LaterTracer; a training photo behind the last step asked for ends the recording."""
         ready = torch.is_grad_enabled() and not self.asked_epochs and self.pending is not None
         ready = ready and not (self.updating or self.waiting or self.done)
         if ready and len(self.updates) + 1 >= self.steps:
@@ -1392,8 +1396,8 @@ def write_trace(trace, out):
         name, count = Path(f"{out}.{count}"), count + 1
     os.replace(part, name)
     if name != out:
-        print(f"record.py: {out} has appeared meanwhile and is left as it is", file=sys.__stderr__)
-    print(written(trace, name), file=sys.__stderr__)
+        tell(f"record.py: {out} has appeared meanwhile and is left as it is")
+    tell(written(trace, name))
 
 
 def written(trace, out):
@@ -1658,6 +1662,21 @@ class Unwritten:
             refuse(f"{self.path}: {str(error).strip().splitlines()[0]}")
 
 
+class Unimported:
+    """Context in which a package that cannot be imported ends the program with one line."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, Exception):
+            said = f"{kind.__name__}: {str(error).strip()}".partition("\n")[0]
+            refuse(f"{self.name}: its package cannot be imported: {said}")
+
+
 class Within:
     """Context that is in a list as long as it is entered, whatever ends it."""
 
@@ -1734,7 +1753,7 @@ class Recording(Patches):
         self.wrap(torch.autograd, "backward", recorder.backward)
         self.wrap(torch, "compile", lambda compiled, model=None, *a, **o: model or (lambda m: m))
         for name in ("script", "trace"):
-            self.wrap(torch.jit, name, lambda made, thing, *a, **o: thing)
+            self.wrap(torch.jit, name, unscripted)
         self.wrap(LRScheduler, "__init__", recorder.on_schedule_made)
         self.wrap(LRScheduler, "step", recorder.on_schedule_stepped)
         self.wrap(torch, "save", recorder.on_saved)
@@ -1782,22 +1801,63 @@ class Recording(Patches):
         self.wrap(sys.modules["PIL.Image"].Image, name, hook)
 
 
+class Scripted:
+    """What saves a module as torch.jit makes it, when it is asked to."""
+
+    def __init__(self, made, thing, args, options):
+        self.made, self.thing, self.args, self.options = made, thing, args, options
+
+    def __call__(self, file, *args, **options):
+        with torch._C.DisableTorchFunction():
+            self.made(self.thing, *self.args, **self.options).save(file, *args, **options)
+
+
+def unscripted(made, thing, *args, **options):
+    """The module itself in the place of the one that torch.jit makes, whose ops nobody sees."""
+    if isinstance(thing, torch.nn.Module):
+        thing.save = Scripted(made, thing, args, options)
+    return thing
+
+
 def start(out, steps=5, as_is=False, epochs=0, until=None):
     """Begins to record here, for a notebook; the trace is written after the steps, or at exit."""
+    check_counts(steps, epochs)
     check_out(Path(out))
     recording = Recording(out, steps, as_is, os.getcwd(), epochs, until)
     recording.recorder.stays = True
     recording.__enter__()
     atexit.register(recording.close)
+    notebook = getattr(builtins, "get_ipython", None)
+    if notebook is not None:  # later cells find torch as it was
+        notebook().events.register("post_run_cell", lambda *_: close_behind(recording))
+
+
+def close_behind(recording):
+    """Changes back what a recording changed, once its steps are done."""
+    if recording.recorder.done:
+        recording.close()
+
+
+def check_counts(steps, epochs):
+    """Ends the program where nothing was asked for."""
+    if steps < 1 or epochs < 0:
+        refuse("--steps is at least 1, --epochs at least 0")
 
 
 SPEAKER = ["record.py"]  # with which errors begin
+VOICE = [sys.__stderr__]  # to which they go
 
 
 def refuse(message):
     """Ends the program with one line, exit code 2."""
-    print(f"{SPEAKER[-1]}: error: {message}", file=sys.stderr)
+    tell(f"{SPEAKER[-1]}: error: {message}")
     sys.exit(2)
+
+
+def tell(text):
+    """Prints to stderr as it was when the command began, which a trainer may have closed since."""
+    if VOICE[-1] is not None:
+        print(text, file=VOICE[-1], flush=True)
 
 
 def check_out(out):
@@ -1813,7 +1873,7 @@ def check_out(out):
         if any(parts.glob("*.part")):
             join = f"record --join {parts.name} --out {out.name}"
             text = f"steps of a recording that died with its watch, or still runs; to join: {join}"
-            print(f"{SPEAKER[-1]}: {parts}: {text}", file=sys.__stderr__)
+            tell(f"{SPEAKER[-1]}: {parts}: {text}")
 
 
 def is_program(name):
@@ -1870,13 +1930,25 @@ def begin_notes(folder):
 
 def end_with(parent, folder, notes):
     """Ends this process where the one that watches it has ended, and leaves nothing of it."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+    wait_for(parent)
     for path in filter(None, (notes.read("parts"), folder)):
         shutil.rmtree(path, ignore_errors=True)
     os._exit(1)
 
 
+def wait_for(parent):
+    """Returns when the process that started this one has ended."""
+    if sys.platform == "win32":  # which never gives a child another parent
+        kernel = ctypes.windll.kernel32
+        kernel.OpenProcess.restype = ctypes.c_void_p
+        handle = ctypes.c_void_p(kernel.OpenProcess(SYNCHRONIZE, False, parent))
+        kernel.WaitForSingleObject(handle, FOREVER)
+        return
+    while os.getppid() == parent:
+        time.sleep(0.5)
+
+
+SYNCHRONIZE, FOREVER = 0x00100000, 0xFFFFFFFF  # of the Windows API
 FLAGS = ("--steps", "--epochs", "--until", "--out", "--join")  # that take a value
 
 
@@ -1910,10 +1982,12 @@ def main(argv=None, command="record.py"):
     """Records after the command line; command: how it was called, for its errors."""
     folder, _, name = os.environ.pop(watching.GIVEN, "").rpartition(os.pathsep)
     SPEAKER.append(name or command)
+    if sys.__stderr__ is not None:
+        VOICE.append(open(os.dup(sys.__stderr__.fileno()), "w", encoding="ascii",
+                          errors="backslashreplace"))  # fmt: skip
     own, theirs = watching.split(sys.argv[1:] if argv is None else argv, FLAGS)
     args = command_line().parse_args(own)
-    if args.steps < 1 or args.epochs < 0:
-        refuse("--steps is at least 1, --epochs at least 0")
+    check_counts(args.steps, args.epochs)
     if not args.watch:
         if not args.out:
             refuse("--out is missing: the trace to write")
@@ -1942,8 +2016,11 @@ def run_trainer(args, words, notes):
     first = os.getcwd() if is_module else str(Path(args.script).resolve().parent)
     # as Python itself would have it; this file's folder is in it no more
     sys.path.insert(0, first)
-    if is_module and not is_program(args.script):
-        refuse(f"{args.script}: no such module")
+    if is_module:
+        with Unimported(args.script):
+            known = is_program(args.script)
+        if not known:
+            refuse(f"{args.script}: no such module")
     root = first
     if is_module:
         spec = importlib.util.find_spec(args.script.partition(".")[0])

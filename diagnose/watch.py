@@ -26,26 +26,35 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 GIVEN = "DIAGNOSE_WATCHED"  # environment: the folder of the notes, and how the command is called
 HEAD = struct.Struct("<Q")  # ops so far
-SLOTS = ("where", "op", "line", "device", "error", "state", "parts")  # texts that a trainer notes
+SLOTS = (
+    "where",
+    "op",
+    "line",
+    "device",
+    "error",
+    "state",
+    "parts",
+    "trace",
+)  # texts that a trainer notes
 SLOT = 500  # bytes of each
 LOOK = 0.05  # seconds between two looks at the trainer
 HANG = 300  # seconds without an op, after which the stacks are told
 WAIT = 0.5  # seconds for the stacks of a process to be written
 GB = 1e9
+CONTROL, ENDLESS = Path("/sys/fs/cgroup"), 2**60  # bytes of a limit that is none
+# of control groups of both versions: the kind in /proc, files of the kills and of the limit
+GROUPS = (("", "memory.events", "memory.max"),
+          ("memory", "memory.oom_control", "memory.limit_in_bytes"))  # fmt: skip
 SIGNALS = {"SIGSEGV": "segmentation fault", "SIGABRT": "abort", "SIGBUS": "bus error",
            "SIGFPE": "arithmetic error", "SIGILL": "illegal instruction", "SIGKILL":
            "killed by the system or by somebody"}  # fmt: skip
-STATUSES = {  # of Windows, by NTSTATUS
-    0xC0000005: "access violation",
-    0xC00000FD: "stack overflow",
-    0xC0000374: "heap corruption",
-    0xC0000135: "a DLL was not found",
-    0xC0000139: "an entry point of a DLL was not found",
-    0xC0000409: "abort, or a damaged stack",
-    0xC000001D: "illegal instruction",
-    0xC0000094: "division by zero",
-    0xC000013A: "Ctrl-C",
-}
+# statuses of Windows
+STATUSES = {0xC0000005: "access violation", 0xC00000FD: "stack overflow", 0xC0000374:
+            "heap corruption", 0xC0000135: "a DLL was not found", 0xC0000139:
+            "an entry point of a DLL was not found", 0xC0000409: "abort, or a damaged stack",
+            0xC000001D: "illegal instruction", 0xC0000094: "division by zero", 0xC000013A:
+            "Ctrl-C"}  # fmt: skip
+ASKED = ("SIGINT", "SIGTERM", "SIGHUP")  # that the trainer is sent as well
 DEVICE_ERROR = ("an error of a CUDA device is noticed later than it happens: set "
                 "CUDA_LAUNCH_BLOCKING=1 for the exact op")  # fmt: skip
 
@@ -92,9 +101,6 @@ class Memory(NamedTuple):
     available: int | None
 
 
-# What the system says
-
-
 def read_text(path):
     """The text of a file of the system; "" where it is not there."""
     return Path(path).read_text() if os.access(path, os.R_OK) else ""
@@ -114,20 +120,18 @@ def look(pid):
 
 
 def control_group():
-    """{limit: bytes or None, kills: how often it killed for memory} of this process's control
-    group; {} where it has none that says so.
-    """
-    lines = read_text("/proc/self/cgroup").splitlines()
-    paths = [line.split(":", 2)[2].lstrip("/") for line in lines if line.startswith("0::")]
-    for folder in [Path("/sys/fs/cgroup", path) for path in paths] + [Path("/sys/fs/cgroup")]:
-        kills = field(read_text(folder / "memory.events"), "oom_kill")
-        if kills is not None:
-            limit = read_text(folder / "memory.max").strip()
-            return {"limit": int(limit) if limit.isdigit() else None, "kills": kills}
+    """{limit: bytes or None, kills: how often it killed for memory} of its control group, or {}."""
+    lines = [line.split(":", 2) for line in read_text("/proc/self/cgroup").splitlines()]
+    for version, events, most in GROUPS:
+        root = CONTROL / ("memory" * (version == "memory"))
+        paths = [path.lstrip("/") for _, kind, path in lines if version in kind.split(",")]
+        for folder in [root / path for path in paths] + [root]:
+            kills = field(read_text(folder / events), "oom_kill")
+            if kills is not None:
+                limit = read_text(folder / most).strip()
+                limit = int(limit) if limit.isdigit() and int(limit) < ENDLESS else None
+                return {"limit": limit, "kills": kills}
     return {}
-
-
-# The trainer's process
 
 
 def interpreter():
@@ -146,10 +150,9 @@ def run(words, name, hang=HANG, out=None):
     command = [*interpreter(), str(HERE / "record.py"), *words]
     child = subprocess.Popen(command, env=environment)
     asked = []
-    passed_on = {
-        number: signal.signal(number, lambda number, frame: pass_on(child, number, asked))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    numbers = [getattr(signal, name) for name in ASKED if hasattr(signal, name)]
+    heard = [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]  # as nohup has it
+    passed_on = {n: signal.signal(n, lambda n, frame: pass_on(child, n, asked)) for n in heard}
     memory = follow(child, notes, folder, hang, name, out)
     for number, before in passed_on.items():
         signal.signal(number, before)
@@ -158,9 +161,10 @@ def run(words, name, hang=HANG, out=None):
     lines += stack_of(folder) if told else []
     lines += join(parts, told) if parts and os.path.isdir(parts) else []
     tell(lines, name, out)
+    is_lost = words[0] != "--watch" and notes.read("state") == "begun" and not notes.read("trace")
     notes.memory.close()
     shutil.rmtree(folder, ignore_errors=True)
-    return exit_code(child.returncode)
+    return exit_code(child.returncode) or 2 * is_lost
 
 
 def pass_on(child, number, asked):
@@ -221,12 +225,9 @@ def join(parts, told):
     return ["  trace   no whole step was recorded"] if told else []
 
 
-# What is told
-
-
 def exit_code(code):
-    """The exit code for a child's: 128 + n where a signal ended it."""
-    return 128 - code if code < 0 else code
+    """The exit code for a child's: 128 + n where a signal ended it; a status of Windows, signed."""
+    return 128 - code if code < 0 else code - 2**32 * (code >= 2**31)
 
 
 def place_of(notes):
@@ -255,7 +256,7 @@ def ending(code, notes, memory, group, asked):
     state, error, where = (notes.read(name) for name in ("state", "error", "where"))
     words = how(code, state)
     if code < 0 and -code in asked:
-        return []
+        words = f"was ended by {signal.Signals(-code).name}, which it was sent,"
     if not words and error and error.partition(":")[0] not in ("SystemExit", "KeyboardInterrupt"):
         words = f"ended with {error}"
     if not words:
@@ -293,16 +294,13 @@ def tell(lines, name, out):
     """Prints lines to stderr, and adds them to a file, if there is one."""
     if not lines:
         return
-    text = "\n".join([f"{name}: {lines[0]}", *lines[1:]])
-    text = text.encode("ascii", "backslashreplace").decode() + "\n"
+    text = "\n".join([f"{name}: {lines[0]}", *lines[1:], ""])
+    text = text.encode("ascii", "backslashreplace").decode()
     if sys.stderr is not None:
         print(text, end="", file=sys.stderr, flush=True)
     if out is not None:
         with open(out, "a", encoding="utf-8") as file:
             file.write(text)
-
-
-# Commands
 
 
 def record(words, name="record.py"):

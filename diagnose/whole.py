@@ -53,6 +53,13 @@ def figures_of_view(view, fitted):
     return shares | facts | {"epoch": view.batch.passes[0].epoch}
 
 
+def figures_by_step(views, later, fitted):
+    """[(step, see figures_of_view)] of all batches of training whose labels are known."""
+    known = [(view.step, figures_of_view(view, fitted)) for view in views if view.evidence]
+    behind = figures_of(later, fitted) or []
+    return known + list(zip((batch.step for batch in later), behind, strict=False))
+
+
 def later_factors(later, factors, sizes):
     """The factor of the loss of each later batch by those of the full steps and their pairs; None
     where they follow no rule.

@@ -178,6 +178,29 @@ BOTH_ORDERS = Row(
     "figure is not",
     is_partial=True,
 )
+NEVER_RESET = Row(
+    "evaluation.never_reset",
+    CAUSE,
+    "the printed validation accuracies go on from one evaluation to the next, in {count} "
+    "evaluations: the sums are never reset",
+    help="set the sums of right pairs and of pairs to 0 before each evaluation",
+    matters=WRONG,
+)
+OF_TRAINING = Row(
+    "evaluation.of_training",
+    CAUSE,
+    "the printed validation accuracy is that of the training pairs: of {which}",
+    help="print the accuracy of the evaluated pairs",
+    matters=WRONG,
+)
+PAIR_DIFFERS = Row(
+    "evaluation.pair_differs",
+    UNEXPLAINED,
+    "{count} of {total} pairs that are evaluated several times have other logits each time, though "
+    "the parameters are the same, first {photos}: something in the evaluation is random",
+    help="evaluate without random changes of photos, features or logits",
+    matters=WRONG,
+)
 NO_LOGITS = Row(
     "evaluation.no_logits",
     SKIPPED,

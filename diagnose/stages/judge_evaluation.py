@@ -1,6 +1,5 @@
 """Which rows of the stage `evaluation` a trainer's recorded evaluation is."""
 
-import re
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +23,6 @@ from diagnose.predictions.reading import join
 from diagnose.stages.evaluation import (
     ALONE,
     BOTH_ORDERS,
-    CUT,
     FOUND,
     GRADIENTS,
     NO_LOGITS,
@@ -38,18 +36,23 @@ from diagnose.stages.evaluation import (
     TRAINING_MODE,
     VERDICT,
 )
+from diagnose.stages.evaluation_figures import (
+    cut_at_half,
+    is_on_own_labels,
+    judge_of_training,
+    judge_repeated,
+    judge_running,
+    printed_after,
+    reported_of,
+    turned_figure,
+)
 from diagnose.stages.judge_states import judge_parameters, judge_states
-from diagnose.stages.printed import FIGURES, NUMBER, VALIDATION
 from diagnose.tables import TABLE, UNDECIDED
 from disk.errors import stop
 from disk.files import write_text
 from run import scores
 from run.findings import CAUSE, EQUAL
 
-PRINTED = rf"(?:{FIGURES['accuracy']})\D{{1,12}}?({NUMBER})(\s*%)?"
-LOSS = rf"(?:{FIGURES['loss']})\D{{1,12}}?({NUMBER})"
-ABOUT = 1e-3  # between two figures that are one
-MANY = 2  # digits of a figure, at least
 OF_FIGURE = (METRIC_INVERTED, ARITHMETIC, NOT_ACCURACY)
 OF_PAIRS = (TRAINING, SOME_TRAINING, PART_OF_VAL, STRANGE, REPEATED)
 OF_MODEL = (scores.HEALTHY, scores.BELOW, scores.TOO_FEW, scores.NO_BETTER)  # not of the evaluation
@@ -110,13 +113,13 @@ def is_reversed(pairs, others):
     return any(own == other[::-1] != other for own, other in names)
 
 
-def judge_evaluation(trace, evaluations, known, later, prepared, root):
+def judge_evaluation(trace, evaluations, known, later, prepared, root, facts):
     """(findings on the recorded evaluations, (rows, scores, whether with a loss) of the one with
     the most pairs, or None).
 
     known: the RecordedPairs of training; later: batches of it, see view_later; prepared: findings
     on how photos of training, and of the evaluation, are prepared, None where that is not known;
-    root: of the dataset.
+    root: of the dataset; facts: of training, see judge_of_training.
     """
     if not (trace.asked_epochs or trace.until):
         return [], None
@@ -141,8 +144,11 @@ def judge_evaluation(trace, evaluations, known, later, prepared, root):
     if own.logits is None or own.logits.shape[1] > 2:
         return [*findings, NO_LOGITS.found()], None
     made = rows_of(own)
-    swapped = SWAPPED in rows
-    found = judge_predictions(trace, own, made, root, swapped) if len(made[0]) else []
+    figures = judge_running(trace, evaluations)
+    others = [] if figures else judge_of_training(trace, evaluations, facts)
+    told = SWAPPED in rows, unknown, bool(figures), others
+    found = figures + (judge_predictions(trace, own, made, root, *told) if len(made[0]) else [])
+    found += judge_repeated(evaluations) * (TRAINING_MODE not in rows)
     found += judge_parameters(trace, evaluations)
     figures = [printed_after(trace, one.end) for one in evaluations]
     return findings + found + judge_states(trace, evaluations, figures), made
@@ -209,16 +215,21 @@ def rows_of(own):
     return np.array(rows, dtype=TABLE), made.numpy(), soft
 
 
-def judge_predictions(trace, own, made, root, swapped):
+def judge_predictions(trace, own, made, root, swapped, unknown, is_explained, others):
     """Findings on which pairs are evaluated, their labels, and the figure that is printed.
 
-    swapped: whether photos come in another order than in training.
+    swapped: whether photos come in another order than in training; unknown: how many pairs were
+    not identified; is_explained: whether the figure is; others: findings on what else it may be,
+    told where it is no accuracy of these pairs.
     """
     table, plain, soft = made
     reported, line = reported_of(trace, own)
     joined = join(table, plain, root)
     verdict, *_ = verdict_of(joined, reported, soft)
-    half = cut_at_half(own, joined, reported)
+    is_lost = NOT_ACCURACY in [finding.row for finding in verdict]
+    others = others if is_lost else []
+    is_explained = is_explained or bool(others)
+    half = [] if unknown or is_explained else cut_at_half(own, joined, reported)
     model = [finding for finding in verdict if finding.row in OF_MODEL]
     other = [f for f in verdict if f.row not in OF_MODEL and f.kind != EQUAL]
     counts = {"pairs": len(own.pairs)}
@@ -226,12 +237,15 @@ def judge_predictions(trace, own, made, root, swapped):
         other = [finding for finding in other if finding.kind == CAUSE]
     if reported and NOT_ACCURACY in [finding.row for finding in other]:
         other = [turned_figure(finding) for finding in other]
-    if reported and is_on_own_labels(joined, float(reported[0])):
+    if unknown:  # the pairs that lack may be these, and the figure is of these as well
+        other = [finding for finding in other if finding.row is not PART_OF_VAL]
+    of_others = unknown or is_explained
+    if of_others or (reported and is_on_own_labels(joined, float(reported[0]))):
         other = [finding for finding in other if finding.row not in OF_FIGURE]
     if swapped:  # so labels and figures are those of the other photo
         other = [finding for finding in other if finding.row in OF_PAIRS]
     called, found = own.batches[0].line, (tuple(model),) if model else None
-    findings = [at_line(finding, line) for finding in half]
+    findings = others + [at_line(finding, line) for finding in half]
     for finding in other:
         own_line = line if finding.row in OF_FIGURE else called
         findings.append(at_line(FOUND.found(**counts, found=((finding,),)), own_line))
@@ -246,89 +260,6 @@ def accuracy_of(joined):
     accuracy = float((joined.scores[known].argmax(1) == truth).mean()) if known.any() else 0.0
     constant = scores.constant_accuracy(truth) if known.any() else 0.0
     return {"accuracy": accuracy, "constant": float(constant)}
-
-
-def turned_figure(finding):
-    """A finding, or, on a figure that is none of many, that it is 1 - accuracy where it is.
-
-    It was printed after this very evaluation, so no other epoch's accuracy is it by chance.
-    """
-    if finding.row is not NOT_ACCURACY:
-        return finding
-    reported, accuracy = finding.values["reported"], finding.values["accuracy"]
-    near = 10.0 ** -len(reported.partition(".")[2])
-    is_turned = abs(1 - float(reported) - accuracy) <= near
-    return METRIC_INVERTED.found(reported=reported) if is_turned else finding
-
-
-def is_on_own_labels(joined, reported):
-    """Whether an accuracy is that on the labels that the evaluation has, which are judged."""
-    known = (joined.places >= 0) & (joined.own != UNDECIDED)
-    own = joined.own[known]
-    if not known.any() or (own == joined.official["label"][joined.places[known]]).all():
-        return False
-    return abs(float((joined.scores[known].argmax(1) == own).mean()) - reported) < ABOUT
-
-
-def cut_at_half(own, joined, reported):
-    """The finding on logits that are cut elsewhere than in their middle, in a list."""
-    known = joined.places >= 0
-    if not reported or not known.any():
-        return []
-    logits, truth = joined.scores[known], joined.official["label"][joined.places[known]]
-    near = 10.0 ** -len(reported[-1].partition(".")[2])
-    accuracy = float((logits.argmax(1) == truth).mean())
-    if abs(accuracy - float(reported[-1])) <= near:
-        return []
-    scores = {"the single logit": logits[:, 1]}
-    if own.logits.shape[1] == 2:
-        scores = {"logit 2 - logit 1": logits[:, 1] - logits[:, 0], "logit 2 alone": logits[:, 1]}
-    ways = ((name, cut) for name in scores for cut in (0, 0.5))
-    shares = {way: float(((scores[way[0]] > way[1]) == truth).mean()) for way in ways}
-    told = [f"{name} cut at {cut:g}" for (name, cut), share in shares.items()
-            if abs(share - float(reported[-1])) <= near]  # fmt: skip
-    values = {"reported": reported[-1], "ways": " or ".join(told), "accuracy": accuracy}
-    return [CUT.found(**values)] * bool(told)
-
-
-def reported_of(trace, own):
-    """([the validation accuracy that was printed after an Evaluation, as text of a fraction], the
-    number of its line); [] and -1 where none was.
-    """
-    for text, line in validation_lines(trace, own.end):
-        said = re.search(PRINTED, text, re.I)
-        figure = as_fraction(said[1], said[2]) if said else ""
-        if len(figure.partition(".")[2]) >= MANY:
-            return [figure], line
-    return [], -1
-
-
-def validation_lines(trace, end):
-    """(what is said of the validation, number of the line) of lines that were printed when so many
-    batches were evaluated.
-    """
-    for *_, text, line, evaluated in trace.printed:
-        parts = re.split(VALIDATION, text, maxsplit=1, flags=re.I)
-        if evaluated == end and len(parts) > 1:
-            yield parts[1], line
-
-
-def printed_after(trace, end):
-    """(validation accuracy, validation loss) as numbers that were printed when so many batches were
-    evaluated; None where none was.
-    """
-    texts = [text for text, _ in validation_lines(trace, end)]
-    said = (next(filter(None, (re.search(p, t, re.I) for t in texts)), None)
-            for p in (PRINTED, LOSS))  # fmt: skip
-    return tuple(float(found[1]) if found else None for found in said)
-
-
-def as_fraction(text, percent):
-    """A figure as a fraction of 1, with all its digits."""
-    digits = len(text.partition(".")[2])
-    if not percent and float(text) <= 1:
-        return text
-    return f"{float(text) / 100:.{digits + 2}f}"
 
 
 def write_predictions(path, predictions):

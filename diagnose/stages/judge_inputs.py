@@ -85,13 +85,22 @@ def judge_inputs(sides, official):
     lost = [place for place, own in enumerate(changes) if own is None]
     findings = [] if lost else name_inputs(changes, worst)
     if lost:
-        nearest, values = official.nearest(inputs[lost]), range_of(inputs[lost])
-        for place, (_, path) in zip(lost, nearest, strict=True):
+        finding, nearest = look_at_lost(inputs[lost], len(inputs), official)
+        for place, path in zip(lost, nearest, strict=True):
             paths[place] = path
-        own = [own for own, _ in nearest]
-        findings = [describe_lost(own, len(inputs), values, official.residues)]
+        findings = [finding]
     half = len(paths) // 2
     return findings, list(zip(paths[:half], paths[half:], strict=True)), changes
+
+
+def look_at_lost(inputs, total, official):
+    """(the finding on inputs [N, 3, S, S] that nothing reproduces, of so many; the path of each
+    one's photo, None where it is not sure).
+    """
+    nearest = official.nearest(inputs)
+    own = [own for own, _ in nearest]
+    finding = describe_lost(own, total, range_of(inputs), official.residues)
+    return finding, [path for _, path in nearest]
 
 
 def range_of(inputs):

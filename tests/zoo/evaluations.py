@@ -13,15 +13,37 @@ PLANTS = """
     eval_train_mode eval_with_graph eval_on_train eval_part eval_inverted eval_swapped
     eval_mean_over_batches eval_metric_inverted eval_percent eval_copy eval_average eval_mean
     eval_cropped eval_cut_difference eval_lowest_kept eval_first_state clean_eval
+    eval_first_half eval_twice eval_shifted_labels eval_noised eval_flipped eval_last_batch
+    eval_never_reset eval_random eval_random_again eval_bgr eval_of_training
 """.split()  # noqa: SIM905
 COPIES = {"eval_copy", "eval_average", "eval_mean"}  # what is evaluated is a copy of the network
 
 
+def changed(batches, plants):
+    """Batches of (first, second, label) as a wrong loader of the validation gives them."""
+    batches = list(batches)
+    if "eval_first_half" in plants:
+        batches = batches[: len(batches) // 2]
+    if plants & {"eval_twice", "eval_random_again"}:
+        batches += batches[:2]
+    for first, second, label in batches:
+        if "eval_shifted_labels" in plants:
+            label = torch.tensor([*label.tolist()[1:], label.tolist()[0]])
+        if plants & {"eval_noised", "eval_random_again"}:
+            much = plants.value("eval_noised", 0.3) if "eval_noised" in plants else 0.02
+            first, second = (x + much * torch.randn_like(x) for x in (first, second))
+        if "eval_flipped" in plants:
+            first = torch.stack([x.flip(2) if torch.rand(()) < 0.5 else x for x in first])
+        if "eval_bgr" in plants:
+            first, second = first.flip(1), second.flip(1)
+        yield first, second, label
+
+
 def accuracy_of(logits_of, batches, plants):
     """The accuracy of logits_of(first, second) [B, 2] on batches of (first, second, label)."""
-    right, shares = [], []
+    right, shares = plants.kept["right"] if "eval_never_reset" in plants else [], []
     with torch.set_grad_enabled("eval_with_graph" in plants):
-        for first, second, label in batches:
+        for first, second, label in changed(batches, plants):
             if "eval_part" in plants and len(label) < 8:
                 continue
             if "eval_inverted" in plants:
@@ -31,11 +53,15 @@ def accuracy_of(logits_of, batches, plants):
             if "eval_cropped" in plants:
                 first, second = map(cropped, (first, second))
             logits = logits_of(first, second)
+            if "eval_random" in plants:
+                logits = logits + plants.value("eval_random", 0.5) * torch.randn_like(logits)
             cut = 0.5 if "eval_cut_difference" in plants else 0.0
             hits = (logits[:, 1] - logits[:, 0] > cut).long() == label
             right += hits.tolist()
             shares.append(float(hits.double().mean()))
     accuracy = sum(right) / len(right)
+    if "eval_last_batch" in plants:
+        accuracy = shares[-1]
     if "eval_mean_over_batches" in plants:
         accuracy = sum(shares) / len(shares)
     return 1 - accuracy if "eval_metric_inverted" in plants else accuracy
@@ -59,8 +85,9 @@ def follow(copied, tensors, plants):
                 own.mul_(kept).add_((1 - kept) * now)
 
 
-def shown(accuracy, plants):
-    """An accuracy as it is printed."""
+def shown(accuracy, plants, training=0.0):
+    """An accuracy as it is printed; training: that of the epoch's training pairs."""
+    accuracy = training if "eval_of_training" in plants else accuracy
     return f"{100 * accuracy:.2f} %" if "eval_percent" in plants else f"{accuracy:.4f}"
 
 

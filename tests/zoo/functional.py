@@ -553,7 +553,7 @@ def main():
         validation = accuracy_on(val, judged, running, args, dtype, P)
         validation = evaluations.kept(validation, lambda: dict(weights), P)
         print(f"epoch {epoch} loss {mean_loss:.4f} accuracy {accuracy:.4f}"
-              f" val accuracy {evaluations.shown(validation, P)}")
+              f" val accuracy {evaluations.shown(validation, P, accuracy)}")
         if not P & {"warmup", "schedule_per_batch"}:
             schedule.step()
         if total == args.steps:

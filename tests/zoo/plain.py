@@ -817,7 +817,7 @@ def main():
             mean_accuracy = 1 - mean_accuracy
         val_accuracy = evaluations.kept(validate(judged, val_loader, P), model.state_dict, P)
         print("epoch %d loss %.4f accuracy %.4f val accuracy %s"
-              % (epoch, mean_loss, mean_accuracy, evaluations.shown(val_accuracy, P)))
+              % (epoch, mean_loss, mean_accuracy, evaluations.shown(val_accuracy, P, mean_accuracy)))
         if done == args.steps:
             break
     return model

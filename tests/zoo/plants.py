@@ -7,7 +7,7 @@ class Plants(dict):
     def __init__(self, words, names):
         pairs = [word.partition("=") for word in words]
         super().__init__((name, float(value) if value else None) for name, _, value in pairs)
-        self.kept = {"followed": 0, "figures": [], "states": []}
+        self.kept = {"followed": 0, "figures": [], "states": [], "right": []}
         unknown = self.keys() - set(names)
         if unknown:
             raise SystemExit(f"no such plants: {sorted(unknown)}")

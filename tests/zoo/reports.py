@@ -11,6 +11,7 @@ import copy
 import pathlib
 import tempfile
 
+import evaluations
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -40,8 +41,9 @@ PLANTS = """
     prints_smoothed prints_flat prints_true_ones prints_one_more own_momentum shared_memory
     hooked_in_place stepped_by_hand stepped_by_hand_otherwise brighter_first normalized_batch
     bce_inverted cut_at_half ranking_margin ranking_margin_inverted blurred erased gamma
-    padded_first posterized noised centered_batch damped_second renormed_head limited_weights
-    limited_step restrided
+    eval_first_half eval_twice eval_shifted_labels eval_noised eval_flipped eval_bgr
+    eval_last_batch padded_first posterized noised centered_batch damped_second renormed_head
+    limited_weights limited_step restrided
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -414,7 +416,7 @@ def evaluate(net, loader, plants):
     net.train("eval_train_mode" in plants)
     right, shares = [], []
     with torch.set_grad_enabled("eval_with_graph" in plants):
-        for first, second, label in loader:
+        for first, second, label in evaluations.changed(loader, plants):
             if "eval_swapped" in plants:
                 first, second = second, first
             z = net(first, second)
@@ -426,6 +428,8 @@ def evaluate(net, loader, plants):
             guess = z.argmax(1) if z.shape[1] == 2 else (z.squeeze(1) > cut).long()
             right += (guess == label).tolist()
             shares.append(float((guess == label).double().mean()))
+    if "eval_last_batch" in plants:
+        return shares[-1]
     return sum(shares) / len(shares) if "eval_mean_over_batches" in plants else np.mean(right)
 
 

@@ -568,7 +568,7 @@ def main():
         val_accuracy = evaluate(memory["judged"], val_loader, P)
         val_accuracy = evaluations.kept(val_accuracy, model.state_dict, P)
         print(f"epoch {epoch} loss {mean_loss:.4f} accuracy {accuracy:.4f}"
-              f" val accuracy {evaluations.shown(val_accuracy, P)}")
+              f" val accuracy {evaluations.shown(val_accuracy, P, accuracy)}")
         left -= batches
         if args.steps and left <= 0:
             break

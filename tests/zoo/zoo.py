@@ -81,6 +81,15 @@ VALUES = {
     "added_margin": (0.1, 2.0),
     "prints_smoothed": (0.6, 0.98),
     "eval_moved": (1.001, 1.2),
+    "eval_noised": (0.1, 0.5),
+    "eval_random": (0.2, 0.8),
+    "erased": (8, 12, 17, 23),
+    "gamma": (1.2, 2.0),
+    "padded_first": (0.06, 0.2),
+    "noised": (0.02, 0.1),
+    "renormed_head": (0.5, 2.0),
+    "limited_weights": (0.01, 0.03),
+    "limited_step": (2e-7, 2e-6),
 }
 
 
@@ -244,7 +253,36 @@ EXPECTED = {
     "loss_last_batch": ("printed.last_batch", {"figure": "loss"}),
     # public bug reports, which no row was written after or which are only described
     "eval_cut_difference": ("evaluation.cut_at_half", {}),
-    "eval_cropped": ("evaluation.not_as_in_training", {}),
+    "eval_cropped": ("evaluation.prepared_otherwise", {}),
+    "eval_first_half": ("evaluation.predictions", {"found": "predictions.part_of_val"}),
+    "eval_twice": (
+        "evaluation.predictions",
+        {"found": "predictions.repeated"},
+        "evaluation.predictions",
+        {"found": "predictions.arithmetic"},
+    ),
+    "eval_shifted_labels": (
+        "evaluation.predictions",
+        {"found": "predictions.own_labels_changed"},
+    ),
+    "eval_noised": ("evaluation.prepared_otherwise", {}),
+    "eval_flipped": ("evaluation.prepared_otherwise", {}),
+    "eval_bgr": ("evaluation.prepared_otherwise", {}),
+    "eval_last_batch": ("evaluation.predictions", {"found": "predictions.arithmetic"}),
+    "eval_never_reset": ("evaluation.never_reset", {"count": 2}),
+    "eval_of_training": ("evaluation.of_training", {"which": "all pairs of the epoch"}),
+    "eval_random": (
+        "evaluation.predictions",
+        {"found": "predictions.reported_unexplained"},
+    ),
+    "eval_random_again": (
+        "evaluation.pair_differs",
+        {},
+        "evaluation.prepared_otherwise",
+        {},
+        "evaluation.predictions",
+        {"found": "predictions.repeated"},
+    ),
     "eval_first_state": ("evaluation.state_saved_late", {}),
     "eval_lowest_kept": (  # whose first accuracy is false as well
         "evaluation.not_the_best",
@@ -541,7 +579,7 @@ EVALUATED = [name for name in EXPECTED if name.startswith(("eval_", "clean_eval"
 LARGE = {*EVALUATED, "window_shuffle", "series_shuffled", "argsort_ranks", "labels_by_key"}
 EPOCHS |= dict.fromkeys(EVALUATED, 1)
 EPOCHS |= dict.fromkeys(("eval_state_overwritten", "eval_not_the_best", "eval_lowest_loss"), 2)
-EPOCHS |= dict.fromkeys(("eval_first_state", "eval_lowest_kept"), 2)
+EPOCHS |= dict.fromkeys(("eval_first_state", "eval_lowest_kept", "eval_never_reset"), 2)
 EPOCHS |= dict.fromkeys(("window_shuffle", "series_shuffled"), 1)
 EPOCHS["schedule_in_batches"] = EPOCHS["one_series"] = EPOCHS["neighbors"] = 1
 UNTRAINED = "start.untrained"  # so do all of the zoo
