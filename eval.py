@@ -22,6 +22,7 @@ import model
 from data import DecodedSplit, decode, decode_photo, parse_color, read_splits
 from disk.errors import command_line, exit_on_error, fail_on, say, stop
 from disk.files import check_new
+from disk.pairlist import LONGEST
 from disk.tensors import load_state
 from model import score_features
 from run import sheet
@@ -77,7 +78,8 @@ def check_page(recipe, path):
     pages, name = sorted(map(recipe_name, files)), getattr(recipe, "recipe", None)
     if name not in pages:
         advice = "bring its file back, or score the run where it was trained"
-        stop(__file__, f"{path}: its recipe {name} is not a page of this folder; {advice}")
+        said = f"its recipe {str(name)[:LONGEST]} is not a page of this folder"
+        stop(__file__, f"{path}: {said}; {advice}")
     page, before = f"{name.replace('.', '/')}.py", getattr(recipe, "sources", None)
     old, now = isinstance(before, dict) and before.get(page), source_checksums(name)[page]
     if old != now:

@@ -39,6 +39,12 @@ def main(argv):
         print(f"diagnose: error: {command}: not a command; it is one of {known}", file=sys.stderr)
         sys.exit(2)
     sys.path[0] = str(HERE.parent)
+    with importlib.import_module("disk.errors").interrupted():  # imports take seconds
+        run(command, words)
+
+
+def run(command, words):
+    """Runs a command that there is."""
     if command == "record":  # as a process of its own, in which the trainer finds nothing of ours
         importlib.import_module("diagnose.watch").record(words, "diagnose record")
     importlib.import_module(COMMANDS[command][0]).main(words)

@@ -1189,14 +1189,18 @@ class Recorder(Writer):
         """Whether gradients wait for an optimizer step."""
         return bool(self.waiting)
 
+    def leave_if_caught(self):
+        """Ends a trainer that was to end and has caught SystemExit."""
+        if self.code is not None and os.getpid() == self.pid and not self.stays:
+            leave(self.code, self.notes)
+
     def backward(self, plain_backward, tensors, *args, **options):
         """torch.autograd.backward, with the loss and every gradient before and after."""
         roots = tensors_in(tensors)
         tags = [self.tags[root] for root in roots if root in self.tags]
         known = [tag.pair for tag in tags if tag.pair]
         pair = next((own for own in known if not own["backwards"]), known[0] if known else None)
-        if self.code is not None and os.getpid() == self.pid and not self.stays:
-            leave(self.code, self.notes)  # the trainer has caught SystemExit
+        self.leave_if_caught()
         if pair is None or self.done or self.within or os.getpid() != self.pid:
             return plain_backward(tensors, *args, **options)
         self.begun = self.begun or time.monotonic()
@@ -1230,6 +1234,7 @@ class Recorder(Writer):
         """See LaterTracer; a training photo behind the last step asked for ends the recording."""
         ready = torch.is_grad_enabled() and not self.asked_epochs and self.pending is not None
         ready = ready and not (self.updating or self.waiting or self.done)
+        self.leave_if_caught()
         if ready and len(self.updates) + 1 >= self.steps:
             self.finish_pending()
             self.end()
@@ -1319,7 +1324,8 @@ class Recorder(Writer):
                     state[n] = {k: sample(v) if is_array(v) else plain(v) for k, v in kept}
         line = self.optimizers.get(optimizer, NOWHERE_LINE)
         own = type(optimizer).__name__
-        known = next((kind.__name__ for kind in type(optimizer).__mro__
+        kinds = type(optimizer).__mro__[: -len(torch.optim.Optimizer.__mro__)]
+        known = next((kind.__name__ for kind in kinds
                       if getattr(torch.optim, kind.__name__, None) is kind), own)  # fmt: skip
         known = {"class": known, "own": own, "groups": groups, "state": state, "times": 0}
         return known | {"line": line}
@@ -1845,19 +1851,20 @@ def check_counts(steps, epochs):
 
 
 SPEAKER = ["record.py"]  # with which errors begin
-VOICE = [sys.__stderr__]  # to which they go
+VOICE = []  # stderr as it was when a process of our own began; a trainer may close it
 
 
 def refuse(message):
     """Ends the program with one line, exit code 2."""
-    tell(f"{SPEAKER[-1]}: error: {message}")
+    tell(f"{SPEAKER[-1]}: error: {message}", sys.stderr)
     sys.exit(2)
 
 
-def tell(text):
-    """Prints to stderr as it was when the command began, which a trainer may have closed since."""
-    if VOICE[-1] is not None:
-        print(text, file=VOICE[-1], flush=True)
+def tell(text, usual=sys.__stderr__):
+    """Prints to stderr as it was when this process began; usual: where it is not one of our own."""
+    stream = VOICE[-1] if VOICE else usual
+    if stream is not None:
+        print(text, file=stream, flush=True)
 
 
 def check_out(out):
@@ -1982,9 +1989,9 @@ def main(argv=None, command="record.py"):
     """Records after the command line; command: how it was called, for its errors."""
     folder, _, name = os.environ.pop(watching.GIVEN, "").rpartition(os.pathsep)
     SPEAKER.append(name or command)
-    if sys.__stderr__ is not None:
-        VOICE.append(open(os.dup(sys.__stderr__.fileno()), "w", encoding="ascii",
-                          errors="backslashreplace"))  # fmt: skip
+    if folder and sys.__stderr__ is not None:
+        own = os.dup(sys.__stderr__.fileno())
+        VOICE.append(open(own, "w", encoding="ascii", errors="backslashreplace"))
     own, theirs = watching.split(sys.argv[1:] if argv is None else argv, FLAGS)
     args = command_line().parse_args(own)
     check_counts(args.steps, args.epochs)

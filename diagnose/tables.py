@@ -27,6 +27,8 @@ FIELDS = (("series", "i8"), ("photo_1", "i8"), ("photo_2", "i8"), ("label", "i8"
 FIELDS += (("wins_1", "f8"), ("wins_2", "f8"), ("strange_winner", "?"), ("split", "U16"))
 TABLE = np.dtype([*FIELDS, ("line", "i8")])
 SIDES = ("photo_1", "photo_2")
+PHOTO = r"(?:.*?([0-9]{1,9})-)?([0-9]{1,9})(?:\.[A-Za-z]\w*)?"  # a number or a file's name
+RANK, AMOUNT = r"[1-9][0-9]{0,8}", r"[0-9]{0,9}\.?[0-9]{1,20}(e-?[0-9]{1,2})?"
 UNDECIDED = -1  # label of a pair with as many votes for one as for the other
 
 
@@ -37,8 +39,8 @@ def read_rows(path):
     """
     if not path.is_file():
         stop(__file__, f"{path}: no such file")
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    with fail_on(__file__, path, UnicodeDecodeError):
+    with fail_on(__file__, path, OSError, MemoryError, UnicodeDecodeError):
+        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
         lines = re.split(r"\r\n|\n|\r", raw.decode("utf-8"))  # no other ends a line
     lines = lines[:-1] if not lines[-1] else lines
     if not lines:
@@ -70,7 +72,11 @@ def find_column(path, header, ours, names):
     if ours in names and names[ours] not in header:
         stop(__file__, f"--columns {ours}={names[ours]}: {path} has {', '.join(header)[:200]}")
     known = (names[ours],) if ours in names else COLUMNS.get(ours, (ours,))
-    return next((header.index(name) for name in known if name in header), None)
+    there = [name for name in known if name in header]
+    if len(there) > 1:
+        several = f"both {' and '.join(there)} may be {ours}"
+        stop(__file__, f"{path}: {several}; name one with --columns {ours}={there[0]}")
+    return header.index(there[0]) if there else None
 
 
 def add_column_flags(parser, polar):
@@ -97,7 +103,7 @@ def named_columns(words, known):
 
 def read_photo(text, where):
     """(series or None, number) of a photo given by number or by file name."""
-    found = re.fullmatch(r"(?:.*?([0-9]{1,9})-)?([0-9]{1,9})(?:\.[A-Za-z]\w*)?", text)
+    found = re.fullmatch(PHOTO, text)
     if not found:
         stop(__file__, f"{where}: {text[:LONGEST]!r} is neither a photo number nor a file name")
     if int(found[2]) > LARGEST_PHOTO or int(found[1] or 0) > LARGEST_SERIES:
@@ -150,16 +156,47 @@ def check_label(text, where):
         stop(__file__, f"{where}: label {text[:LONGEST]!r} is neither 0, 1 nor empty")
 
 
-def read_table(path, names, kinds=KINDS):
+def is_sound(values, kind):
+    """Whether read_wins takes the texts of a kind, so that they can be held against others."""
+    texts = [values[name] for name in kind]
+    if kind == ("label",):
+        return texts[0] in ("0", "1", "")
+    if kind == ("winner",):
+        named = [re.fullmatch(PHOTO, values[name]) for name in ("winner", *SIDES)]
+        return all(named) and len({found[1] for found in named if found[1]}) < 2
+    sound = all(re.fullmatch(RANK if kind[0] == "rank_1" else AMOUNT, text) for text in texts)
+    return sound and (kind != ("preference",) or float(texts[0]) <= 1)
+
+
+def check_kinds(values, kinds, where, is_turned):
+    """Ends the program where two columns of a line say that other photos are preferred.
+
+    is_turned: whether a label 1 means photo_1.
+    """
+    said = {}
+    for kind in kinds:
+        if set(kind) <= set(values) and is_sound(values, kind):
+            first, second, strange = read_wins(values, kind, where)
+            first, second = (second, first) if kind == ("label",) and is_turned else (first, second)
+            if first != second and not strange:
+                said[" ".join(kind)] = SIDES[int(first < second)]
+    if len(set(said.values())) > 1:
+        words = ", ".join(f"{kind} says {side}" for kind, side in said.items())
+        stop(__file__, f"{where}: columns contradict each other: {words}; remove all but one")
+
+
+def read_table(path, names, kinds=KINDS, is_turned=False):
     """The rows of a labels file, [R] of TABLE, and the kind of column that they rest on.
 
     names maps our column names to the file's, where the file's are not among COLUMNS. A pairlist
-    needs no header. Ends the program with file and line, or the column, that is wrong.
+    needs no header. is_turned: whether a label 1 means photo_1, which is not applied here. Ends the
+    program with file and line, or the column, that is wrong.
     """
     kind, rows = read_columns(path, names, COLUMNS, kinds)
     table = []
     for line, where, values in rows:
         *wins, strange = read_wins(values, kind, where)
+        check_kinds(values, kinds, where, is_turned)
         label = UNDECIDED if wins[0] == wins[1] else int(wins[0] < wins[1])
         pair = read_pair(values, where)
         table.append((*pair, label, *wins, strange, values.get("split", ""), line))
@@ -180,9 +217,7 @@ def read_wins(values, kind, where):
     if kind == ("label",):
         check_label(texts[0], where)
         return float(texts[0] == "0"), float(texts[0] == "1"), False
-    form = (
-        r"[1-9][0-9]{0,8}" if kind[0] == "rank_1" else r"[0-9]{0,9}\.?[0-9]{1,20}(e-?[0-9]{1,2})?"
-    )
+    form = RANK if kind[0] == "rank_1" else AMOUNT
     if not all(re.fullmatch(form, text) for text in texts):
         stop(__file__, f"{where}: {' '.join(texts)[:LONGEST]} are no {' and '.join(kind)}")
     numbers = [float(text) for text in texts]

@@ -4,7 +4,9 @@ import argparse
 import functools
 import io
 import os
+import re
 import select
+import signal
 import sys
 import time
 from pathlib import Path
@@ -27,6 +29,7 @@ def say(text, stream, end="\n"):
     """Prints where somebody listens: a closed pipe or terminal does not end a run."""
     if stream is None:
         return
+    text = printable(text)
     if stream in (sys.__stdout__, sys.__stderr__) and hasattr(select, "poll"):  # not on Windows
         poll = select.poll()
         poll.register(stream, 0)  # errors and hang-ups are always reported
@@ -36,6 +39,12 @@ def say(text, stream, end="\n"):
         print(text, file=stream, end=end, flush=True)
 
 
+def printable(text):
+    """A text whose control characters, as those of a file's name, do nothing to a terminal."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+CONTROL = re.compile(r"(?!\A)\r|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # a first \r redraws
 PROGRESS, EVERY = {}, 30  # when a line was printed last; seconds between two of them
 
 
@@ -126,9 +135,13 @@ class warn_on:  # noqa: N801
         return self
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, Exception):
+        is_exit = isinstance(error, SystemExit)
+        if isinstance(error, Exception) or (is_exit and error.code not in (2, *BY_SIGNAL)):
             say(f"{self.culprit}: {one_line(error)}", sys.stderr)
-        return isinstance(error, Exception) or (isinstance(error, SystemExit) and error.code == 2)
+        return isinstance(error, Exception) or (is_exit and error.code not in BY_SIGNAL)
+
+
+BY_SIGNAL = {128 + number for number in signal.Signals}  # codes of an exit that one asks for
 
 
 class interrupted:  # noqa: N801

@@ -2,6 +2,8 @@
 
 import re
 
+from disk.errors import fail_on
+
 LARGEST_SERIES, LARGEST_PHOTO = 999_999, 99  # what the names %06d-%02d.JPG can hold
 DATASET = "https://www.kaggle.com/datasets/ericwolter/triage"  # a mirror, see docs/dataset.md
 LONGEST = 60  # characters of a field that are quoted
@@ -16,7 +18,9 @@ def read_lines(path, columns):
     lines, problem = read_text(path)
     problems, pairs, ranks, sound = [problem] if problem else [], {}, {}, []
     for number, line in enumerate(lines, 1):
-        fields = line.split()
+        fields = [
+            field for field in re.split(r"[ \t\r]+", line) if field
+        ]  # nothing else parts them
         problem = line_problem(fields, columns) or repeated(fields, pairs, number)
         if problem:
             problems.append(f"{path.name}:{number}: {problem}")
@@ -44,7 +48,8 @@ def read_text(path):
     """The lines of an ASCII text file and, where it cannot be one, the problem (else None)."""
     if not path.is_file():
         return [], f"{path}: no such file"
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    with fail_on(__file__, path, OSError, MemoryError):
+        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     if not raw.strip():
         return [], f"{path}: the file is empty"
     if b"\0" in raw or raw.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -38,6 +38,17 @@ def save_last(run):
     run.evidence.note_resources(run.epoch, run.step)
 
 
+def check_shapes(optimizer):
+    """ValueError where an optimizer keeps a tensor of another shape than its parameter, a momentum
+    that fits none; torch loads it.
+    """
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+                shapes = f"{tuple(value.shape)}, its parameter {tuple(parameter.shape)}"
+                raise ValueError(f"{name} has shape {shapes}")
+
+
 def load_last(run):
     """Puts the run where last.pt left it, train.log and history.tsv included."""
     path = run.out / "last.pt"
@@ -48,6 +59,7 @@ def load_last(run):
         run.optimizer.load_state_dict(state["optimizer"])
         run.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["random"])
+        check_shapes(run.optimizer)
     run.position = state["position"]
     where = f"going on in epoch {run.position['epoch']} with {run.position['step']} steps done"
     ended = run.position["epoch"] > run.args.epochs or run.out_of_patience()

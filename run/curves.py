@@ -203,7 +203,8 @@ def main(argv=None):
     if not available():
         stop(__file__, "needs matplotlib: python -m pip install matplotlib")
     check_new("--out", args.out)
-    draw(args.runs, args.out)
+    with fail_on(__file__, "matplotlib is broken", ImportError, AttributeError):
+        draw(args.runs, args.out)
     say(f"wrote {args.out}", sys.stderr)
 
 

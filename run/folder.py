@@ -20,6 +20,7 @@ import torchvision
 
 from disk.errors import fail_on, say, stop
 from disk.files import check_space, write_table, write_text
+from disk.pairlist import LONGEST
 from run.evidence import read_lightly
 from run.scores import chance_levels
 
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 UNFINISHED = r"run\.lock|environment\.txt|last_step\.txt|step\.log|crash(-\d+)?\.log|.*\.part"
 HISTORY = "epoch lr_backbone lr_head train_loss train_acc val_loss val_acc"
 PREDICTIONS = "series photo_1 photo_2 label logit_1 logit_2"
+CURVES = "training_curves.png"
 MAY_CHANGE = ("epochs", "changed")  # between a run and its resumption
 
 
@@ -57,7 +59,7 @@ def check_out(args, settings):
     if names and not args.resume:
         stop(__file__, f"--out {out}: holds a run or other files; name another, or --resume")
     for path in entries:  # what is written must lie in this folder
-        if path.is_symlink() or not path.is_file():
+        if path.name != CURVES and (path.is_symlink() or not path.is_file()):
             kind = "a link" if path.is_symlink() else "no file"
             stop(__file__, f"--out {out}: {path.name} is {kind}; a run folder holds files alone")
     if "args.json" in names:
@@ -81,7 +83,7 @@ def check_room(out, ranker):
 
 def read_settings(out):
     """What args.json of a run folder holds; ends the program where it is not that of a run."""
-    with fail_on(__file__, out / "args.json", OSError, ValueError, RecursionError):
+    with fail_on(__file__, out / "args.json", OSError, ValueError, RecursionError, MemoryError):
         settings = json.loads((out / "args.json").read_text(encoding="utf-8"))
     if not isinstance(settings, dict) or not isinstance(settings.get("epochs"), int):
         stop(__file__, f"{out / 'args.json'}: not that of a run")
@@ -107,6 +109,7 @@ def tell_difference(out, what, old, now, way_back):
     """Ends the program where something is not as in the run that is to go on, with a way out."""
     if old != now:
         advice = f"{way_back}, or start again with another --out"
+        old, now = (str(value)[:LONGEST] for value in (old, now))
         stop(__file__, f"--resume: {what} was {old} in {out}, now it is {now}; {advice}")
 
 

@@ -21,6 +21,7 @@ from run.checkpoint import load_last, save_best, save_last
 from run.evidence import ENDED, catch_signals, open_folder
 from run.flags import own_settings
 from run.folder import (
+    CURVES,
     check_room,
     data_checksums,
     describe_run,
@@ -151,7 +152,7 @@ class Run:
         write_history(self.out, position["history"])
         if curves.available():
             with warn_on("no training_curves.png"):
-                curves.draw([self.out], self.out / "training_curves.png")
+                curves.draw([self.out], self.out / CURVES)
 
     def best(self):
         """(epoch, validation accuracy) of the first best epoch so far; (0, -1.0) before any."""

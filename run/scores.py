@@ -199,9 +199,12 @@ def number(text):
 
 def read_tsv(path):
     """The rows of a tab-separated file that this project wrote; ValueError where one is short."""
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # no other ends one
+    rows = [line.split("\t") for line in lines]
     if len({len(row) for row in rows}) != 1:
         raise ValueError("its rows have not one length")
+    if len(set(rows[0])) < len(rows[0]):
+        raise ValueError("two columns have one name")
     return rows
 
 

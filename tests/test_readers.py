@@ -58,7 +58,7 @@ def same_numbers(texts, values):
 
 def rows_of(content, columns, delimiter=None):
     """The lines of a table as lists of fields, these columns alone where it has a header."""
-    lines = content.decode("utf-8-sig").splitlines()
+    lines = re.split(r"\r\n|\n|\r", content.decode("utf-8-sig").removesuffix("\n"))
     rows = [[field.strip() for field in line.split(delimiter)] for line in lines]
     places = [rows[0].index(name) for name in columns]
     return [[row[place] for place in places] for row in rows[1:]]

@@ -56,6 +56,7 @@ def build_extractor(name, weights, size):
     return made[name]().requires_grad_(False) if name in made else None
 
 
+KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SKIPPED = ("layer4", "avgpool", "fc")  # of ResNet-50, behind layer3
 
 
@@ -109,8 +110,10 @@ def read_file(path):
         __file__, f"{culprit}: `names` is not a list, or `features` not an array", Exception
     ):
         names, features = list(held["names"]), torch.as_tensor(held["features"])
-    if features.layout != torch.strided or features.device.type != "cpu":
-        stop(__file__, f"{culprit}: `features` is a sparse tensor, or one without values")
+    if features.is_nested or features.layout != torch.strided or features.device.type != "cpu":
+        stop(__file__, f"{culprit}: `features` is a sparse or nested tensor, or one without values")
+    if features.dtype not in KINDS:
+        stop(__file__, f"{culprit}: `features` is of {features.dtype}, not of 16 to 64 bits")
     if not all(isinstance(name, str) for name in names):
         stop(__file__, f"{culprit}: `names` holds something that is not text")
     if features.dim() != 2 or len(features) != len(names) or not features.is_floating_point():

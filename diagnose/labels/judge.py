@@ -120,7 +120,7 @@ WHOLE_LIST = row("whole_list", EQUAL, "{subset}")
 def audit_labels(root, path, names, base, label_1="photo_2"):
     """(findings of the verdict, evidence, rows of the file, official pairs) on a labels file."""
     _, official, split_of = read_labelled(root)
-    table, kind = read_table(path, names)
+    table, kind = read_table(path, names, is_turned=label_1 == "photo_1")
     if label_1 == "photo_1":
         if kind != "label":
             stop(__file__, f"--label-1-means: {path} has no label column, but {kind}")
