@@ -184,7 +184,8 @@ def by_residue(x, photos, nearest, size):
     number = int(lefts.argmin())
     others = torch.cat([lefts[:number], lefts[number + 1 :]])
     if own[number] is None or bool((others <= APART * lefts[number] + SMALLEST).any()):
-        return nearest, None
+        alike = {found.kind for found in own if found}
+        return nearest, own[number] if len(alike) == 1 else None  # whichever photo it is
     gaps = gaps_of(x, photos[number], reference(), size)
     return told(number, True, reference(), gaps), own[number]
 

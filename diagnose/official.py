@@ -14,7 +14,7 @@ from disk.layout import find_split, photo_names
 OWN = 3  # preparations with estimated values that are tried on the next inputs
 HOPELESS = 4  # inputs of a batch that nothing reproduces, before the others are not tried
 FEW = 3  # photos that are most like an input where the reference has them
-LOOKED = 6  # inputs of which what is left is looked into, which takes a second each
+LOOKED = 4  # inputs of which what is left is looked into, which takes a second each
 MANY = 3000  # photos, more than which are not all prepared for one input
 
 

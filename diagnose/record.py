@@ -79,6 +79,8 @@ VERSION = 6
 PATIENCE = 20  # updates without a pair of photos, more than asked for, before it gives up
 PASS = 2**32  # between the numbers of the first rows of two passes
 NOWHERE = -1  # the number of a row that comes from no photo
+HOOKS = ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook",
+         "register_full_backward_pre_hook", "register_backward_hook")  # fmt: skip
 WITH_OPTIONS = ("conv2d", "pool2d", "leaky_relu", "elu")  # ops, by a part of their names
 SAMPLE = 512  # elements of a tensor that are kept of every step, at fixed places
 MARKS = 4  # of those: by which the parameters of an evaluation are known again
@@ -391,8 +393,10 @@ class Noting(TorchFunctionMode):
             self.notes.tick()
             self.notes.write("where", f"in step {self.step}, {stage}")
 
-    def note_step(self, *_):
+    def note_step(self, optimizer, *_):
         """Notes that an optimizer has stepped, and the memory of the device."""
+        if is_nested(optimizer):
+            return
         self.step, self.met = self.step + 1, 0
         self.note_stage("after the optimizer step")
         if self.notes is not None and torch.cuda.is_initialized():
@@ -570,6 +574,18 @@ class Places(Origins):
             return called(*args, **options)
 
         return hook
+
+    def on_hook(self, register, *args, **options):
+        """Notes where the trainer itself registers a hook; torch has some of its own."""
+        if self.lines.owns(sys._getframe(2).f_code):
+            self.last["hook"] = self.lines.here()
+        return register(*args, **options)
+
+    def on_function(self, apply, kind, *args, **options):
+        """Notes where an autograd function of the trainer's own is applied."""
+        if not kind.__module__.startswith("torch"):
+            self.last["function"] = self.lines.here()
+        return apply.__func__(kind, *args, **options)
 
     def on_clip(self, clip, parameters, max_norm, *args, **options):
         """Notes to which norm gradients are to be clipped, and where."""
@@ -1161,7 +1177,9 @@ class Writer(LaterTracer):
         if not trace["updates"]:
             text = "no update was seen in which a pair of photos met a loss; nothing is written"
             text += " (processes and threads that a trainer starts are not recorded)"
-            if sys.exc_info()[0] is None and not self.stays:
+            error = sys.exc_info()[1]  # the trainer's own code stays as it is, if it has one
+            ended_well = error is None or (isinstance(error, SystemExit) and not error.code)
+            if ended_well and not self.stays:
                 refuse(text)
             tell(f"record.py: {text}")
             return
@@ -1793,6 +1811,14 @@ class Recording(Patches):
         self.wrap(optimizer, "zero_grad", recorder.on_call("zero_grad"))
         self.wrap(torch.nn.Module, "zero_grad", recorder.on_call("zero_grad"))
         self.wrap(optimizer, "add_param_group", recorder.on_call("group"))
+        for name in HOOKS:
+            self.wrap(torch.nn.Module, name, recorder.on_hook)
+        self.wrap(torch.Tensor, "register_hook", recorder.on_hook)
+        own = vars(torch.autograd.Function)["apply"]  # a class method, of each class below
+        self.callback(setattr, torch.autograd.Function, "apply", own)
+        torch.autograd.Function.apply = classmethod(
+            lambda kind, *args, **options: recorder.on_function(own, kind, *args, **options)
+        )
         self.wrap(utils, "clip_grad_norm_", recorder.on_clip)
         self.wrap(utils, "clip_grad_value_", recorder.on_call("clip"))
 
@@ -1814,7 +1840,8 @@ class Scripted:
         self.made, self.thing, self.args, self.options = made, thing, args, options
 
     def __call__(self, file, *args, **options):
-        with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction(), Patches() as patches:
+            patches.replace(torch.jit, "script", torch.jit._script.script)  # of what it calls
             self.made(self.thing, *self.args, **self.options).save(file, *args, **options)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from diagnose.numerics import estimated, factor_between
 from diagnose.related import ENOUGH, TOLD, all_near, told
-from diagnose.relation_rows import as_groups, as_mixed, as_moved
+from diagnose.relation_rows import as_groups, as_mixed, as_moved, as_reordered
 
 LIMITED = 3  # elements at a limit, that by chance are not equal
 ROUNDING = 1e-12  # relative change that is none
@@ -178,12 +178,13 @@ RELATIONS = (
     as_constants,
     as_multiples,
     as_shifted,
+    as_dropped,
     as_limited,
     as_functions,
     as_rounded,
-    as_dropped,
     as_two_multiples,
     as_moved,
+    as_reordered,
     as_groups,
     as_mixed,
 )

@@ -68,7 +68,7 @@ def plus_each(groups, tolerance, kind):
 
 def linear_each(groups, tolerance, kind):
     """Those of each group scaled and shifted by numbers of its own, as a normalization does."""
-    means, spreads = [], []
+    means, spreads, all_factors = [], [], []
     for own, g in groups:
         count = summed(torch.ones_like(own.made), g)
         made, seen = (v - (summed(v, g) / count)[g] for v in (own.made, own.seen))
@@ -76,8 +76,11 @@ def linear_each(groups, tolerance, kind):
         mean = summed(own.seen, g) / count
         if not is_near(factors[g] * made + mean[g], own.made, own.seen, tolerance):
             return None
+        all_factors.append(factors)
         means.append(mean)
         spreads.append((summed(seen**2, g) / count).sqrt())
+    if bool(((torch.cat(all_factors) - 1).abs() <= TOLD).all()):
+        return None
     mean, spread = torch.cat(means), torch.cat(spreads)
     return (f"each {kind} scaled and shifted by numbers of its own, "
             f"to means {listed(mean)} and deviations {listed(spread)}")  # fmt: skip
@@ -95,6 +98,20 @@ def as_moved(related, tolerance):
         if relative_error(a[own], b) <= tolerance:
             return moved_words(kind, own)
     return None
+
+
+def as_reordered(related, tolerance):
+    """The values of each row at other places in it, sorted as by an op in place."""
+    if not all(own.width > 1 for own in related):
+        return None
+    pairs = [[t.view(-1, own.width) for t in (own.made, own.seen)] for own in related]
+    ordered = [[t.sort(1).values for t in pair] for pair in pairs]
+    if any(relative_error(*pair) > tolerance for pair in ordered):
+        return None
+    for word, sign in (("ascending", 1), ("descending", -1)):
+        if all(bool((sign * seen.diff(dim=1) >= 0).all()) for _, seen in pairs):
+            return f"with the values of each row sorted, {word}"
+    return "with the values of each row at other places in it"
 
 
 def moved_words(kind, own):

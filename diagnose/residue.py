@@ -21,13 +21,14 @@ BETTER = 0.5  # of the difference that a filter or motion leaves, at most
 LIKE = 0.2  # of the deviation of a picture, that a motion leaves at most
 PROMISING = 0.6  # the same, of a motion from which the search goes on
 LARGEST = 2.5  # times by which a photo may be larger or smaller
+SAME_SIDES = 0.03  # relative difference of two sides that are one
 LEANING = 30  # degrees, at most
 CLEAN = 0.98  # share of values that a function of each gives, at least
 REACH = 2  # pixels to each side, of which a filter is made
 ROUNDS = 40  # of the search for a motion
-SCALES = (1.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0)  # of a photo, at which it begins
+SCALES = (1.0, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0)  # of a photo, at which it begins
 ANGLES = (-90, -45, -20, -10, 10, 20, 45, 90)  # degrees
-SHIFTS = (0.0, -0.25, 0.25)  # of half a side
+SHIFTS = (0.0, -0.17, 0.17, -0.34, 0.34)  # of half a side
 BEGINNINGS = 3  # of which the search goes on
 NOISE = 0.1  # correlation of neighbors, at most
 CLIPPED = (0, 64, 128, 192, 255)  # levels whose new values are told
@@ -212,9 +213,9 @@ def words_of(motion, size):
     if not all(1 / LARGEST < side < LARGEST for side in (across, along)) or abs(lean) > LEANING:
         return ""
     wide, high = (round(1 / side, 2) for side in (across, along))
-    words = [f"{wide} times as large"] if abs(wide - high) <= 0.02 else (
+    words = [f"{wide} times as large"] if abs(wide - high) <= SAME_SIDES else (
         [f"{wide} times as wide and {high} times as high"])  # fmt: skip
-    words = words if max(abs(wide - 1), abs(high - 1)) > 0.02 else []
+    words = words if max(abs(wide - 1), abs(high - 1)) > SAME_SIDES else []
     way = "counterclockwise" if angle > 0 else "clockwise"
     words += [f"turned {way} by {abs(angle):.0f} degrees"] * (abs(angle) > 0.5)
     words += [f"sheared by {lean:.0f} degrees"] * (abs(lean) > 1)

@@ -20,7 +20,7 @@ USUAL = {
     "printed": ("own",),
     "evaluation": ("own",),
 }
-AFTER_BATCH = ("changed", "clip", "zero_grad", "step", "group", "freeze")
+AFTER_BATCH = ("changed", "clip", "zero_grad", "step", "group", "freeze", "hook", "function")
 
 
 def with_lines(findings, trace):

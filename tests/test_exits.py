@@ -13,7 +13,7 @@ import conftest
 import pytest
 import torch
 
-from diagnose import watch
+from diagnose import record, watch
 from diagnose.trace import read_trace
 
 TRAINER = conftest.ROOT / "tests" / "zoo" / "dying.py"
@@ -185,6 +185,148 @@ def test_a_trainer_that_catches_everything_is_ended_all_the_same(tmp_path):
     process = subprocess.run(recorder, cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 0 and process.stdout.count("caught") == 1
     assert len(read_trace(tmp_path / "mine.trace").updates) == 2
+
+
+CHANGED = {  # {what a trainer does: (lines of dying.py, what they become)}
+    "steps by hand": (
+        "    optimizer.step()\n",
+        "    with torch.no_grad():\n"
+        "        for p in [*net.parameters(), *head.parameters()]:\n"
+        "            p -= 1e-3 * p.grad\n",
+    ),
+    "closes stderr": ("step = 1\n", "step = 1\nsys.stderr.close()\n"),
+    "closes the descriptor of stderr": ("step = 1\n", "step = 1\nos.close(2)\n"),
+    "reads a list": ("in DataLoader(Pairs()", "in DataLoader([Pairs()[n] for n in range(40)]"),
+    "saves a scripted network": (
+        "for first, second",
+        'torch.jit.script(net).save("net.pt")\ntorch.jit.load("net.pt")\nfor first, second',
+    ),
+    "forks": ("step = 1\n", "step = 1\nif os.fork() == 0:\n    sys.exit(0)\nos.wait()\n"),
+    "catches an error of backward": (
+        "    loss.backward()\n",
+        "    if step == 1:\n"
+        "        try:\n"
+        "            (loss + net[0].weight.new_full((2,), 1.0)).backward()\n"
+        "        except RuntimeError:\n"
+        "            step = 2\n"
+        "            continue\n"
+        "    loss.backward()\n",
+    ),
+}
+
+
+def run_changed(how, folder):
+    """The ended process of `record` on dying.py with a change."""
+    old, new = CHANGED[how]
+    text = TRAINER.read_text()
+    assert text.count(old) == 1
+    (folder / "own.py").write_text(text.replace(old, new))
+    words = ["record", "--steps", "2", "--out", "mine.trace", "own.py", "none", "3", "second"]
+    line = [sys.executable, str(conftest.ROOT / "diagnose"), *words]
+    return subprocess.run(line, cwd=folder, text=True, capture_output=True)
+
+
+@POSIX
+@pytest.mark.parametrize("how", CHANGED)
+def test_what_a_trainer_does_besides_leaves_its_trace(how, tmp_path):
+    process = run_changed(how, tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "updates: 2, batches: 2" in process.stderr
+    assert len(read_trace(tmp_path / "mine.trace").updates) == 2
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_recording_ends_where_the_next_step_begins(tmp_path):
+    hooked = TRAINER.read_text().replace(
+        "    loss = ", '    print(f"loss of step {step}", flush=True)\n    loss = '
+    )
+    (tmp_path / "own.py").write_text(hooked)
+    words = ["record", "--steps", "3", "--out", "mine.trace", "own.py", "none", "9", "second"]
+    line = [sys.executable, str(conftest.ROOT / "diagnose"), *words]
+    process = subprocess.run(line, cwd=tmp_path, text=True, capture_output=True)
+    assert re.findall(r"loss of step (\d)", process.stdout) == ["1", "2", "3"]
+    update = read_trace(tmp_path / "mine.trace").updates[-1]
+    assert update.next is not None  # parameters at the next step, which begins with its photos
+
+
+@POSIX
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_steps_before_a_signal_that_was_sent_are_kept(name, tmp_path):
+    words = command(["record", "--out", "mine.trace"], "hang", "second", 3)
+    process = subprocess.Popen(words, cwd=tmp_path, text=True, stderr=subprocess.PIPE,
+                               stdout=subprocess.PIPE)  # fmt: skip
+    while "step 2" not in process.stdout.readline():
+        pass
+    time.sleep(0.5)
+    process.send_signal(getattr(signal, name))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + getattr(signal, name)
+    assert f"your trainer was ended by {name}, which it was sent, in step 3" in said
+    assert re.search(r"trace   whole steps: 2 -> \S*mine\.trace\n", said)
+    assert len(read_trace(tmp_path / "mine.trace").updates) == 2
+
+
+@POSIX
+@pytest.mark.parametrize("words, code", [(("record", "--out", "m.trace"), 2), (("watch",), 0)])
+def test_a_trainer_that_becomes_another_program_is_no_recording(words, code, tmp_path):
+    (tmp_path / "own.py").write_text("import os, sys\nos.execv(sys.executable, ['x', '-c', ''])\n")
+    line = [sys.executable, str(conftest.ROOT / "diagnose"), *words, "own.py"]
+    process = subprocess.run(line, cwd=tmp_path, text=True, capture_output=True)
+    assert process.returncode == code and "or exec, code 0" in process.stderr
+
+
+@pytest.mark.parametrize("own", [0, 7])
+def test_the_trainer_s_own_code_comes_before_that_of_no_recording(own, tmp_path):
+    (tmp_path / "own.py").write_text(f"import sys\nsys.exit({own})\n")
+    line = [sys.executable, str(conftest.ROOT / "diagnose"), "record", "--out", "m.trace", "own.py"]
+    process = subprocess.run(line, cwd=tmp_path, text=True, capture_output=True)
+    assert process.returncode == (own or 2) and "no update was seen" in process.stderr
+
+
+@pytest.mark.parametrize("is_second", [True, False])
+def test_kills_of_a_control_group_of_either_version_are_the_cause(is_second, monkeypatch, tmp_path):
+    kind, folder = ("", tmp_path) if is_second else ("cpu,memory", tmp_path / "memory")
+    events, most = ("memory.events", "memory.max") if is_second else (
+        "memory.oom_control", "memory.limit_in_bytes")  # fmt: skip
+    (folder / "job").mkdir(parents=True)
+    (folder / "job" / most).write_text("3000000000\n")
+    plain = watch.read_text
+    monkeypatch.setattr(watch, "CONTROL", tmp_path)
+    monkeypatch.setattr(watch, "read_text", lambda path: f"4:{kind}:/job\n"
+                        if str(path) == "/proc/self/cgroup" else plain(path))  # fmt: skip
+    (folder / "job" / events).write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
+    group = watch.control_group()
+    assert group == {"limit": 3_000_000_000, "kills": 2}
+    memory = watch.Memory(time.monotonic(), 2_900_000_000, 2_950_000_000, 10**9)
+    assert len(watch.memory_lines(memory, group)) == 1
+    (folder / "job" / events).write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    first, cause = watch.memory_lines(memory, group)
+    assert "limit 3.0 GB, oom_kill 2 before and 3 after" in first
+    assert cause == "  cause   the control group killed a process for memory meanwhile"
+
+
+def test_the_memory_of_a_device_and_its_late_errors_are_told(monkeypatch, tmp_path):
+    notes = watch.Notes(tmp_path, is_new=True)
+    recorder = record.Noting(str(tmp_path))
+    recorder.notes = notes
+    cuda = {"is_initialized": True, "mem_get_info": (3_100_000_000, 8_000_000_000),
+            "memory_allocated": 4_200_000_000, "memory_reserved": 4_700_000_000}  # fmt: skip
+    for name, value in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    recorder.note_step(None)
+    notes.write("error", "RuntimeError: CUDA error: device-side assert triggered")
+    notes.write("state", "ended")
+    lines = watch.ending(1, notes, watch.Memory(0.0, None, None, None), {}, [])
+    assert "  device  4.2 GB allocated, 4.7 GB reserved, 3.1 GB free (after step 1)" in lines
+    assert lines[-1] == f"  note    {watch.DEVICE_ERROR}"
+    notes.write("error", "RuntimeError: photo 7 is broken")
+    lines = watch.ending(1, notes, watch.Memory(0.0, None, None, None), {}, [])
+    assert not any(line.startswith("  note") for line in lines)
+
+
+@pytest.mark.parametrize("code, told", [(-9, 137), (3, 3), (0xC0000005, 0xC0000005 - 2**32)])
+def test_the_exit_code_is_one_that_the_system_takes(code, told):
+    assert watch.exit_code(code) == told
 
 
 if __name__ == "__main__":

@@ -11,13 +11,15 @@ import time
 
 import conftest
 import pytest
+import torch
 
 import make_demo
 import train_resnet
-from diagnose import record
+from diagnose import record, tables
 from diagnose.labels import judge as labels
-from disk import store
+from disk import errors, pairlist, store
 from disk.errors import exit_on_error, warn_on
+from run import checkpoint, scores
 
 
 def ended(main, words, capsys):
@@ -219,3 +221,104 @@ def test_photos_in_another_format_are_named(demo, tmp_path, refused):
         path.rename(path.with_suffix(".webp"))
     flags = ["--data", data, "--weights", "none", "--out", tmp_path / "run"]
     refused(train_resnet.main, flags, "no photo is there (but files with .webp)")
+
+
+ALIASES = {  # headers and a row whose columns contradict each other: what is named
+    "series\tseries_id\tphoto_1\tphoto_2\tlabel\n1\t2\t1\t2\t0": "both series and series_id",
+    "series\tphoto_1\tcompareID1\tphoto_2\tlabel\n1\t1\t2\t3\t0": "both photo_1 and compareID1",
+    "series\tphoto_1\tphoto_2\tlabel\twinner\n1\t1\t2\t0\t2":
+        ":2: columns contradict each other: label says photo_1, winner says photo_2",
+    "series\tphoto_1\tphoto_2\tlabel\trank_1\trank_2\n1\t1\t2\t1\t1\t2":
+        ":2: columns contradict each other: label says photo_2, rank_1 rank_2 says photo_1",
+    "series\tphoto_1\tphoto_2\tvotes_1\tvotes_2\tpreference\n1\t1\t2\t3\t5\t0.7":
+        "contradict each other: preference says photo_1, votes_1 votes_2 says photo_2",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ALIASES)
+def test_columns_that_contradict_each_other_are_refused(text, tmp_path, capsys):
+    path = tmp_path / "mine.tsv"
+    path.write_text(text + "\n")
+    with pytest.raises(SystemExit) as ended:
+        tables.read_table(path, {})
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and ALIASES[text] in said and said.count("\n") == 1
+
+
+def test_columns_that_agree_or_are_no_labels_are_read(tmp_path):
+    path = tmp_path / "mine.tsv"
+    path.write_text("series\tphoto_1\tphoto_2\tlabel\twinner\n1\t1\t2\t1\t2\n2\t1\t3\t0\tleft\n")
+    table, kind = tables.read_table(path, {})
+    assert table["label"].tolist() == [1, 0] and kind == "label"
+    path.write_text("series\tphoto_1\tphoto_2\tlabel\twinner\n1\t1\t2\t0\t2\n")
+    assert len(tables.read_table(path, {}, is_turned=True)[0]) == 1  # where 1 means photo_1
+
+
+@pytest.mark.parametrize("code", [None, 0, 3, "no display"])
+def test_a_library_that_exits_ends_nothing_that_it_decorates(code, capsys):
+    with errors.warn_on("no training_curves.png"):
+        raise SystemExit(code)
+    assert capsys.readouterr().err.startswith("no training_curves.png: SystemExit")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_an_exit_by_a_signal_is_one(name):
+    if not hasattr(signal, name):
+        pytest.skip(f"no {name} here")
+    with pytest.raises(SystemExit), errors.warn_on("no training_curves.png"):
+        raise SystemExit(128 + getattr(signal, name))
+
+
+def test_control_characters_of_a_name_do_nothing_to_a_terminal(tmp_path, capsys):
+    name = "a\x1b[31m\x07b\x9b2J\rc\x7f"
+    with pytest.raises(SystemExit):
+        errors.stop("x.py", f"{name}: no such file")
+    assert capsys.readouterr().err == "x.py: a\\x1b[31m\\x07b\\x9b2J\\x0dc\\x7f: no such file\n"
+    errors.say("\rredrawn\tline\nß", sys.stderr)
+    assert capsys.readouterr().err == "\rredrawn\tline\nß\n"
+
+
+@pytest.mark.parametrize("break_", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+def test_nothing_but_line_ends_ends_a_line_of_a_run_or_a_list(break_, tmp_path):
+    path = tmp_path / "predictions.tsv"
+    path.write_text(f"a\tb\n1{break_}2\t3\n", encoding="utf-8")
+    assert scores.read_tsv(path) == [["a", "b"], [f"1{break_}2", "3"]]
+    path.write_text("a\tb\ta\n1\t2\t3\n")
+    with pytest.raises(ValueError, match="two columns have one name"):
+        scores.read_tsv(path)
+    listed = tmp_path / "train_pairlist.txt"
+    listed.write_text(f"1 1 2 0.9 1{break_}2\n", encoding="utf-8")
+    assert pairlist.read_lines(listed, 6)[1] and not pairlist.read_lines(listed, 6)[0]
+
+
+def test_a_momentum_of_another_shape_is_named():
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    checkpoint.check_shapes(optimizer)
+    optimizer.state[layer.bias]["momentum_buffer"] = torch.ones(5)
+    with pytest.raises(ValueError, match=r"momentum_buffer has shape \(5,\), its parameter \(2,\)"):
+        checkpoint.check_shapes(optimizer)
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path):
+    package = tmp_path / "torch"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise KeyboardInterrupt\n")
+    for command in ("compare", "dataset", "labels", "predictions"):
+        words = [sys.executable, str(conftest.ROOT / "diagnose"), command, "--help"]
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        ended = subprocess.run(words, text=True, capture_output=True, env=environment)
+        assert (ended.returncode, ended.stderr) in ((130, "interrupted\n"), (0, ""))
+
+
+def test_a_package_that_cannot_be_imported_is_one_line(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text("raise OSError('no model hub')\n")
+    words = [sys.executable, str(conftest.ROOT / "diagnose"), "record", "--out", "m.trace"]
+    ended = subprocess.run([*words, "mine.train"], cwd=tmp_path, text=True, capture_output=True)
+    said = (
+        "diagnose record: error: mine.train: its package cannot be imported: OSError: no model hub"
+    )
+    assert (ended.returncode, ended.stderr) == (2, said + "\n")

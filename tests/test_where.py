@@ -184,6 +184,50 @@ def test_a_notebook_has_its_trace_before_its_kernel_ends(mine):
     assert ended.returncode == 2 and "mine.trace: exists already" in ended.stderr
 
 
+AFTERWARDS = """
+import builtins, os, sys
+sys.path.insert(0, sys.argv[1])
+import torch
+import record
+told, plain = [], (torch.get_default_dtype(), torch.save, torch.autograd.backward, sys.stdout)
+class Events:
+    def register(self, name, function):
+        told.append((name, function))
+class Shell:
+    events = Events()
+builtins.get_ipython = Shell
+record.start("mine.trace", steps=1)
+[(name, close)] = told
+close()
+print(name, torch.get_default_dtype())
+sys.path.insert(0, "mine")
+import train
+try:
+    train.Trainer(sys.argv[2], 0, "fork").fit()
+except SystemExit:
+    close()
+own = torch.get_default_dtype(), torch.save, torch.autograd.backward, sys.stdout
+print([a is b for a, b in zip(own, plain)], os.path.exists("mine.trace"))
+"""
+
+
+def test_a_notebook_finds_torch_as_it_was_behind_the_cell(mine):
+    command = [sys.executable, "-c", AFTERWARDS, str(conftest.ROOT / "diagnose")]
+    command.append(str(zoo.dataset()[1]))
+    ended = subprocess.run(command, cwd=mine.parent, text=True, capture_output=True)
+    said = "post_run_cell torch.float64\n[True, True, True, True] True\n"
+    assert (ended.stdout, ended.returncode) == (said, 0), ended.stderr
+
+
+@pytest.mark.parametrize("values", ["steps=0", "steps=-1", "epochs=-2"])
+def test_a_notebook_that_asks_for_nothing_is_told_at_once(values, tmp_path):
+    text = f"import sys; sys.path.insert(0, {str(conftest.ROOT / 'diagnose')!r}); import record; "
+    command = [sys.executable, "-c", f"{text}record.start('mine.trace', {values})"]
+    ended = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+    said = "record.py: error: --steps is at least 1, --epochs at least 0\n"
+    assert (ended.stderr, ended.returncode) == (said, 2)
+
+
 FLAGS = {  # of the reference, which are recorded: the finding that they make
     "--batch-size 5": "pairs.batch_size",
     "--fit crop": "inputs.crop",

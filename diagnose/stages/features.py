@@ -123,6 +123,7 @@ NOT_REPRODUCED = Row(
     "has besides: {missing}][; the trainer's has besides: {added}][; {otherwise}][; the features "
     "are the reference's, {relation}]",
     varies=("tried", "nearest", "relation"),
+    at=("hook", "function", "forward"),
 )
 DEPARTS = Row(
     "features.departs",

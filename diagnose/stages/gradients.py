@@ -73,6 +73,7 @@ NOT_OF_LOGITS = Row(
     "is {photo_1} times what it should be, that of photo_2 {photo_2} times][: they are what they "
     "should be, {relation}]",
     varies=("relation",),
+    at=("hook", "function", "backward"),
 )
 BACKWARD_AGAIN = Row(
     "gradients.backward_again",
@@ -130,6 +131,7 @@ BACKBONE = Row(
     "the backbone's gradients are not reproduced from those at its features: they depart in "
     "{parts}[, and agree in {agree}][; they are what they should be, {relation}]",
     varies=("count", "total", "parts", "agree", "relation"),
+    at=("hook", "function", "backward"),
 )
 NOT_REACHED = Row(
     "gradients.not_reached",

@@ -1,5 +1,6 @@
 """Which rows of the stage `loss` a trainer's loss is, in all batches at once."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -82,6 +83,7 @@ def inversion_of(batch):
     return LOGITS_SWAPPED if can_swap(batch) else EITHER
 
 
+VALUE = 1e-5  # relative difference of two losses that are one
 EXACT = [row for row in LOSSES if row.values is None]  # whose value is not estimated
 LEVELS = (
     [()],
@@ -147,7 +149,15 @@ def describe_rest(batches, tried):
     if relative_error(logit_grad, worst.gradient) <= worst.error(())[1]:
         return ADDED.found(added=estimated(float(worst.loss) - float(value)))
     estimates = alone([worst], LEVELS) if len(batches) > 1 else ()
-    return CONTRADICTION.found(estimates=estimates) if estimates else NONE_OF.found(tried=tried)
+    if estimates:
+        return CONTRADICTION.found(estimates=estimates)
+    alike = (
+        words for words, recipe in (("the cross-entropy", Recipe()),
+                                    ("the cross-entropy of 1 - label", Recipe(inverted=True)))
+        if all(math.isclose(float(b.replay(recipe)[0]), float(b.loss), rel_tol=VALUE)
+               for b in batches)
+    )  # fmt: skip
+    return NONE_OF.found(tried=tried, value=next(alike, None))
 
 
 def judge_factors(factors, pairs, groups):

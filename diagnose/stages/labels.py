@@ -11,6 +11,7 @@ from diagnose.stages.mixups import judge_mixups
 from run.findings import CAUSE, DECLARED, DIFFERENT, HARMLESS, SKIPPED, UNEXPLAINED, WRONG, Row
 
 FEW = 16  # pairs whose labels are alike by chance once in 30,000 times
+FEW_WRONG = 3  # labels; as many may all be of one kind by chance
 ENOUGH = 8  # pairs whose labels are all inverted by no chance
 NOT_SEEN = Row("labels.not_seen", SKIPPED, "no labels were recorded")
 NOT_KNOWN = Row("labels.unknown", SKIPPED, "the photos could not be identified")
@@ -75,7 +76,8 @@ SOME_SWAPPED = Row(
 OTHERS = Row(
     "labels.not_official",
     UNEXPLAINED,
-    "{wrong} of {pairs} labels differ from the official ones[: exactly where {rules}]"
+    "{wrong} of {pairs} labels differ from the official ones[: exactly where {rules}][, each of "
+    "them {own} for an official {official}]"
     "[; labels of other pairs would differ in about {half}]",
     help="run python -m diagnose labels on all of your labels",
     matters=WRONG,
@@ -174,6 +176,9 @@ def describe_others(pairs):
     unrelated = len(pairs) >= FEW and abs(sum(wrong) - half) <= math.sqrt(len(pairs))
     examples = examples_of(itertools.compress(pairs, wrong))
     counts = {"wrong": sum(wrong), "pairs": len(pairs)}
+    ways = {(pair.label, pair.official.label) for pair in itertools.compress(pairs, wrong)}
+    one_way = ways.pop() if len(ways) == 1 and sum(wrong) > FEW_WRONG else (None, None)
+    counts |= dict(zip(("own", "official"), one_way, strict=True))
     return OTHERS.found(
         **counts, rules=rules, half=round(half) if unrelated else None, examples=examples
     )

@@ -240,7 +240,9 @@ ONE_OF = one_of("loss")
 NONE_OF = Row(
     "loss.not_reproduced",
     UNEXPLAINED,
-    "none of {tried} losses reproduces the loss and its gradient at the logits",
+    "none of {tried} losses reproduces the loss and its gradient at the logits[; the value of the "
+    "loss is that of {value}, so it is the gradient that is another]",
+    at=("function", "loss"),
 )
 ZERO_ROWS = Row(
     "loss.no_gradient",

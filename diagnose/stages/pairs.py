@@ -10,6 +10,14 @@ from diagnose.numerics import estimated
 from diagnose.trace import epoch_of
 from run.findings import CAUSE, SKIPPED, UNEXPLAINED, WRONG, Row
 
+GROWING = Row(
+    "pairs.batches_grow",
+    CAUSE,
+    "each batch has more pairs than the one before: {sizes}",
+    help="begin each batch with new lists: no default argument, or attribute, that is appended to",
+    matters=WRONG,
+    at=("dataset", "loader"),
+)
 BATCH_SIZE = Row(
     "pairs.batch_size",
     CAUSE,
@@ -156,7 +164,10 @@ def judge_pairs(pairs, sizes, recipe, steps, listed, epochs, is_sure=True):
     the batches.
     """
     findings = []
-    if sizes and max(sizes) != recipe["batch_size"]:
+    is_growing = len(sizes) > 2 and all(b > a for a, b in itertools.pairwise(sizes))
+    if is_growing:
+        findings.append(GROWING.found(sizes=tuple(sizes[:6])))
+    elif sizes and max(sizes) != recipe["batch_size"]:
         findings.append(BATCH_SIZE.found(batch_size=max(sizes), reference=recipe["batch_size"]))
     if len(set(steps)) > 1:
         findings.append(UNEVEN.found(batches=tuple(steps[:6])))
@@ -165,7 +176,7 @@ def judge_pairs(pairs, sizes, recipe, steps, listed, epochs, is_sure=True):
     if not pairs:
         findings.append((NO_ORDER if sizes else NOTHING).found())
     places = [pair.official[:2] for pair in pairs if pair.official is not None]
-    if len(places) != sum(sizes):
+    if len(places) != sum(sizes) or is_growing:
         return findings + judge_loader({}, sizes, listed, epochs)
     begins = [0, *itertools.accumulate(sizes)]
     batches = [places[a:b] for a, b in itertools.pairwise(begins)]

@@ -77,6 +77,14 @@ OPPOSITE = Row(
     "output in every other one",
     help=KAIMING,
 )
+EQUAL_LAYERS = Row(
+    "start.equal_layers",
+    CAUSE,
+    "{count} layers of the backbone begin with the very weights of another one of their shape, as "
+    "{second} with those of {first}",
+    help="seed the random numbers once, before the network is made, and share no tensor",
+    at=("backbone",),
+)
 STD = Row(
     "start.head_std",
     CAUSE,
@@ -142,7 +150,7 @@ def judge_start(batch, values, weights, names):
     values: of all weights, by number; weights: what is known of each; names: see judge_untrained.
     """
     layers = [entry for entry in batch.head if entry.op == "linear"]
-    findings = judge_untrained(batch, values, weights, names)
+    findings = judge_untrained(batch, values, weights, names) + judge_equal(values, names)
     for entry in layers:
         weight, *bias = (values[n].double() for n in entry.weights)
         layer = None if len(layers) == 1 else weight.shape[0]
@@ -155,6 +163,22 @@ def judge_start(batch, values, weights, names):
         if bias and float(bias[0].abs().max()) > 0 and not has_bias:
             findings.append(BIASES.found(layer=layer))
     return findings
+
+
+def judge_equal(values, names):
+    """The finding on convolutions of the backbone that begin with equal weights, in a list."""
+    known, equal = {}, []
+    for n, name in names.items():
+        weight = values[n]
+        if weight.dim() == 4 and weight.numel() >= ENOUGH:
+            alike = known.setdefault((tuple(weight.shape), float(weight.sum())), [])
+            first = next((m for m in alike if torch.equal(values[m], weight)), None)
+            equal += [(name, names[first])] if first is not None else []
+            alike.append(n)
+    if not equal:
+        return []
+    second, first = (name.removesuffix(".weight") for name in equal[0])
+    return [EQUAL_LAYERS.found(count=len(equal), second=second, first=first)]
 
 
 @functools.lru_cache(maxsize=8)

@@ -43,7 +43,8 @@ PLANTS = """
     bce_inverted cut_at_half ranking_margin ranking_margin_inverted blurred erased gamma
     eval_first_half eval_twice eval_shifted_labels eval_noised eval_flipped eval_bgr
     eval_last_batch padded_first posterized noised centered_batch damped_second renormed_head
-    limited_weights limited_step restrided
+    limited_weights limited_step restrided sorted_features batches_grow
+    rectified_gradient unnormalized_backward
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -159,6 +160,26 @@ def spoiled(image, plants):
     if "gamma" in plants:
         image = change.adjust_gamma(image, plants.value("gamma", 1.4))
     return change.posterize(image, 3) if "posterized" in plants else image
+
+
+class Unnormalized(torch.autograd.Function):
+    """A log-softmax whose backward keeps the logits in the place of what it gave."""
+
+    @staticmethod
+    def forward(ctx, z):
+        ctx.save_for_backward(z)
+        return F.log_softmax(z, 1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (z,) = ctx.saved_tensors
+        return gradient - z.exp() * gradient.sum(1, keepdim=True)
+
+
+def grow(rows, kept=[]):  # noqa: B006
+    """Batches that hold all earlier ones as well."""
+    kept += rows
+    return torch.utils.data.default_collate(kept)
 
 
 class Turned(torch.autograd.Function):
@@ -287,6 +308,10 @@ class Net(torch.nn.Module):
         elif "restrided" in plants:
             self.encoder.layer4[0].conv2.stride = (1, 1)
             self.encoder.layer4[0].downsample[0].stride = (1, 1)
+        if "rectified_gradient" in plants:
+            for module in self.encoder.modules():
+                if isinstance(module, torch.nn.ReLU):
+                    module.register_full_backward_hook(lambda m, i, o: (i[0].clamp(min=0),))
         if "hooked_in_place" in plants:
             norms[len(norms) // 2].register_forward_hook(positive)
         if "equal_head_rows" in plants:
@@ -316,6 +341,8 @@ class Net(torch.nn.Module):
             b = self.encoder(second)
         if self.scores:
             return self.head(a), self.head(b)
+        for features in (a, b) if "sorted_features" in plants else ():
+            features.detach().numpy().sort(axis=1)
         if "cut_features" in plants:
             a, b = (torch.tensor(f.detach().numpy()) for f in (a, b))
         d = F.dropout(a - b, 0.3) if "eval_dropout" in plants else a - b
@@ -349,6 +376,8 @@ def loss_of(z, label, plants):
         sign = 1.0 - 2.0 * label if "ranking_margin" in plants else 2.0 * label - 1.0
         margin = plants.value("ranking_margin", 0.3)
         return F.margin_ranking_loss(*(s.squeeze(1) for s in z), sign, margin=margin)
+    if "unnormalized_backward" in plants:
+        return F.nll_loss(Unnormalized.apply(z), label)
     if "softmax_plus" in plants:
         p = z.softmax(1).gather(1, label[:, None])
         return -torch.log(p + plants.value("softmax_plus", 0.01)).mean()
@@ -707,6 +736,7 @@ def main():
     if plants & {"one_series", "neighbors"}:
         loader = DataLoader(pairs, batch_sampler=groups_of(pairs, plants))
     else:
+        options |= {"collate_fn": grow} if "batches_grow" in plants else {}
         loader = DataLoader(pairs, batch_size=8, **options)
     loop = train_replicas if plants & {"replicas", "replicas_apart"} else train
     split = "train" if "eval_on_train" in plants else "val"
