@@ -8,7 +8,7 @@ STORY = $(SERIES)$(if $(REVIEWS),-reviews)
 # What a run of this code and no other is told by.
 CODE = $(shell (echo "$(DEMO)"; cat train_resnet.py model.py data.py make_demo.py run/*.py disk/*.py) | cksum | tr " " -)
 
-.PHONY: demo demo-run story lists test zoo lint
+.PHONY: demo demo-run story lists test zoo hostile lint
 
 # A folder of an older version is not a failure: it is kept under another name.
 define set-older-aside
@@ -54,6 +54,12 @@ test: .venv/installed
 
 zoo: .venv/installed
 	$(RUN) tests/zoo/zoo.py
+	$(RUN) tests/test_exits.py
+
+# What people bring, every table of it.
+hostile: .venv/installed
+	$(RUN) -m pytest tests/test_hostile.py tests/test_refusals.py tests/test_readers.py tests/test_damage.py \
+		tests/test_paths.py tests/test_failures.py tests/test_exits.py
 
 lint: .venv/installed
 	$(RUN) -m pip install --quiet ruff==0.17.5

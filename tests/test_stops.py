@@ -1,0 +1,312 @@
+"""Every refusal of the product is provoked by a test that quotes it; and limits at their value."""
+
+import ast
+import json
+import re
+from types import SimpleNamespace
+
+import conftest
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import bench
+import data
+import eval as scoring
+import make_demo
+import train_resnet
+from diagnose import compare, record, records, tables, watch
+from diagnose.predictions import judge as predictions
+from disk import errors, files, layout, store, tensors
+from examples import story
+from run import arithmetic, checkpoint, curves, sheet
+from run.watch import check_finite
+from variants import features
+
+ENDS = {"stop": 1, "refuse": -1}  # functions that end the program: the place of their message
+FOLDERS = ("", "run/", "disk/", "variants/", "diagnose/", "diagnose/*/", "examples/")
+
+
+def texts_of(node, names):
+    """The texts that an expression can be, a line break for each value in it; names: {name of a
+    variable: expressions it is assigned}.
+    """
+    if isinstance(node, ast.Constant):
+        return [str(node.value)]
+    if isinstance(node, ast.JoinedStr):
+        parts = [texts_of(part, names) for part in node.values]
+        return ["".join(column) for column in zip(*(some[:1] for some in parts), strict=True)]
+    if isinstance(node, ast.FormattedValue):
+        is_name = isinstance(node.value, ast.Name)
+        return texts_of(node.value, names) if is_name else ["\n"]
+    if isinstance(node, ast.Name) and node.id in names:
+        return [text for value in names[node.id] for text in texts_of(value, {})]
+    if isinstance(node, ast.BinOp):
+        return [a + b for a in texts_of(node.left, names) for b in texts_of(node.right, names)]
+    return ["\n"]
+
+
+def refusals():
+    """{file:line: its texts} of every call that ends the program, with words of its own."""
+    found = {}
+    for path in sorted(p for folder in FOLDERS for p in conftest.ROOT.glob(f"{folder}*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)):
+            names = {}
+            for n in ast.walk(function):
+                if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name):
+                    names.setdefault(n.targets[0].id, []).append(n.value)
+            for call in (n for n in ast.walk(function) if isinstance(n, ast.Call)):
+                name = getattr(call.func, "id", "")
+                if name in ENDS and call.args:
+                    texts = texts_of(call.args[ENDS[name]], names)
+                    place = f"{path.relative_to(conftest.ROOT).as_posix()}:{call.lineno}"
+                    found[place] = [text for text in texts if pieces(text)]
+    return {place: texts for place, texts in found.items() if texts}
+
+
+def pieces(text):
+    """The runs of three words of a text, of shorter runs all of their words."""
+    runs = [run.split() for run in text.split("\n")]
+    several = [" ".join(run[n : n + 3]) for run in runs for n in range(len(run) - 2)]
+    short = [" ".join(run) for run in runs if len(run) == 2]
+    return several or short
+
+
+def quoted(text):
+    """A text of a test without what joins strings and escapes characters."""
+    return re.sub(r"\s+", " ", re.sub(r'"\s*\n\s*f?r?"', "", text).replace("\\", ""))
+
+
+def test_every_refusal_is_quoted_by_a_test():
+    tests = [quoted(p.read_text(encoding="utf-8")) for p in (conftest.ROOT / "tests").glob("*.py")]
+    known = refusals()
+    assert len(known) > 120  # so that the search itself is not blind
+    lost = {place: texts for place, texts in known.items()
+            if not any(quoted(piece) in test for text in texts for piece in pieces(text)
+                       for test in tests)}  # fmt: skip
+    assert lost == {}
+
+
+@pytest.fixture
+def stopped(capsys):
+    """stopped(function, words): the call ends with code 2 and one line that has these words."""
+
+    def check(words, function, *args):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            function(*args)
+        said = capsys.readouterr().err
+        assert ended.value.code == 2 and said.count("\n") == 1 and words in said, said
+
+    return check
+
+
+def test_refusals_of_the_pages_and_of_runs(stopped, tmp_path, monkeypatch):
+    lines = ["1 1 2 0.6 1 2", "2 1 2 0.3 2 1"]
+    root = conftest.write_dataset(tmp_path / "data", lines, ["9 1 2 0.9 1 2"], lambda *_: 90)
+    args = SimpleNamespace(data=root, min_agreement=0.71, quick_experiment=False, seed=0)
+    stopped("train_pairlist.txt: no pair has agreement 0.71", data.read_splits, args, ("train",))
+    ranker = torch.nn.BatchNorm1d(3)
+    args = SimpleNamespace(size=32, batch_size=8, device="cpu", compile=False)
+    arithmetic.check_model(args, ranker, 16)
+    words = "--size 32: a batch of one pair leaves BatchNorm a single value"
+    stopped(words, arithmetic.check_model, args, ranker, 17)
+    lists = tmp_path / "val_pairlist.txt"
+    lists.write_text("1 1 2 0.9 1 2\n")
+    flags = ["--like", str(lists), "--series", "12", "--out", str(tmp_path / "out")]
+    stopped("no train_pairlist.txt is among --like", make_demo.main, flags)
+    said = "history.tsv: no such file; is"
+    stopped(said, curves.read_run, tmp_path)
+    (tmp_path / "history.tsv").write_text("\t".join(curves.HISTORY.split()) + "\n")
+    stopped("history.tsv: no epoch yet", curves.read_run, tmp_path)
+    (tmp_path / "history.tsv").write_text("epoch\tloss\n1\t2\n")
+    stopped("does not hold finite numbers of", curves.read_run, tmp_path)
+    monkeypatch.setattr(curves, "available", lambda: False)
+    stopped("needs matplotlib: python -m pip", curves.main, ["r", "--out", str(tmp_path / "c.png")])
+    monkeypatch.setattr(curves, "available", lambda: True)
+
+    def broken(*_):
+        raise AttributeError("no attribute 'figure'")
+
+    monkeypatch.setattr(curves, "draw", broken)
+    words = "matplotlib is broken: AttributeError: no attribute 'figure'"
+    stopped(words, curves.main, ["r", "--out", str(tmp_path / "c.png")])
+    stopped("train_resnet.py ended with 2: --size 65", bench.run_until,
+            ["--size", "65"], tmp_path, None)  # fmt: skip
+
+
+def test_refusals_of_files(stopped, tmp_path, monkeypatch):
+    photos = np.zeros((2, 3, 4, 4), np.uint8)
+    rows = [store.row_checksum(photos[0], [0, 0, 4, 4]), 7]
+    boxes = np.array([[0, 0, 4, 4, checksum] for checksum in rows])
+    store.take_photos(photos, boxes, np.array([0]), "cpu")
+    words = "damaged since it was written; delete it, it is built again"
+    stopped(words, store.take_photos, photos, boxes, np.array([0, 1]), "cpu")
+    path = tmp_path / "a.pt"
+    torch.save({"values": torch.arange(1000)}, path)
+    raw = bytearray(path.read_bytes())
+    at = raw.index(torch.arange(500, 510).numpy().tobytes())
+    raw[at] ^= 1
+    path.write_bytes(raw)
+    stopped("data/0 is not what was written", tensors.load_tensors, path)
+    usage = SimpleNamespace(free=10**6)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
+    files.check_space(tmp_path, 10**6, "it")
+    stopped("it needs 1000001 bytes, the disk has 1000000 free", files.check_space,
+            tmp_path, 10**6 + 1, "it")  # fmt: skip
+    stopped("no train_pairlist.txt in it, in", layout.find_split, tmp_path, "train")
+    stopped("trace: .a is not what record.py writes", records.check, False, "trace: .a")
+    with (
+        pytest.raises(SystemExit),
+        errors.fail_on(__file__, "m.trace: cannot be replayed", KeyError),
+    ):
+        raise KeyError("weight")
+    photos = "photo_1\tphoto_2\tlabel\n"
+    for text, said in (
+        (f"series\tseries_id\t{photos}1\t1\t1\t2\t0", "may be series; name one with"),
+        (f"series\t{photos}x\t1\t2\t0", "series 'x' is not an integer"),
+    ):
+        (tmp_path / "mine.tsv").write_text(text + "\n")
+        stopped(said, tables.read_table, tmp_path / "mine.tsv", {})
+    for name, order in (("a", "1\t2"), ("b", "2\t1")):
+        text = f"series\tphoto_1\tphoto_2\tlogit_1\tlogit_2\n1\t{order}\t0.3\t0.4\n"
+        (tmp_path / f"{name}.tsv").write_text(text)
+    table, made, _ = predictions.read_predictions(tmp_path / "a.tsv", {})
+    told = made, table, tmp_path / "b.tsv", {}, 0.1
+    stopped(
+        "other pairs, or another order, than in --predictions", predictions.compare_files, *told
+    )
+
+
+def test_refusals_of_a_run_folder(stopped, train, demo, tmp_path):
+    run = train("run")
+    flags = [*conftest.SMALL, "--data", demo, "--store", tmp_path / "stores", "--resume"]
+    flags = [str(word) for word in (*flags, "--out", run)]
+    whole = torch.load(run / "best.pt", weights_only=True)
+    for logits, said in (
+        ("none", "best.pt: holds no logits"),
+        (whole["logits"][1:], "best.pt: holds logits of other pairs"),
+    ):
+        torch.save(whole | {"logits": logits}, run / "best.pt")
+        stopped(said, train_resnet.main, flags)
+    (run / "best.pt").unlink()
+    stopped("has no best.pt, though epoch 1 is done", train_resnet.main, flags)
+    torch.save(whole, run / "best.pt")
+    settings = json.loads((run / "args.json").read_text())
+    for change in ({"size": None}, {"size": "64"}):
+        (run / "args.json").write_text(json.dumps(settings | change))
+        stopped("args.json: size is not there, or no int", scoring.load_run, run)
+
+
+def test_a_loss_that_is_not_finite_names_its_pairs(stopped):
+    pairs = np.array([(5,), (9,)], dtype=[("line", "i8")])
+    training = SimpleNamespace(pairs=pairs, rows=np.array([[0, 1], [2, 3]]), files=list("abcd"))
+    group = SimpleNamespace(param_groups=[{"name": "head"}])
+    run = SimpleNamespace(optimizer=group, train=training, position={"epoch": 2}, unchecked=[])
+    check_finite(run)
+    run.unchecked = [(1, [0], torch.tensor([True, True])), (2, [1], torch.tensor([True, False]))]
+    said = "epoch 2, step 2: the gradient of group head is not finite; pairs: c d (train_pairlist"
+    stopped(f"{said}.txt:9)", check_finite, run)
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_a_name_of_as_many_bytes_as_a_file_may_have(is_refused, stopped, tmp_path):
+    for check, most in ((files.check_new, files.LONGEST_NAME), (record.check_out,
+                                                               record.LONGEST_NAME)):  # fmt: skip
+        path = tmp_path / ("a" * (most + is_refused))
+        words = ("--out", path) if check is files.check_new else (path,)
+        if is_refused:
+            stopped(f": a name has at most {most} bytes", check, *words)
+        else:
+            check(*words)
+
+
+def test_refusals_of_examples_and_variants(stopped, tmp_path):
+    flags = ["--data", "x", "--out", "y", "--seeds", "4", "7", "4"]
+    stopped("--seeds 4 7 4: one is given twice", story.main, flags)
+    for dtype, shape in ((torch.float8_e4m3fn, (2, 3)), (torch.complex64, (2, 3))):
+        kept = {"names": ["a", "b"], "features": torch.zeros(shape).to(dtype)}
+        torch.save(kept, tmp_path / "f.pt")
+        said = f"`features` is of {dtype}, not of 16 to 64 bits"
+        stopped(said, features.read_file, str(tmp_path / "f.pt"))
+
+
+def test_refusals_of_the_recorder(stopped, tmp_path):
+    (tmp_path / "mine.trace").write_text("")
+    said = "exists already; give another name, or remove it"
+    stopped(said, record.check_out, tmp_path / "mine.trace")
+    stopped(said, watch.main, ["--out", str(tmp_path / "mine.trace"), "x.py"])
+    stopped("cannot be replayed", replay_nothing)
+
+
+def replay_nothing():
+    """What compare says of a trace whose replay fails."""
+    with compare.fail_on(compare.__file__, "mine.trace: cannot be replayed", Exception):
+        raise IndexError("no batch")
+
+
+@pytest.mark.parametrize("epoch, epochs", [(3, 1), (3, 4), (2, 0), (1, 2)])
+def test_a_history_that_is_not_of_its_position_is_refused(epoch, epochs, stopped, tmp_path):
+    row = (1, *[0.5] * 6)
+    position = {name: kind() for name, kind in checkpoint.POSITION.items()}
+    run = SimpleNamespace(train=SimpleNamespace(pairs=[0] * 40), args=SimpleNamespace(batch_size=8))
+    path = tmp_path / "last.pt"
+    for whole in {epoch - 1, epoch} - {0}:  # at a limit, and at the other
+        known = position | {"epoch": epoch, "history": [row] * whole}
+        checkpoint.check_position(path, known, run)
+    wrong = position | {"epoch": epoch, "history": [row] * epochs}
+    said = f"epoch {epoch} with {epochs} epochs in its history"
+    stopped(said, checkpoint.check_position, path, wrong, run)
+
+
+@pytest.mark.parametrize("longer, is_taken", [(100, True), (102, False)])
+def test_a_strip_at_the_limit_is_cropped_and_one_beyond_is_not(longer, is_taken, tmp_path):
+    path = tmp_path / "strip.png"
+    for size in ((longer, 2), (2, longer)):
+        Image.new("RGB", size, "red").save(path)
+        if is_taken:
+            assert data.decode_photo(path, 32, "crop")[0].shape == (3, 32, 32)
+        else:
+            with pytest.raises(ValueError, match="cannot be cropped to a square"):
+                data.decode_photo(path, 32, "crop")
+
+
+def test_a_cleaning_up_that_finds_nothing_hides_no_error(capsys, tmp_path):
+    with (
+        pytest.raises(SystemExit),
+        errors.fail_on(__file__, "last.pt", OSError, leftover=tmp_path / "none.part"),
+    ):
+        raise OSError("disk on fire")
+    assert "last.pt: OSError: disk on fire" in capsys.readouterr().err
+    with pytest.raises(SystemExit), record.Unwritten(tmp_path / "none.part"):
+        raise OSError("disk on fire")
+    assert "disk on fire" in capsys.readouterr().err
+    (tmp_path / "some.part").write_text("half")
+    with pytest.raises(SystemExit), record.Unwritten(tmp_path / "some.part"):
+        raise OSError("disk on fire")
+    assert not (tmp_path / "some.part").exists()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_heading_of_the_sheet_is_the_accuracy(seed, tmp_path, monkeypatch):
+    pairs, names, folder = made_up(tmp_path)
+    rng, said = np.random.default_rng(seed), []
+    scores = rng.normal(size=(len(pairs), 2))
+    monkeypatch.setattr(sheet, "save", lambda path, blocks, head, legend: said.append(head))
+    sheet.draw_errors(tmp_path / "s.png", pairs, names, folder, scores, "a run")
+    right = sum(int(s[1] > s[0]) == int(p["label"]) for s, p in zip(scores, pairs, strict=True))
+    share = max(np.mean(pairs["label"]), 1 - np.mean(pairs["label"]))
+    wrong = len(pairs) - right
+    assert said == [[f"a run: accuracy {right / len(pairs):.4f}, {share:.4f} by chance",
+                     f"{min(wrong, sheet.ERRORS)} of {wrong} errors in {len(pairs)} pairs, "
+                     "most confident first"]]  # fmt: skip
+
+
+def made_up(tmp_path):
+    """(pairs [9], names of their files [9, 2], their folder)."""
+    lines = [f"{n} 1 2 0.{5 + n % 4 + 1} {1 + n % 2} {2 - n % 2}" if n % 2 == 0
+             else f"{n} 1 2 0.{n % 4} {1 + n % 2} {2 - n % 2}" for n in range(1, 10)]  # fmt: skip
+    root = conftest.write_dataset(tmp_path / "data", lines, ["30 1 2 0.9 1 2"], lambda *_: 90)
+    return data.read_dataset(root, ("train",))["train"]
