@@ -17,6 +17,7 @@ import eval as scoring
 import make_demo
 import train_resnet
 from diagnose import compare, record, records, tables, watch
+from diagnose.labels import search
 from diagnose.predictions import judge as predictions
 from disk import errors, files, layout, store, tensors
 from examples import story
@@ -310,3 +311,19 @@ def made_up(tmp_path):
              else f"{n} 1 2 0.{n % 4} {1 + n % 2} {2 - n % 2}" for n in range(1, 10)]  # fmt: skip
     root = conftest.write_dataset(tmp_path / "data", lines, ["30 1 2 0.9 1 2"], lambda *_: 90)
     return data.read_dataset(root, ("train",))["train"]
+
+
+@pytest.mark.parametrize("lost, is_tried", [(10, False), (9, True)])
+def test_a_numbering_that_loses_half_of_the_rows_is_not_tried(lost, is_tried, monkeypatch):
+    fields = [("series", "i8"), ("photo_1", "i8"), ("photo_2", "i8"), ("label", "i8"),
+              ("preference", "f8")]  # fmt: skip
+    table = np.zeros(20, dtype=fields)
+    table["photo_1"], table["photo_2"] = 1, 2
+    places, tried = np.arange(20), []
+    places[:lost] = -1
+    found = places, np.zeros(20, bool)
+    monkeypatch.setattr(search, "numberings", lambda: iter([((), 0, 0, lambda p, n: p)]))
+    monkeypatch.setattr(search, "find_places", lambda *_: found)
+    monkeypatch.setattr(search, "try_labels", lambda *told: tried.append(told))
+    search.explain(table, table, np.zeros(20))
+    assert bool(tried) == is_tried

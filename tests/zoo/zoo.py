@@ -269,7 +269,7 @@ EXPECTED = {
     "eval_flipped": ("evaluation.prepared_otherwise", {}),
     "eval_bgr": ("evaluation.prepared_otherwise", {}),
     "eval_last_batch": ("evaluation.predictions", {"found": "predictions.arithmetic"}),
-    "eval_never_reset": ("evaluation.never_reset", {"count": 2}),
+    "eval_never_reset": ("evaluation.never_reset", {}),
     "eval_of_training": ("evaluation.of_training", {"which": "all pairs of the epoch"}),
     "eval_random": (
         "evaluation.predictions",
@@ -282,6 +282,8 @@ EXPECTED = {
         {},
         "evaluation.predictions",
         {"found": "predictions.repeated"},
+        "evaluation.predictions",
+        {"found": "predictions.arithmetic"},
     ),
     "eval_first_state": ("evaluation.state_saved_late", {}),
     "eval_lowest_kept": (  # whose first accuracy is false as well
