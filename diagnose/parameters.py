@@ -28,9 +28,10 @@ def learning(trace, matches, batch, update, held):
     """
     roles, weights = {n: "backbone" for match in matches for n in match.names}, trace.weights
     for match in matches:
+        is_own = len(match.names) >= len(match.missing)  # else it is another backbone, with its own
         for n in match.extra:
             if update.gradients[n] is not None:
-                roles[n] = "head" if is_behind(weights, n, match) else "backbone"
+                roles[n] = "head" if is_own and is_behind(weights, n, match) else "backbone"
     roles |= {n: "head" for entry in batch.head for n in entry.weights}
     training = {norm.weight for record in batch.passes for norm in record.norms if norm.training}
     parameters = {}

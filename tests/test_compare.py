@@ -781,6 +781,18 @@ def test_every_misreading_of_the_lists_is_named_as_diagnose_labels_names_it(numb
     assert labels.judge_labels(one, False, False, official)[0].id == "labels.not_official"
 
 
+@pytest.mark.parametrize("name", runpy.run_path(str(zoo.HERE / "backbones.py"))["BACKBONES"])
+def test_another_backbone_is_said_to_be_one_and_the_rest_is_judged(name, tmp_path):
+    trace, root = tmp_path / "mine.trace", zoo.dataset()[1]
+    own = [str(zoo.HERE / "backbones.py"), "--data", str(root), "--backbone", name]
+    words = [sys.executable, str(conftest.ROOT / "diagnose"), "record", "--steps", "2"]
+    subprocess.run([*words, "--out", str(trace), *own], check=True, capture_output=True)
+    findings = compare.explain(compare.read_trace(trace), root)[0]
+    told = {f.id for f in findings if f.kind not in (SKIPPED, DECLARED)}
+    others = {"loss.labels_inverted", "features.not_reproduced", "features.batchnorm_momentum"}
+    assert {"loss.labels_inverted", "features.not_reproduced"} <= told <= others
+
+
 def test_two_signs_that_cancel_are_both_named():
     found = [(f.id, f.values) for f in zoo.examine(["negated", "maximize"]) if f.kind == CAUSE]
     assert found[1] == ("loss.factor", {"factor": -1.0}) and found[0][0] == "update.maximize"
