@@ -1254,8 +1254,10 @@ class Recorder(Writer):
         ready = ready and not (self.updating or self.waiting or self.done)
         self.leave_if_caught()
         if ready and len(self.updates) + 1 >= self.steps:
-            self.finish_pending()
-            self.end()
+            # the trainer's own autocast would round what is written
+            with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+                self.finish_pending()
+                self.end()
         return super().on_photo(photo)
 
     def note_by_hand(self):

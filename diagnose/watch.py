@@ -161,7 +161,9 @@ def run(words, name, hang=HANG, out=None):
     lines += stack_of(folder) if told else []
     lines += join(parts, told) if parts and os.path.isdir(parts) else []
     tell(lines, name, out)
-    is_lost = words[0] != "--watch" and notes.read("state") == "begun" and not notes.read("trace")
+    is_lost = (
+        words[:1] != ["--watch"] and notes.read("state") == "begun" and not notes.read("trace")
+    )
     notes.memory.close()
     shutil.rmtree(folder, ignore_errors=True)
     return exit_code(child.returncode) or 2 * is_lost

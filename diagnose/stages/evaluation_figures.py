@@ -15,6 +15,7 @@ PRINTED = rf"(?:{FIGURES['accuracy']})\D{{1,12}}?({NUMBER})(\s*%)?"
 LOSS = rf"(?:{FIGURES['loss']})\D{{1,12}}?({NUMBER})"
 ABOUT = 1e-3  # between two figures that are one
 MANY = 2  # digits of a figure, at least
+NOWHERE = -1  # the epoch of batches that no loader gave
 ROUNDED = 1e-3  # relative difference of two logits of one pair that rounding explains
 
 
@@ -54,10 +55,12 @@ def judge_of_training(trace, evaluations, trained):
 
     trained: [(step, {accuracy, pairs, epoch})] of the batches of training.
     """
-    told = []
+    told, since = [], 0
     for own in evaluations:
-        reported, hits = reported_of(trace, own)[0], hits_of(own)
-        facts = [fact for step, fact in trained if step < own.batches[0].update]
+        reported, hits, now = reported_of(trace, own)[0], hits_of(own), own.batches[0].update
+        facts = [fact for step, fact in trained
+                 if step < now and (step >= since or fact["epoch"] != NOWHERE)]  # fmt: skip
+        since = now
         if reported and hits and facts and not is_figure(reported[0], hits[0] / hits[1]):
             told.append({name for name, value in shares_of(facts).items()
                          if is_figure(reported[0], value)})  # fmt: skip
