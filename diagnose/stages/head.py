@@ -176,7 +176,9 @@ SCALED = Change(
     "what enters a layer of the head is multiplied by {factor} (reference: 1)",
     act=lambda x, values: values["factor"] * x,
     values=lambda replays, changes: [
-        {"factor": factor_between([replays[0].given[0]], [replays[0].seen])}
+        {"factor": factor_between([replay.given[0]], [replay.seen])}
+        for replay in replays[:1]
+        if replay.given[0].shape == replay.seen.shape
     ],
 )
 ZERO_COLUMNS = Row(
