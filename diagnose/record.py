@@ -864,6 +864,8 @@ class OpTracer(Merges):
             record["options"].append(options_of(name, args, kwargs))
             record["weights"] += [self.numbers[id(weight)] for weight in weights]
         sides = [t for t in operands if t in self.tags and self.tags[t].rows is not None]
+        if "sub" in name and len(sides) == 2 and pair is None and not self.meet(sides):
+            self.last["same"] = self.lines.here()  # where it is no merge of two photos
         moved = self.moved_rows(name, function, args, kwargs) if sides else None
         kept = next((tag.rows for tag in tags if tag.rows is not None), None)
         others = [other for other in pairs if other is not pair]
@@ -1177,6 +1179,10 @@ class Writer(LaterTracer):
         if not trace["updates"]:
             text = "no update was seen in which a pair of photos met a loss; nothing is written"
             text += " (processes and threads that a trainer starts are not recorded)"
+            same = self.last.get("same", NOWHERE_LINE)
+            if same != NOWHERE_LINE:
+                line = "{file}:{line}  {text}".format(**self.lines.lines[same])
+                text += f"; the features of each photo are subtracted from themselves: {line}"
             error = sys.exc_info()[1]  # the trainer's own code stays as it is, if it has one
             ended_well = error is None or (isinstance(error, SystemExit) and not error.code)
             if ended_well and not self.stays:

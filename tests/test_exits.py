@@ -236,6 +236,17 @@ def test_what_a_trainer_does_besides_leaves_its_trace(how, tmp_path):
     assert not list(tmp_path.glob("*.parts"))
 
 
+def test_photos_that_are_subtracted_from_themselves_are_told(tmp_path):
+    text = TRAINER.read_text().replace("    b = net(second)\n", "    b = a\n")
+    (tmp_path / "own.py").write_text(text)
+    words = ["record", "--steps", "3", "--out", "mine.trace", "own.py", "none", "9", "second"]
+    line = [sys.executable, str(conftest.ROOT / "diagnose"), *words]
+    process = subprocess.run(line, cwd=tmp_path, text=True, capture_output=True)
+    told = "the features of each photo are subtracted from themselves: own.py:"
+    assert process.returncode == 2 and told in process.stderr
+    assert "cross_entropy(head(Ends.apply(a - b)), label)" in process.stderr
+
+
 def test_recording_ends_where_the_next_step_begins(tmp_path):
     hooked = TRAINER.read_text().replace(
         "    loss = ", '    print(f"loss of step {step}", flush=True)\n    loss = '
