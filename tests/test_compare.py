@@ -608,7 +608,7 @@ def steps_of(*steps, loss_factor=1.0):
         values = torch.tensor([0.6, 0.8]).double() * norm
         last = Sample(values, norm, norm)
         after = Sample(values * factor, norm * factor, norm * factor)
-        update = SimpleNamespace(gradients=[after], before=[after], clipped=None)
+        update = SimpleNamespace(gradients=[after], before=[after], clipped=None, weights=[values])
         made.append(judge_tricks.step_of(place, update, [last], {0: None}, loss_factor, None))
     return made
 
@@ -644,7 +644,7 @@ def test_a_clipped_norm_and_a_factor_are_told_apart_by_two_steps():
 def test_a_value_that_is_clipped_between_the_kept_places_is_seen():
     values = torch.tensor([0.6, 0.8]).double()
     last, after = (Sample(values, top, top) for top in (5.0, 4.0))
-    update = SimpleNamespace(gradients=[after], before=[after], clipped=None)
+    update = SimpleNamespace(gradients=[after], before=[after], clipped=None, weights=[values])
     step = judge_tricks.step_of(0, update, [last], {0: None}, 1.0, None)
     ((_, found),) = judge_tricks.judge_tricks([step])
     assert (found.id, found.values) == ("gradients.values_clipped", {"bound": 4.0})
