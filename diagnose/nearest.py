@@ -22,12 +22,13 @@ from diagnose.preprocessing import (
     simplest,
 )
 from diagnose.recognition import inner_box
-from diagnose.residue import SMALLEST, residue_of
+from diagnose.residue import MOTION, SMALLEST, residue_of
 from diagnose.stages.inputs import WAYS
 
 CANDIDATES = 6  # photos that are like an input
 ALIKE = 0.5  # least residual of a photo that an input may show: 0 is the same, 1.4 unrelated
 APART = 2.0  # times the residual of the photo, that every other one must have at least
+CLOSE = 2.0  # mean levels that a motion leaves where it is not sure which photo is shown
 ABOUT = 0.1  # relative difference of a normalization that is about another
 LEAST = 8  # pixels of a box in which a photo may be
 SAME = 0.6  # share of equal values, more than which an input shows a photo
@@ -180,6 +181,10 @@ def by_residue(x, photos, nearest, size):
     Residue); the given one and None where there is none.
     """
     own = [residue_of(levels_of(x), *shown_by(photo, size)) for photo in photos[:CANDIDATES]]
+    # another shot of the same scene, which lies otherwise, is like any photo that is blurred a bit
+    own = [
+        None if found and found.kind == MOTION and found.left > CLOSE else found for found in own
+    ]
     lefts = torch.tensor([found.left if found else LEVELS for found in own])
     number = int(lefts.argmin())
     others = torch.cat([lefts[:number], lefts[number + 1 :]])

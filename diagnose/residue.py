@@ -35,6 +35,7 @@ CLIPPED = (0, 64, 128, 192, 255)  # levels whose new values are told
 FEW = 4  # levels, of which a formula is made at least
 TOP = 255
 SHOWN = 2  # values of different photos
+MOTION = "the photo lies otherwise than in the reference"
 NAMES = ("red", "green", "blue")
 
 
@@ -201,7 +202,7 @@ def by_motion(shown, photo, inside):
     if best > min(LIKE, BETTER * still) or not words:
         return None
     left = best * float(own[inside].std())
-    return Residue("the photo lies otherwise than in the reference", words, left)
+    return Residue(MOTION, words, left)
 
 
 def words_of(motion, size):

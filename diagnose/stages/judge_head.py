@@ -148,7 +148,7 @@ def judge_alike(views, weights, roundings):
                 continue
             values = weights(views[place].step)
             layer, lost[place] = explain_layer(
-                entry, found.fits, values, roundings[place], current[place]
+                entry, found.fits, values, roundings[place], current[place], views[place].sides
             )
             layers[place].append(layer)
         current = [entry.output for entry in entries]
@@ -196,18 +196,35 @@ def like_features(first, second, merged):
     terms |= {"features_1": first, "features_2": second}
     related = {of: relation_of([whole(made, merged)], TOLD) for of, made in terms.items()}
     known = {of: words for of, words in related.items() if words}
+    both = combined(first, second, merged)
+    known |= {"the features": both} if both and not known else {}
     of = next(iter(known), None)
     return {"of": of, "relation": known.get(of)}
 
 
-def explain_layer(entry, fits, values, rounding, given):
+def combined(first, second, seen):
+    """By which numbers both features are multiplied to give what is seen, in words; None where none
+    do.
+    """
+    if not first.shape == second.shape == seen.shape:
+        return None
+    sides = torch.stack([t.double().flatten() for t in (first, second)], 1)
+    factors = torch.linalg.lstsq(sides, seen.double().flatten()[:, None]).solution
+    if relative_error((sides @ factors)[:, 0], seen.double().flatten()) > TOLD:
+        return None
+    a, b = map(estimated, factors.flatten().tolist())
+    return f"{a} x features_1 + {b} x features_2"
+
+
+def explain_layer(entry, fits, values, rounding, given, sides):
     """(the Layer of one recorded op, or None; the finding of what is not reproduced, or None).
 
-    fits: what is applied before it, see diagnose.explain.Explanation; given: what comes before it.
+    fits: what is applied before it, see diagnose.explain.Explanation; given: what comes before it; sides: of the batch.
     """
     if not fits:
-        related = [whole(given, entry.input)]
-        return None, BEFORE.found(op=entry.op, relation=relation_of(related, TOLD))
+        words = relation_of([whole(given, entry.input)], TOLD)
+        words = words or combined(*sides.features, entry.input)
+        return None, BEFORE.found(op=entry.op, relation=words)
     before = next(iter(fits[0]), None)
     function = activation_of(fits[0])
     if "dropout" in entry.op:

@@ -44,7 +44,7 @@ PLANTS = """
     eval_first_half eval_twice eval_shifted_labels eval_noised eval_flipped eval_bgr
     eval_last_batch padded_first posterized noised centered_batch damped_second renormed_head
     limited_weights limited_step restrided sorted_features batches_grow
-    rectified_gradient unnormalized_backward
+    rectified_gradient unnormalized_backward subtracted_twice
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -349,6 +349,8 @@ class Net(torch.nn.Module):
         if "damped_second" in plants:  # under a mask that was meant for a score
             d = a - b * torch.where(b.detach() > b.detach().mean(), 1.0, 0.5)
         d = d - d.mean(0) if "centered_batch" in plants else d
+        if "subtracted_twice" in plants:
+            d.data.sub_(b.data)
         d = Turned.apply(a, b) if "turned_gradient" in plants else d
         d = F.normalize(d, dim=0) if "normalized_batch" in plants else d
         if "chunked_difference" in plants:

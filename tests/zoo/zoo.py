@@ -572,6 +572,10 @@ EXPECTED = {
         "head.before_layer",
         {"relation": "with the mean of each column taken off"},
     ),
+    "subtracted_twice": (
+        "head.before_layer",
+        {"relation": "1.0 x features_1 + -2.0 x features_2"},
+    ),
     "damped_second": ("features.not_reproduced", {}, "features.departs_behind", {}),
     "sorted_features": (
         "features.not_reproduced",
