@@ -202,8 +202,8 @@ OTHER_MERGE = Row(
 BEFORE = Row(
     "head.before_layer",
     UNEXPLAINED,
-    "what is applied before {op} in the head is not reproduced[; compared with what comes before, it "
-    "receives this: {relation}]",
+    "what is applied before {op} in the head is not reproduced[; what it receives, compared with "
+    "what comes before: {relation}]",
     varies=("relation",),
 )
 DROPOUT_LOST = Row("head.dropout_not_reproduced", UNEXPLAINED, "a dropout is not reproduced")

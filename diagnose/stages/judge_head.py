@@ -219,7 +219,8 @@ def combined(first, second, seen):
 def explain_layer(entry, fits, values, rounding, given, sides):
     """(the Layer of one recorded op, or None; the finding of what is not reproduced, or None).
 
-    fits: what is applied before it, see diagnose.explain.Explanation; given: what comes before it; sides: of the batch.
+    fits: what is applied before it, see diagnose.explain.Explanation; given: what comes before it;
+    sides: of the batch.
     """
     if not fits:
         words = relation_of([whole(given, entry.input)], TOLD)
