@@ -32,6 +32,7 @@ SHIFTS = (0.0, -0.17, 0.17, -0.34, 0.34)  # of half a side
 BEGINNINGS = 3  # of which the search goes on
 NOISE = 0.1  # correlation of neighbors, at most
 CLIPPED = (0, 64, 128, 192, 255)  # levels whose new values are told
+MIXED = 0.1  # share of another channel, at least: less is what rounding and chance give
 FEW = 4  # levels, of which a formula is made at least
 TOP = 255
 SHOWN = 2  # values of different photos
@@ -150,7 +151,7 @@ def by_channels(shown, photo, inside):
     mix = torch.linalg.lstsq(known.T, shown[:, inside].T).solution.T
     left = (mix @ known - shown[:, inside]).abs()
     across = mix[:, :3] - torch.diag(mix[:, :3].diagonal())
-    if left.mean() > ROUNDED or across.abs().max() < 0.01 or bool((known[:3].std(1) < 1).any()):
+    if left.mean() > ROUNDED or across.abs().max() < MIXED or bool((known[:3].std(1) < 1).any()):
         return None
     lines = [
         f"{name} is " + " + ".join(f"{float(w):.2g} x {other}" for w, other in

@@ -195,7 +195,11 @@ def test_features_of_another_extractor(run_page, demo, tmp_path, refused):
     for number, odd in enumerate((torch.eye(3).to_sparse(), torch.ones(3, 3, device="meta"))):
         path = tmp_path / f"odd{number}.pt"
         torch.save({"names": ["a", "b", "c"], "features": odd}, path)
-        refused(train_frozen.main, [*flags, "--features", path], "sparse tensor, or one without")
+        refused(
+            train_frozen.main,
+            [*flags, "--features", path],
+            "sparse or nested tensor, or one without",
+        )
     flags = [*FINE, *flags[len(SMALL) :]]
     refused(train_finetune.main, [*flags, "--freeze", "layer9"], "layer9: not among 0, 1, 2")
     refused(train_finetune.main, [*flags, "--epochs", "7"], "the schedule ends after --cycle 6")

@@ -288,8 +288,8 @@ MIXED = Row(
 NO_SOFTMAX = Row(
     "loss.not_of_the_difference",
     UNEXPLAINED,
-    "in {count} of {total} pairs the gradients at the two logits do not add up to 0, so the loss "
-    "is not one of their difference[: exactly where {rules}]",
+    "in {count} of {total} pairs the gradients at the two logits do not add up to 0, as those of a "
+    "loss of their difference do[: exactly where {rules}]",
 )
 ADDED = Row(
     "loss.added", UNEXPLAINED, "{added} is added to the loss and does not depend on these logits"
