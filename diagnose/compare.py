@@ -291,7 +291,7 @@ def explain_batches(trace, views, reference, progress):
 def explain_updates(trace, views, reference):
     """[(step, finding)] on all updates, from the gradients of their batches to the next step."""
     moving = schedules.describe_moving(trace)
-    held = set().union(*map(declared, trace.updates))
+    held, weights = set().union(*map(declared, trace.updates)), weights_by_step(trace)
     findings, steps, behind = [], [], []
     for place, update in enumerate(trace.updates):
         group = [view for view in views if view.step == place]
@@ -311,8 +311,8 @@ def explain_updates(trace, views, reference):
         last, before = batch.backwards[-1].after, last_gradients(trace, place - 1)
         told = parameters, group[-1].factor, before
         steps.append(judge_tricks.step_of(place, update, last, *told))
-        later = functools.partial(weights_by_step(trace), place + 1)
-        later = later if place + 1 < len(trace.updates) else None
+        is_last = place + 1 == len(trace.updates)
+        later = None if is_last else functools.partial(weights, place + 1)
         behind += updates.behind(place, update, parameters, later)
     return findings + judge_tricks.judge_tricks(steps) + updates.judge_afterwards(behind)
 

@@ -84,9 +84,11 @@ def nearest_of(x, photos, size, hint=None):
     return told(number, is_sure, preparation, gaps_of(x, photo, preparation, size))
 
 
-def levels_of(x):
-    """The values of an input [3, S, S] before the page's normalization, in levels of 255."""
-    scale, shift = affine_of(reference())
+def levels_of(x, preparation=None):
+    """The values of an input [3, S, S] before a normalization, the page's where none is given, in
+    levels of 255.
+    """
+    scale, shift = affine_of(preparation or reference())
     return (x - shift[:, None, None]) / scale[:, None, None] * LEVELS
 
 
@@ -165,12 +167,9 @@ def left_of(x, photo, preparation, size):
     what is nearest does.
     """
     for own in (reference(), preparation):
-        pixels, inside = photo.base(own, size)
-        pixels = WAYS["channels"][own["channels"]].act(pixels) * LEVELS
         solved = own["normalization"] == "solved"
-        scale, shift = affine_of(reference() if solved else own)
-        shown = (x - shift[:, None, None]) / scale[:, None, None] * LEVELS
-        found = residue_of(shown, pixels, inside)
+        shown = levels_of(x, None if solved else own)
+        found = residue_of(shown, *shown_by(photo, own, size))
         if found:
             return found
     return None
@@ -180,7 +179,10 @@ def by_residue(x, photos, nearest, size):
     """(the Nearest of an input by the one photo that has a Residue, or by far the least one, that
     Residue); the given one and None where there is none.
     """
-    own = [residue_of(levels_of(x), *shown_by(photo, size)) for photo in photos[:CANDIDATES]]
+    own = [
+        residue_of(levels_of(x), *shown_by(photo, reference(), size))
+        for photo in photos[:CANDIDATES]
+    ]
     # another shot of the same scene, which lies otherwise, is like any photo that is blurred a bit
     own = [
         None if found and found.kind == MOTION and found.left > CLOSE else found for found in own
@@ -195,10 +197,10 @@ def by_residue(x, photos, nearest, size):
     return told(number, True, reference(), gaps), own[number]
 
 
-def shown_by(photo, size):
-    """(levels [3, S, S] of a photo as the reference prepares it, where it lies)."""
-    pixels, inside = photo.base(reference(), size)
-    return pixels * LEVELS, inside
+def shown_by(photo, preparation, size):
+    """(levels [3, S, S] of a photo that is prepared so but not normalized; where it lies)."""
+    pixels, inside = photo.base(preparation, size)
+    return WAYS["channels"][preparation["channels"]].act(pixels) * LEVELS, inside
 
 
 def told_apart(residuals):

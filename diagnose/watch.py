@@ -26,16 +26,8 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 GIVEN = "DIAGNOSE_WATCHED"  # environment: the folder of the notes, and how the command is called
 HEAD = struct.Struct("<Q")  # ops so far
-SLOTS = (
-    "where",
-    "op",
-    "line",
-    "device",
-    "error",
-    "state",
-    "parts",
-    "trace",
-)  # texts that a trainer notes
+# texts that a trainer notes
+SLOTS = ("where", "op", "line", "device", "error", "state", "parts", "trace")
 SLOT = 500  # bytes of each
 LOOK = 0.05  # seconds between two looks at the trainer
 HANG = 300  # seconds without an op, after which the stacks are told

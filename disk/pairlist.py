@@ -18,9 +18,7 @@ def read_lines(path, columns):
     lines, problem = read_text(path)
     problems, pairs, ranks, sound = [problem] if problem else [], {}, {}, []
     for number, line in enumerate(lines, 1):
-        fields = [
-            field for field in re.split(r"[ \t\r]+", line) if field
-        ]  # nothing else parts them
+        fields = re.findall(r"[^ \t\r]+", line)  # nothing else parts them
         problem = line_problem(fields, columns) or repeated(fields, pairs, number)
         if problem:
             problems.append(f"{path.name}:{number}: {problem}")

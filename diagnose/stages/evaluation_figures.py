@@ -7,6 +7,7 @@ import torch
 
 from diagnose.finding import at_line
 from diagnose.predictions.judge import METRIC_INVERTED, NOT_ACCURACY
+from diagnose.record import NOWHERE
 from diagnose.stages.evaluation import CUT, NEVER_RESET, OF_TRAINING, PAIR_DIFFERS
 from diagnose.stages.printed import FIGURES, NUMBER, VALIDATION
 from diagnose.tables import UNDECIDED
@@ -15,7 +16,6 @@ PRINTED = rf"(?:{FIGURES['accuracy']})\D{{1,12}}?({NUMBER})(\s*%)?"
 LOSS = rf"(?:{FIGURES['loss']})\D{{1,12}}?({NUMBER})"
 ABOUT = 1e-3  # between two figures that are one
 MANY = 2  # digits of a figure, at least
-NOWHERE = -1  # the epoch of batches that no loader gave
 ROUNDED = 1e-3  # relative difference of two logits of one pair that rounding explains
 
 

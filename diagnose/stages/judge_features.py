@@ -220,17 +220,12 @@ def differing_options(reference, record):
         usual, own = ([list(options) for op, options in ops if kind in op]
                       for ops in (reference.ops, calls))  # fmt: skip
         places = names if kind == "conv2d" and len(names) == len(usual) else range(1, len(own) + 1)
-        reordered = sorted(map(str, map(plain_of, usual))) == sorted(map(str, map(plain_of, own)))
+        reordered = sorted(map(str, usual)) == sorted(map(str, own))
         if len(usual) == len(own) and not reordered:  # else other layers may run first
             told += [f"{kind} {place} is told {numbers(b, kind)} (reference: {numbers(a, kind)})"
                      for place, a, b in zip(places, usual, own, strict=True)
-                     if plain_of(a) != plain_of(b)]  # fmt: skip
+                     if a != b]  # fmt: skip
     return (*told[:FEW], *["..."] * (len(told) > FEW)) or None
-
-
-def plain_of(options):
-    """Options in lists, as a trace and a module have them in tuples."""
-    return [list(value) if isinstance(value, (list, tuple)) else value for value in options]
 
 
 def numbers(options, kind):

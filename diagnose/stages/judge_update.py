@@ -271,7 +271,8 @@ def describe_changed(step, steps):
     told = {"like": like_of(step, steps)}
     told["parameters"] = describe(own, step.parameters) if len(own) < len(sizes) else None
     related = [sampled(*values) for values in own.values()]
-    words = step.whole and lengths_of([step.whole()[n] for n in own])
+    whole = step.whole and step.whole()
+    words = whole and lengths_of([whole[n] for n in own])
     told["relation"] = None if told["like"] else words or relation_of(related, TOLD)
     return CHANGED_AFTER.found(**told)
 
