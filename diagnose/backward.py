@@ -8,8 +8,10 @@ import torch
 
 from diagnose.numerics import relative_error
 from diagnose.record import places
+from diagnose.stages.head import BIASED, PRODUCTS, SUMS
 from diagnose.trace import Sample
 
+LINEAR_OPS = ("linear", BIASED, *PRODUCTS, *SUMS)
 ABSENT = 1e-9  # of the largest norm: a gradient that is smaller need not be there
 
 
@@ -84,16 +86,23 @@ def weight_gradients(backbones, matches):
     return gradients
 
 
-def head_gradients(batch):
-    """{number: values} of the head's linear layers, from the first gradient at their outputs."""
+def head_gradients(batch, shapes):
+    """{number: values} of the head's linear layers, from the first gradient at their outputs.
+
+    shapes: {number: of the weight}.
+    """
     gradients = {}
     for place, entry in enumerate(batch.head):
         slots = batch.gradients.get(f"output_{place}")
-        if entry.op == "linear" and slots:
-            g = slots[0].double()
-            made = [g.T @ entry.input.double(), g.sum(0)]
-            for n, value in zip(entry.weights, made, strict=False):
-                gradients[n] = gradients.get(n, 0) + sampled(value)
+        if entry.op in LINEAR_OPS and slots and entry.input.dim() == 2:
+            g, x = slots[0].double(), entry.input.double()
+            made = {tuple(g.shape[1:]): g.sum(0), (g.shape[1], x.shape[1]): g.T @ x}
+            if entry.op != "linear":  # which may have it [in, out]; of a square, it is not known
+                made = {(x.shape[1], g.shape[1]): x.T @ g} | made
+                made.pop((g.shape[1], g.shape[1]), None)
+            for n in entry.weights:
+                if shapes[n] in made:
+                    gradients[n] = gradients.get(n, 0) + sampled(made[shapes[n]])
     return gradients
 
 

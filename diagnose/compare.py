@@ -33,9 +33,9 @@ from diagnose.reference import (
 from diagnose.stages import (
     STAGES,
     gradients,
+    judge_pairs,
     judge_tricks,
     labels,
-    pairs,
     replicas,
     start,
 )
@@ -139,8 +139,8 @@ def explain(trace, root, page=None, weights=None):
     errors = [(p.relative_error, p.tolerance) for p in passes if p.recipe is not None]
     worst = map(max, zip(*errors, strict=True)) if errors else (None, None)
     recorded = sum(len(view.sides.features[0]) for view in views)
-    numbers = {number for number, _ in pairs.epochs_of(trace)} | {b.epoch for b in later}
-    ended = None if -1 in numbers else pairs.ended(trace, numbers)
+    numbers = {number for number, _ in judge_pairs.epochs_of(trace)} | {b.epoch for b in later}
+    ended = None if -1 in numbers else judge_pairs.ended(trace, numbers)
     counts = steps, trace.asked, recorded, identified, ended
     behind = sum(b.size for b in later), len(pairs_of(later)), trace.asked_epochs
     sizes = size, reference.recipe["size"]

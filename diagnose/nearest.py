@@ -21,6 +21,7 @@ from diagnose.preprocessing import (
     reference,
     simplest,
 )
+from diagnose.recoded import recoded_of
 from diagnose.recognition import inner_box
 from diagnose.residue import MOTION, SMALLEST, residue_of
 from diagnose.stages.inputs import WAYS
@@ -90,6 +91,12 @@ def levels_of(x, preparation=None):
     """
     scale, shift = affine_of(preparation or reference())
     return (x - shift[:, None, None]) / scale[:, None, None] * LEVELS
+
+
+def centered(x):
+    """Inputs [..., 3, S, S] in levels of 255, with 0 for the mean color."""
+    scale, _ = affine_of(reference())
+    return x / scale[:, None, None] * LEVELS
 
 
 def moved_of(x, photo, size):
@@ -166,6 +173,9 @@ def left_of(x, photo, preparation, size):
     """The Residue of an input [3, S, S] from its photo, as the reference prepares it, or else as
     what is nearest does.
     """
+    again = recoded_of(levels_of(x), photo, size)
+    if again:
+        return again
     for own in (reference(), preparation):
         solved = own["normalization"] == "solved"
         shown = levels_of(x, None if solved else own)

@@ -1,20 +1,38 @@
 """The official pairs of a dataset, and which photos recorded inputs show."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from data import read_pairlist
 from diagnose import preprocessing, recognition
-from diagnose.nearest import CANDIDATES, RESHAPED, by_residue, left_of, nearest_of
+from diagnose.nearest import (
+    CANDIDATES,
+    RESHAPED,
+    by_residue,
+    centered,
+    gaps_of,
+    left_of,
+    levels_of,
+    nearest_of,
+    told,
+)
+from diagnose.part import part_of
 from diagnose.photos import Photos
+from diagnose.preprocessing import apply, reference
+from diagnose.residue import MOTION
+from diagnose.twofold import twofold_of
 from disk.errors import show_progress, stop
 from disk.layout import find_split, photo_names
 
 OWN = 3  # preparations with estimated values that are tried on the next inputs
-HOPELESS = 4  # inputs of a batch that nothing reproduces, before the others are not tried
+HOPELESS = 4  # inputs in turn that nothing reproduces, before the search of a batch ends
 FEW = 3  # photos that are most like an input where the reference has them
 LOOKED = 4  # inputs of which what is left is looked into, which takes a second each
+TOGETHER = 96  # photos of a batch, of which two may be in one input
+PARTS = 120  # photos, a part of which an input may show where it is not sure which
 MANY = 3000  # photos, more than which are not all prepared for one input
 
 
@@ -57,6 +75,7 @@ class Official(Photos):
         if not every:
             stop(__file__, "no photo of the pairs is there")
         super().__init__(every, opened)
+        self.hopeless = False  # whether the last inputs were searched in vain
         self.unsure = 0  # how many inputs in turn showed no photo for sure
         self.looked, self.residues = 0, []  # into how many inputs, and what is left of these
 
@@ -99,36 +118,65 @@ class Official(Photos):
         self.look()
         size, found = inputs.shape[-1], []
         rows_of = recognition.recognize(inputs, self.described, CANDIDATES)
+        every = [*itertools.chain(*rows_of), *range(min(len(self.paths), TOGETHER))]
+        every = list(dict.fromkeys(every))[:TOGETHER]
+        made = torch.stack([apply(self.photo(row), reference(), size) for row in every])
         for x, rows in zip(inputs, rows_of, strict=True):
-            if self.unsure >= HOPELESS:
-                found.append((None, None))
-                continue
-            rows = list(dict.fromkeys([*self.rows_within(x)[:FEW], *rows]))
-            photos = [self.photo(row) for row in rows]
-            own = nearest_of(x, photos, size, self.nearby)
-            if not own.is_sure and len(self.paths) <= MANY:
-                own, rows = self.moved(x, size) or (own, rows)
-            if own.share and not (own.box or own.outside or own.moved == RESHAPED):
-                own = self.looked_into(x, photos, own, size)
-            self.nearby = own.preparation if own.is_sure else self.nearby
-            self.unsure = 0 if own.is_sure else self.unsure + 1
-            found.append((own, self.paths[rows[own.number]]) if own.is_sure else (None, None))
+            own, row = self.twofold(x, made, every) or self.nearest_to(x, rows, size)
+            found.append((own, self.paths[row]) if own else (None, None))
         return found
 
-    def looked_into(self, x, photos, nearest, size):
-        """The Nearest of an input after a look at its Residue, by which the photo may be known as
-        well; of the first LOOKED inputs.
+    def twofold(self, x, made, rows):
+        """(Nearest, row of its path) of an input that shows two photos of its batch; None: not so.
+
+        made: the inputs [P, 3, S, S] that the reference makes of the photos of these rows.
+        """
+        names = [self.paths[row].name for row in rows]
+        two = twofold_of(centered(x), centered(made), names)
+        if two is None:
+            return None
+        place, residue = two
+        self.residues += [residue] * (len(self.residues) < LOOKED)
+        return told(0, True, reference(), (centered(x) - centered(made[place])).abs()), rows[place]
+
+    def nearest_to(self, x, rows, size):
+        """(Nearest, row of its path) of one input; (None, None) where it is not sure."""
+        if self.unsure >= HOPELESS:
+            return None, None
+        rows = list(dict.fromkeys([*self.rows_within(x)[:FEW], *rows]))
+        photos = [self.photo(row) for row in rows]
+        own = nearest_of(x, photos, size, self.nearby)
+        if not own.is_sure and len(self.paths) <= MANY:
+            own, rows = self.moved(x, size) or (own, rows)
+        if own.share and not (own.box or own.outside or own.moved == RESHAPED):
+            own, rows = self.looked_into(x, rows, own, size)
+        self.nearby = own.preparation if own.is_sure else self.nearby
+        self.unsure = 0 if own.is_sure else self.unsure + 1
+        return (own, rows[own.number]) if own.is_sure else (None, None)
+
+    def looked_into(self, x, rows, nearest, size):
+        """(the Nearest of an input after a look at its Residue, by which the photo may be known as
+        well, the rows of its photos); of the first LOOKED inputs.
         """
         self.looked += 1
         if self.looked > LOOKED:
-            return nearest
+            return nearest, rows
+        photos = [self.photo(row) for row in rows]
         found, residue = nearest, None
         if nearest.is_sure:
             residue = left_of(x, photos[nearest.number], nearest.preparation, size)
         else:
             found, residue = by_residue(x, photos, nearest, size)
+        if residue is None or residue.kind == MOTION:
+            some = rows[nearest.number : nearest.number + 1] if nearest.is_sure else None
+            some = some or list(range(min(len(self.paths), PARTS)))
+            place, part = part_of(levels_of(x), list(map(self.photo, some))) or (None, None)
+            residue = min(filter(None, (residue, part)), key=lambda own: own.left, default=None)
+            if part is residue and place is not None:
+                gaps = gaps_of(x, self.photo(some[place]), reference(), size)
+                found, rows = told(0, True, reference(), gaps), [some[place]]
         self.residues += [residue] if residue else []
-        return found
+        return found, rows
 
     def keep_hint(self, preparation):
         """Keeps how an input was prepared, to be tried first on the next ones.
@@ -140,7 +188,7 @@ class Official(Photos):
         if "affine" in preparation or "border" in preparation:
             own = len(self.hints) - len(self.plain_hints())
             self.hints += [preparation] * (own < OWN)
-        elif preparation not in [preprocessing.reference(), *self.plain_hints()]:
+        elif preparation not in [reference(), *self.plain_hints()]:
             self.hints.append(preparation)
 
     def plain_hints(self):
@@ -152,17 +200,19 @@ class Official(Photos):
         self.look()
         size = inputs.shape[-1]
         preparations, paths, worst = [], [], 0.0
+        in_vain, most = 0, 1 if self.hopeless else HOPELESS
         rows_of = recognition.recognize(inputs, self.described)
         for count, (x, rows) in enumerate(zip(inputs, rows_of, strict=True), 1):
             show_progress(f"identifying input {count}/{len(inputs)}", count == len(inputs))
-            if len(preparations) >= HOPELESS and not any(preparations):
-                preparations.append(None)
-                paths.append(self.paths[rows[0]])
-                continue
             photos = [self.photo(row) for row in rows]
-            place, preparation, error = preprocessing.solve(x, photos, size, self.hints)
+            known = preprocessing.solve_by(x, photos, size, (reference(), *self.hints))
+            if known is None and in_vain < most:
+                known = preprocessing.solve(x, photos, size)
+                in_vain = 0 if known[1] else in_vain + 1
+            place, preparation, error = known or (0, None, 0.0)
             self.keep_hint(preparation)
             preparations.append(preparation)
             paths.append(self.paths[rows[place]])
             worst = max(worst, error)
+        self.hopeless = in_vain == most
         return preparations, paths, worst

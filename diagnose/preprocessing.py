@@ -197,16 +197,21 @@ def held_against(x, photo, preparation, size):
 # Solving
 
 
-def solve(x, photos, size, hints=()):
-    """(place of the photo that x shows, its preparation or None, the difference left).
-
-    photos: the candidates; hints: preparations that held for other inputs, tried first.
-    """
-    for preparation in (reference(), *hints):
+def solve_by(x, photos, size, preparations):
+    """As solve, by some preparations alone; None where none of them makes the input."""
+    for preparation in preparations:
         for number, photo in enumerate(photos):
             gap, equal = held_against(x, photo, preparation, size)
             if equal:
                 return number, preparation, gap
+    return None
+
+
+def solve(x, photos, size):
+    """(place of the photo that x shows, its preparation or None, the difference left).
+
+    photos: the candidates.
+    """
     nearest = []
     for first in range(0, len(photos), FEW):
         number, preparation, gap = solve_among(x, photos[first : first + FEW], size)

@@ -813,7 +813,8 @@ class OpTracer(Merges):
         named = [args[i] for i in WEIGHTS.get(name, ()) if i < len(args)]
         named += [v for k, v in kwargs.items() if name in WEIGHTS and k != "input"]
         found = [t for t in named if isinstance(t, torch.Tensor)]
-        known = [t for t in operands if isinstance(t, torch.nn.Parameter) or id(t) in self.numbers]
+        whole = [t if any(t is own for own in found) else transposed_of(t) for t in operands]
+        known = [t for t in whole if isinstance(t, torch.nn.Parameter) or id(t) in self.numbers]
         return found + [t for t in known if all(t is not other for other in found)]
 
     def on_photo(self, photo):
@@ -1513,6 +1514,13 @@ def dim_of(args, kwargs):
 def batch_norm_values(args, kwargs):
     """What a batch_norm is given, by name."""
     return dict(zip(BATCH_NORM, args, strict=False)) | kwargs
+
+
+def transposed_of(tensor):
+    """The tensor whose transpose this one is, as in mm(x, weight.t()); else the tensor itself."""
+    base = tensor._base
+    is_transposed = base is not None and base.dim() == 2 and tensor.shape == base.shape[::-1]
+    return base if is_transposed and tensor.stride() == base.stride()[::-1] else tensor
 
 
 def running(args, kwargs):

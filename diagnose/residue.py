@@ -32,6 +32,7 @@ SHIFTS = (0.0, -0.17, 0.17, -0.34, 0.34)  # of half a side
 BEGINNINGS = 3  # of which the search goes on
 NOISE = 0.1  # correlation of neighbors, at most
 CLIPPED = (0, 64, 128, 192, 255)  # levels whose new values are told
+LEAST_TERM = 0.015  # share of a channel in another that is told
 MIXED = 0.1  # share of another channel, at least: less is what rounding and chance give
 FEW = 4  # levels, of which a formula is made at least
 TOP = 255
@@ -146,19 +147,37 @@ def formula_of(levels, middle):
 
 
 def by_channels(shown, photo, inside):
-    """What is a mix of the three channels of the same pixel."""
-    known = torch.cat([photo[:, inside], torch.ones(1, int(inside.sum())).double()])
-    mix = torch.linalg.lstsq(known.T, shown[:, inside].T).solution.T
-    left = (mix @ known - shown[:, inside]).abs()
-    across = mix[:, :3] - torch.diag(mix[:, :3].diagonal())
-    if left.mean() > ROUNDED or across.abs().max() < MIXED or bool((known[:3].std(1) < 1).any()):
+    """What is a mix of the three channels of the same pixel, or of their products."""
+    own, seen = photo[:, inside] / TOP, shown[:, inside] / TOP
+    one = torch.ones(1, own.shape[1]).double()
+    mix, left = mixed_of(torch.cat([own, one]), seen)
+    pairs = list(itertools.combinations_with_replacement(range(3), 2))
+    products = torch.stack([own[a] * own[b] for a, b in pairs])
+    curved, less = mixed_of(torch.cat([own, products, one]), seen)
+    kind, names = "the channels of each pixel are mixed", NAMES
+    if less < BETTER * left and left * TOP > SMALLEST:
+        kind = "each pixel is made of products of its own channels (0 to 1)"
+        names = (*NAMES, *(f"{NAMES[a]} x {NAMES[b]}" for a, b in pairs))
+        mix, left = curved, less
+    own_terms = torch.eye(3, len(names)).bool()
+    across = mix[:, : len(names)].masked_fill(own_terms, 0)
+    if left * TOP > ROUNDED or across.abs().max() < MIXED or bool((own.std(1) * TOP < 1).any()):
         return None
-    lines = [
-        f"{name} is " + " + ".join(f"{float(w):.2g} x {other}" for w, other in
-                                   zip(row[:3], NAMES, strict=True) if abs(float(w)) >= 0.005)
-        for name, row in zip(NAMES, mix, strict=True)
-    ]  # fmt: skip
-    return Residue("the channels of each pixel are mixed", ", ".join(lines), float(left.mean()))
+    lines = []
+    for name, row in zip(NAMES, mix.tolist(), strict=True):
+        terms = [f"{w:.2g} x {other}" for w, other in zip(row, names, strict=False)
+                 if abs(w) >= LEAST_TERM]  # fmt: skip
+        shift = [f"{TOP * row[-1]:.0f} of 255"] * (abs(row[-1]) >= LEAST_TERM)
+        lines.append(f"{name} is " + " + ".join(terms + shift))
+    return Residue(kind, ", ".join(lines), TOP * left)
+
+
+def mixed_of(known, seen):
+    """(the mix [C, K] of known numbers [K, N] that comes nearest to those seen [C, N], the mean
+    difference that it leaves).
+    """
+    mix = torch.linalg.lstsq(known.T, seen.T).solution.T
+    return mix, float((mix @ known - seen).abs().mean())
 
 
 def by_neighbors(shown, photo, inside):

@@ -4,7 +4,7 @@ import itertools
 from collections import Counter
 
 from diagnose.later import figures_of, judge_known, pairs_of
-from diagnose.stages import gradients, labels, mixups, pairs
+from diagnose.stages import gradients, judge_pairs, labels, mixups
 from diagnose.stages import judge_loss as loss
 from diagnose.stages import judge_printed as printed
 from diagnose.stages.judge_tricks import UNSCALED
@@ -89,7 +89,7 @@ def judge_data(trace, views, known, later, swapped, recipe, official, in_parts):
     single = any(view.evidence and view.evidence.single for view in views)
     every = known + pairs_of(later)
     kept = mixups.judge_kept(every, official)
-    findings = kept or pairs.judge_lists(every)
+    findings = kept or judge_pairs.judge_lists(every)
     if any(pair.official is None for pair in known) and not kept:
         findings = mixups.judge_pairing(views, official) or findings
     of_lists = [pair for pair in every if pair.official is not None]
@@ -101,15 +101,14 @@ def judge_data(trace, views, known, later, swapped, recipe, official, in_parts):
         findings += labels.judge_labels(of_lists, single, swapped, official)
     sizes = [len(view.sides.features[0]) for view in views]
     counts = list(Counter(view.step for view in views).values())
-    epochs = (
-        pairs.epochs_of(trace) if len(views) == len(trace.batches) else [(-1, None)] * len(views)
-    )
+    is_whole = len(views) == len(trace.batches)
+    epochs = judge_pairs.epochs_of(trace) if is_whole else [(-1, None)] * len(views)
     unknown = judge_known(later, len(trace.updates))
     if in_parts:
         first = [n for n, view in enumerate(views) if n == 0 or views[n - 1].step != view.step]
         sizes = [sum(sizes[a:b]) for a, b in itertools.pairwise([*first, len(sizes)])]
         counts, epochs = [1] * len(first), [epochs[n] for n in first]
-    elif not unknown and len(views) == len(trace.batches):
+    elif not unknown and is_whole:
         known = every
         sizes += [batch.size for batch in later]
         counts += Counter(batch.step for batch in later).values()
@@ -117,4 +116,4 @@ def judge_data(trace, views, known, later, swapped, recipe, official, in_parts):
     listed = official.count("train")
     is_sure = not kept and labels.OTHERS not in [finding.row for finding in findings]
     told = recipe, counts, listed, epochs, is_sure
-    return findings + unknown + pairs.judge_pairs(known, sizes, *told)
+    return findings + unknown + judge_pairs.judge_pairs(known, sizes, *told)

@@ -52,7 +52,7 @@ from diagnose.official import OfficialPair, RecordedPair
 from diagnose.stages import STAGES, features, judge_tricks, labels
 from diagnose.stages import judge_inputs as inputs
 from diagnose.stages import judge_loss as loss
-from diagnose.stages import pairs as pair_stage
+from diagnose.stages import judge_pairs as pair_stage
 from diagnose.stepping import ULPS
 from diagnose.trace import Sample, read_trace, typed
 from disk.tensors import load_tensors

@@ -20,7 +20,7 @@ from diagnose import answer, compare, pretrained, reference
 from diagnose.describe import Fact, facts_of, rules_of
 from diagnose.official import OfficialPair, RecordedPair
 from diagnose.predictions import judge as predictions
-from diagnose.stages import judge_printed, mixups, pairs
+from diagnose.stages import judge_pairs, judge_printed, mixups
 from diagnose.trace import Epoch
 
 pytestmark = pytest.mark.real  # the zoo brings its own backbones
@@ -138,15 +138,50 @@ def test_labels_that_a_permutation_gives_by_chance_are_not_told_as_one():
     assert mixups.judge_mixups([own[0]._replace(label=1 - own[0].label), *own[1:]], official) == []
 
 
+ROW = {"preference": 0.8, "photo_1": 1, "photo_2": 2}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_order_that_follows_something_is_told_and_a_shuffle_is_not(seed):
+    rng = np.random.default_rng(seed)
+    every = [
+        OfficialPair("train", place, int(rng.integers(2)), False,
+                     ROW | {"series": place // 4, "preference": round(rng.uniform(0.5, 1), 2)})
+        for place in range(400)
+    ]  # fmt: skip
+    rng.shuffle(every)
+
+    def judged(official):
+        known = [RecordedPair(pair.label, pair) for pair in official]
+        sizes, epochs = [8] * (len(known) // 8), [(0, None)] * (len(known) // 8)
+        steps = [1] * len(sizes)
+        found = judge_pairs.judge_pairs(known, sizes, {"batch_size": 8}, steps, 400, epochs)
+        return [(f.id, f.values.get("what")) for f in found]
+
+    assert judged(every[:120]) == []
+    easy = sorted(every[:120], key=lambda pair: -pair.row["preference"])
+    assert judged(easy) == [("pairs.follows_the_list", "the raters' agreement")]
+    by_label = sorted(every, key=lambda pair: pair.label)
+    batches = [by_label[n : n + 8] for n in range(0, 400, 8)]
+    batches = [batch for batch in batches if len({pair.label for pair in batch}) == 1]
+    rng.shuffle(batches)
+    chosen = [pair for batch in batches[:6] for pair in batch]
+    assert judged(chosen) == [("pairs.alike_in_batch", "the official label")]
+    assert judged(chosen[:16]) == []  # two batches may be so by chance, or are all alike
+
+
 def test_whole_epochs_are_judged_by_their_loader():
     sizes, rng = [8, 8, 5] * 2, np.random.default_rng(2)
 
     def judged(orders, items=21, drops=False, listed=21):
         places = [int(place) for order in orders for place in order]
-        official = [OfficialPair("train", place, 0, False, {"series": place}) for place in places]
+        rows = [ROW | {"series": place} for place in places]
+        official = [
+            OfficialPair("train", n, 0, False, row) for n, row in zip(places, rows, strict=True)
+        ]
         known = [RecordedPair(0, one) for one in official]
         epochs = [(n // 3, Epoch(items, drops, 8, "RandomSampler", n < 3)) for n in range(6)]
-        found = pairs.judge_pairs(known, sizes, {"batch_size": 8}, [1] * 6, listed, epochs)
+        found = judge_pairs.judge_pairs(known, sizes, {"batch_size": 8}, [1] * 6, listed, epochs)
         return {f.id: f.values for f in found}
 
     drawn = [rng.permutation(21) for _ in range(2)]

@@ -2,16 +2,24 @@
 photo.
 """
 
+import re
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from diagnose import residue
+from diagnose.nearest import centered
+from diagnose.part import part_of
+from diagnose.preprocessing import Photo, apply, fit_by_page, reference
+from diagnose.recoded import STAGES, made, recoded_of
 from diagnose.related import TOLD, sampled, whole
 from diagnose.relation import relation_of
 from diagnose.stages.judge_features import differing_options
 from diagnose.stages.start import judge_equal
+from diagnose.twofold import twofold_of
 
 VALUE = torch.Generator().manual_seed(3)
 
@@ -88,7 +96,7 @@ def test_a_relation_holds_in_all_tensors_and_of_sampled_ones_rows_are_known():
     assert relation_of([related[0], other], TOLD) is None
 
 
-def picture(seed, size=64):
+def picture(seed, size=64, rows=slice(9, 55)):
     """(levels [3, S, S] of a picture with large and small shapes, where it lies)."""
     rng = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 9, 9, generator=rng, dtype=torch.float64)
@@ -96,7 +104,7 @@ def picture(seed, size=64):
     made = sum(w * F.interpolate(x, (size, size), mode="bicubic") for w, x in
                ((0.7, coarse), (0.3, fine)))[0]  # fmt: skip
     inside = torch.zeros(size, size).bool()
-    inside[9:55] = True
+    inside[rows] = True
     return (made.clamp(0, 1) * 255).round() * inside, inside
 
 
@@ -126,6 +134,8 @@ RESIDUES = {  # {(kind, values): what is done to a photo}
     ("each value of a photo", f"(x {B:.3g}, limited to 0 and 255)"):
         lambda x: (x * B).clamp(0, 255),
     ("the channels of each pixel are mixed", "red is"): mixed,
+    ("each pixel is made of products of its own channels", "red is 1 x red x blue"):
+        lambda x: x * x[2] / 255,
     ("each pixel is a weighted sum of those around it (blurred)", "x itself"):
         lambda x: F.avg_pool2d(x[None], 3, 1, 1)[0],
     ("the photo is moved", "by (2, -1) pixels (right, down)"): lambda x: x.roll((-1, 2), (1, 2)),
@@ -148,6 +158,67 @@ def test_another_photo_has_no_residue():
     photo, inside = picture(0)
     assert residue.residue_of(picture(5)[0], photo, inside) is None
     assert residue.residue_of(photo, photo, inside) is None
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Photos of several sides, as files have them."""
+    made, folder = [], tmp_path_factory.mktemp("photos")
+    for seed in range(6):
+        levels, _ = picture(seed + 20, 160, slice(None))
+        levels = levels[:, :113, : 150 - 3 * seed].byte().permute(1, 2, 0).contiguous().numpy()
+        Image.fromarray(levels).save(folder / f"{seed}.png")
+        made.append(Photo(folder / f"{seed}.png"))
+    return made
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_input_of_two_photos_is_told_by_both(photos, seed):
+    rng, names = np.random.default_rng(seed), [str(n) for n in range(6)]
+    made = torch.stack([centered(apply(photo, reference(), 64)) for photo in photos])
+    (a, b), share = rng.permutation(6)[:2].tolist(), round(rng.uniform(0.55, 0.9), 3)
+    mixed = share * made[a] + (1 - share) * made[b]
+    place, found = twofold_of(mixed.float().double(), made, names)
+    assert (place, found.kind) == (a, "each input is a sum of two photos")
+    assert found.values == f"{share:.3g} x {a} + {1 - share:.3g} x {b}"
+    patched, left = made[a].clone(), int(rng.integers(5, 25))
+    patched[:, 20:41, left : left + 19] = made[b][:, 20:41, left : left + 19]
+    place, found = twofold_of(patched, made, names)
+    assert (place, found.kind) == (a, "part of each input is another photo")
+    assert found.values == f"{b} in {a} within 19 x 21 pixels at ({left}, 20)"
+    assert twofold_of(made[a], made, names) is None
+    assert twofold_of(1.3 * made[a], made, names) is None
+    noise = torch.randn(made[a].shape, generator=torch.Generator().manual_seed(seed)).double()
+    assert twofold_of(made[a] + 30 * noise, made, names) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_part_of_a_photo_is_told(photos, seed):
+    rng = np.random.default_rng(seed)
+    own, (wide, high) = int(rng.integers(6)), rng.uniform(0.15, 0.7, 2)
+    left, top = rng.uniform(0, 1 - wide), rng.uniform(0, 1 - high)
+    width, height = photos[own].stored.size
+    box = left * width, top * height, (left + wide) * width, (top + high) * height
+    shown = photos[own].stored.resize((64, 64), Image.Resampling.BILINEAR, box)
+    shown = torch.from_numpy(np.array(shown)).permute(2, 0, 1).double()
+    place, found = part_of(shown, photos)
+    ends = list(map(int, re.findall(r"\d+", found.values)[:4]))
+    assert place == own and found.kind == "each input shows another part of its photo"
+    assert np.allclose(ends, [100 * left, 100 * (left + wide), 100 * top, 100 * (top + high)],
+                       atol=2.5)  # fmt: skip
+    assert part_of(picture(seed)[0], photos) is None
+
+
+@pytest.mark.parametrize(
+    ("stage", "quality"), [(STAGES[0], 75), (STAGES[0], 40), (STAGES[1], 23), (STAGES[1], 87)]
+)
+def test_a_photo_that_was_stored_again_is_told(photos, stage, quality):
+    shown = 255 * made(photos[1], 64, stage, quality)
+    found = recoded_of(shown, photos[1], 64)
+    assert found.values == f"{stage}, of quality {quality}"
+    pixels, _ = fit_by_page(photos[1].stored, 64)
+    assert recoded_of(255 * pixels, photos[1], 64) is None
+    assert recoded_of((255 * pixels + 9).clamp(0, 255), photos[1], 64) is None
 
 
 def test_the_most_frequent_kind_is_told_with_two_of_its_values():

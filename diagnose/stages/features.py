@@ -169,8 +169,8 @@ MOMENTUM = Row(
 STATISTICS_MOVE = Row(
     "features.statistics_change",
     CAUSE,
-    "BatchNorm's running statistics change between the recorded forward passes "
-    "(they are reset, or another forward pass runs in training mode); affects evaluation only",
+    "BatchNorm's running statistics change between the recorded forward passes (they are {how}); "
+    "affects evaluation only",
 )
 NO_STATISTICS = Row(
     "features.no_statistics",

@@ -239,13 +239,13 @@ def judge_contribution(view, passes, rounding, update, computed):
         findings.append(ONE_DETACHED.found(side=none[0], **{LINE_AT: line}))
     elif len(none) == 2 and not frozen >= own.keys() and not is_cut(batch):
         findings.append(DETACHED.found())
-    made = head_gradients(batch)
+    shapes = {n: weight.shape for n, weight in enumerate(update.weights)}
+    made = head_gradients(batch, shapes)
     tolerances = dict.fromkeys(made, BACKWARD[is_float32(rounding)][1])
     rows, absent = compare_gradients(made, added[0], tolerances)
-    shapes = {n: weight.shape for n, weight in enumerate(update.weights)}
     words = related_gradients(made, added[0], rows, shapes)
     findings += [
-        replace(finding, values=finding.values | kinds_of(batch, rows) | {"relation": words})
+        replace(finding, values=finding.values | kinds_of(rows, shapes) | {"relation": words})
         if finding.row is HEAD else finding
         for finding in name_gradients(HEAD, rows, set(absent) - frozen, names)
     ]  # fmt: skip
@@ -291,12 +291,11 @@ def compare_backbone(passes, added, rounding):
     return made, rows, absent
 
 
-def kinds_of(batch, rows):
+def kinds_of(rows, shapes):
     """{departs, keeps: whether gradients of the head's weights or biases depart}, None for both."""
     lost, kept = {n for error, n in rows if error > 1}, {n for error, n in rows if error <= 1}
-    words = {n: word for entry in batch.head
-             for n, word in zip(entry.weights, ("weights", "biases"), strict=False)}  # fmt: skip
-    kinds = [{words.get(n) for n in numbers} for numbers in (lost, kept)]
+    kinds = [{("weights", "biases")[len(shapes[n]) == 1] for n in numbers}
+             for numbers in (lost, kept)]  # fmt: skip
     if len(kinds[0]) != 1 or len(kinds[1]) != 1 or kinds[0] == kinds[1]:
         return {"departs": None, "keeps": None}
     return {"departs": kinds[0].pop(), "keeps": kinds[1].pop()}

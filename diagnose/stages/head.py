@@ -13,6 +13,7 @@ from run.findings import CAUSE, DIFFERENT, HARMLESS, UNEXPLAINED, WRONG, Row
 
 # A linear layer written out.
 PRODUCTS, SUMS = ("matmul", "__matmul__", "mm", "einsum"), ("add", "__add__", "__radd__")
+BIASED = "addmm"  # the product and the sum at once, the bias first
 
 
 def merge(name, text, act, kind=CAUSE, **options):

@@ -72,18 +72,35 @@ def judge_momentum(batch, match, backbone):
 
 def judge_running(trace):
     """[(step, finding)] on running statistics that something but the recorded passes moves."""
-    found, last = [], {}
+    found, left = [], {}  # by layer, what each of its calls left
     for step, batch in batches_of(trace):
         if batch.joined:
             return []  # not all of its passes are those of one pair
-        moved = False
+        moved = []
         for norm in norms_of(batch):
             if norm.before[0] is not None and norm.weight is not None:
-                before = last.get(norm.weight, norm.before)
-                moved |= not all(map(torch.equal, before, norm.before))
-                last[norm.weight] = norm.after
-        found += [(step, STATISTICS_MOVE.found())] if moved else []
+                own = left.setdefault(norm.weight, [norm.before])
+                if not all(map(torch.equal, own[-1], norm.before)):
+                    moved.append((own[:], norm.before))
+                own.append(norm.after)
+        found += [(step, STATISTICS_MOVE.found(how=moved_to(moved)))] if moved else []
     return found
+
+
+def moved_to(moved):
+    """What running statistics become between two calls, in words.
+
+    moved: [([what each earlier call left], what the next one meets)] of layers, (mean, variance).
+    """
+    if all(not mean.any() and bool((variance == 1).all()) for _, (mean, variance) in moved):
+        return "reset to mean 0 and variance 1"
+    for dtype in (torch.float16, torch.bfloat16):
+        rounded = [[t.to(dtype).to(t.dtype) for t in left[-1]] for left, _ in moved]
+        if all(all(map(torch.equal, a, b)) for a, (_, b) in zip(rounded, moved, strict=True)):
+            return f"rounded to {str(dtype)[6:]}"
+    if all(any(all(map(torch.equal, a, b)) for a in left[:-1]) for left, b in moved):
+        return "again those that an earlier forward pass left"
+    return "changed by another forward pass in training mode, or overwritten"
 
 
 def judge_own(matches, weights):

@@ -23,6 +23,7 @@ from diagnose.relation import relation_of
 from diagnose.stages.head import (
     ACTIVATION,
     BEFORE,
+    BIASED,
     DIFFERENCE,
     DROPOUT,
     DROPOUT_FEATURES,
@@ -241,10 +242,11 @@ def explain_layer(entry, fits, values, rounding, given, sides):
 def explain_linear(entry, values, before, function, tolerance):
     """As explain_layer, of an op with weights; before, function: what is applied before it."""
     layer = [values[n].to(entry.input.dtype) for n in entry.weights]
+    layer = layer[::-1] if entry.op == BIASED else layer
     is_sum = entry.op in SUMS
     if is_sum and relative_error(entry.input + layer[0], entry.output) <= tolerance:
         return Layer(lambda x: function(x) + layer[0], before, has_bias=True), None
-    if entry.op in PRODUCTS and layer[0].dim() == 2 and entry.input.dim() == 2:
+    if entry.op in (*PRODUCTS, BIASED) and layer[0].dim() == 2 and entry.input.dim() == 2:
         across = layer[0].shape[0] == entry.input.shape[1]  # [in, out]
         layer = [layer[0].T if across else layer[0]]
     elif entry.op != "linear":

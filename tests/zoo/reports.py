@@ -44,7 +44,8 @@ PLANTS = """
     eval_first_half eval_twice eval_shifted_labels eval_noised eval_flipped eval_bgr
     eval_last_batch padded_first posterized noised centered_batch damped_second renormed_head
     limited_weights limited_step restrided sorted_features batches_grow
-    rectified_gradient unnormalized_backward subtracted_twice
+    rectified_gradient unnormalized_backward subtracted_twice mixed_photos stored_again part_shown
+    channel_as_opacity one_label own_linear easy_first
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -116,6 +117,12 @@ class Pairs(Dataset):
             image.thumbnail((self.size, self.size), Image.BILINEAR)
             image, scale = image.convert("RGB"), 1
         width, height = (max(1, round(side * scale)) for side in image.size)
+        if "part_shown" in self.plants:
+            share = self.plants.value("part_shown", 0.3)
+            place = np.random.default_rng(len(self.kept)).random(2) * (1 - share)
+            sides = [(part * side, (part + share) * side)
+                     for part, side in zip(place, image.size, strict=True)]  # fmt: skip
+            image = image.crop([edge for ends in zip(*sides, strict=True) for edge in ends])
         image = spoiled(image.resize((width, height), Image.BILINEAR), self.plants)
         pixels = torchvision.transforms.functional.to_tensor(image)
         if self.crops:
@@ -159,7 +166,28 @@ def spoiled(image, plants):
     change = torchvision.transforms.functional
     if "gamma" in plants:
         image = change.adjust_gamma(image, plants.value("gamma", 1.4))
+    if "stored_again" in plants:
+        with tempfile.TemporaryFile() as file:
+            image.save(file, "JPEG", quality=int(plants.value("stored_again", 61)))
+            image = Image.open(file).convert("RGB")
+    if "channel_as_opacity" in plants:  # [R, G, B] taken for [..., A] of a black ground
+        array = np.array(image).astype(float)
+        image = Image.fromarray((array * array[:, :, 2:] / 255).round().astype(np.uint8))
     return change.posterize(image, 3) if "posterized" in plants else image
+
+
+class Linear(torch.autograd.Function):
+    """A linear layer whose bias has the gradient of all of its outputs."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return torch.addmm(bias, x, weight.t())
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        return gradient @ weight, gradient.t() @ x, gradient.abs().sum().expand(2)
 
 
 class Unnormalized(torch.autograd.Function):
@@ -358,7 +386,8 @@ class Net(torch.nn.Module):
             for begin in range(0, 2048 - 512, 512):
                 part = slice(begin, begin + 512)
                 d[:, part] = a[:, part] - b[:, part]
-        z = self.head(d)
+        own = "own_linear" in plants
+        z = Linear.apply(d, self.head.weight, self.head.bias) if own else self.head(d)
         if "relu_last" in plants:
             z = F.relu(z)
         if "softplus_last" in plants:
@@ -585,6 +614,9 @@ def train(net, loader, plants, epochs, val):
             if "blurred" in plants:
                 kernel = torch.full((3, 1, 3, 3), 1 / 9)
                 first, second = (F.conv2d(x, kernel, padding=1, groups=3) for x in (first, second))
+            if "mixed_photos" in plants:
+                order, share = torch.randperm(len(label)), plants.value("mixed_photos", 0.7)
+                first, second = (share * x + (1 - share) * x[order] for x in (first, second))
             with torch.autocast("cpu", enabled="autocast" in plants):
                 z = net(first, second)
             wanted = label.clone()
@@ -687,7 +719,16 @@ def groups_of(pairs, plants):
     if "one_series" in plants:
         names = sorted({row[0] for row in pairs.rows})
         groups = [[n for n in every if pairs.rows[n][0] == name] for name in names]
+    if "one_label" in plants:
+        own = [[n for n in every if pairs.labels[n] == y] for y in (0, 1)]
+        groups = [some[n : n + 8] for some in map(rng.permutation, own)
+                  for n in range(0, len(some) - 7, 8)]  # fmt: skip
     return [list(groups[n]) for n in rng.permutation(len(groups))]
+
+
+def shown_by(row):
+    """The agreement of the raters on a pair."""
+    return max(float(row[3]), 1 - float(row[3]))
 
 
 def in_window(count, size):
@@ -735,7 +776,9 @@ def main():
         names = [row[0] for row in pairs.rows]
         order = np.random.default_rng(4).permutation(sorted(set(names)))
         options = {"sampler": [n for s in order for n, own in enumerate(names) if own == s]}
-    if plants & {"one_series", "neighbors"}:
+    if "easy_first" in plants:  # a curriculum that was left in
+        options = {"sampler": sorted(range(len(pairs)), key=lambda n: -shown_by(pairs.rows[n]))}
+    if plants & {"one_series", "neighbors", "one_label"}:
         loader = DataLoader(pairs, batch_sampler=groups_of(pairs, plants))
     else:
         options |= {"collate_fn": grow} if "batches_grow" in plants else {}

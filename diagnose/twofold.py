@@ -1,0 +1,73 @@
+"""Inputs that show two photos: one through the other, or one where the other is not."""
+
+import itertools
+
+import torch
+
+from diagnose.residue import ROUNDED, SMALLEST, Residue
+
+LEAST = 0.02  # share of a photo that is told
+APART = 4.0  # times that one photo alone must leave more than two
+WHOLE = 0.98  # share of the values, at least, that are those of one of the two
+TOP = 255
+
+
+def mix_of(x, made, names):
+    """(place of the photo with the larger share, Residue) of an input [3, S, S] that is a sum of
+    two photos; None where it is not.
+
+    x, made: of photos as the reference has them [P, 3, S, S], normalized, in levels of 255 with 0
+    for the mean color; names: of their files.
+    """
+    flat, own = made.flatten(1), x.flatten()
+    squares, shares = flat @ flat.T, flat @ own
+    diagonal = squares.diagonal()
+    area = diagonal[:, None] * diagonal - squares**2
+    area = torch.where(area > 1e-6 * diagonal[:, None] * diagonal, area, torch.inf)
+    first = (shares[:, None] * diagonal - shares * squares) / area  # [P, P], of the one in a row
+    gains = first * shares[:, None]
+    left = (own @ own) - gains - gains.T
+    a, b = divmod(int(left.argmin()), len(flat))
+    a, b = (a, b) if float(first[a, b]) >= float(first[b, a]) else (b, a)
+    factors = float(first[a, b]), float(first[b, a])
+    miss = float((factors[0] * flat[a] + factors[1] * flat[b] - own).abs().mean())
+    alone = min(float((own - (own @ p) / (p @ p) * p).abs().mean()) for p in (flat[a], flat[b]))
+    if miss > ROUNDED or min(map(abs, factors)) < LEAST or alone < APART * max(miss, SMALLEST):
+        return None
+    terms = (f"{f:.3g} x {names[p]}" for f, p in zip(factors, (a, b), strict=True))
+    return a, Residue("each input is a sum of two photos", " + ".join(terms), miss)
+
+
+def patch_of(x, made, names):
+    """As mix_of, of an input each value of which is that of one of two photos."""
+    same = ((made - x).abs() <= SMALLEST).flatten(1)
+    shares = same.double().mean(1)
+    a = int(shares.argmax())
+    left = same[:, ~same[a]].double().mean(1)
+    if same[a].all() or not len(left):
+        return None
+    b = int(left.argmax())
+    others = torch.cat([left[:b], left[b + 1 :]])
+    if bool((same[a] | same[b]).double().mean() < WHOLE) or bool((others > left[b] / 2).any()):
+        return None
+    return a, Residue(
+        "part of each input is another photo", f"{names[b]} in {names[a]}{box_of(x, made[a])}", 0.0
+    )
+
+
+def box_of(x, photo):
+    """Where an input [3, S, S] departs from a photo, in words."""
+    departs = ((x - photo).abs() > SMALLEST).any(0)
+    rows, columns = (departs.any(dim).nonzero().flatten() for dim in (1, 0))
+    top, left = int(rows[0]), int(columns[0])
+    height, width = int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left
+    return f" within {width} x {height} pixels at ({left}, {top})"
+
+
+def twofold_of(x, made, names):
+    """(place of the photo that an input shows most of, Residue); None where it does not show two.
+
+    See mix_of.
+    """
+    looks = ((look, x, made, names) for look in (mix_of, patch_of))
+    return next(filter(None, itertools.starmap(lambda look, *own: look(*own), looks)), None)
