@@ -42,23 +42,20 @@ lists:
 	@test -f "$(LISTS)/train_pairlist.txt" -a -f "$(LISTS)/val_pairlist.txt" || { echo \
 	"make story LISTS=FOLDER: the folder of train_pairlist.txt and val_pairlist.txt, which are in the dataset's train_val.zip (docs/dataset.md)" >&2; exit 2; }
 
-# Two halves at once, a core each; the same one after the other: python -m pytest
-HALF = tests/test_compare.py tests/test_where.py tests/test_guides.py
 test: .venv/installed
-	@echo "running every test in two halves at once, about 5 minutes on 2 cores"
-	@half() { OMP_NUM_THREADS=1 $(RUN) -m pytest "$$@"; echo $$? >.venv/$$name.code; }; \
-	(name=diagnose; half $(HALF) 2>&1 | sed "s/^/diagnose: /") & \
-	(name=rest; half $(HALF:%=--ignore=%) 2>&1 | sed "s/^/rest: /"); wait; \
-	echo "skipped: what needs the official pairlists (../shared), a GPU, or data of your own (docs: tests/test_my_data.py)"; \
-	test "$$(cat .venv/diagnose.code .venv/rest.code | tr -d '\n')" = 00
+	@echo "running one test of each kind, in two halves at once, about 5 minutes on 2 cores"
+	@.ci/halves $(abspath $(RUN))
+	@echo "skipped: what needs the official pairlists (../shared), a GPU, or data of your own (docs: tests/test_my_data.py)"
 
+# Every bug that is planted, in every script; and the tests of which `make test` has one of a kind.
 zoo: .venv/installed
 	$(RUN) tests/zoo/zoo.py
 	$(RUN) tests/test_exits.py
+	$(RUN) -m pytest -m full
 
 # What people bring, every table of it.
 hostile: .venv/installed
-	$(RUN) -m pytest tests/test_hostile.py tests/test_refusals.py tests/test_readers.py tests/test_damage.py \
+	$(RUN) -m pytest -m "full or not full" tests/test_hostile.py tests/test_refusals.py tests/test_readers.py tests/test_damage.py \
 		tests/test_paths.py tests/test_failures.py tests/test_exits.py tests/test_stops.py
 
 lint: .venv/installed

@@ -710,9 +710,22 @@ class Merges(Places):
             slots = pair["gradients"].setdefault(name, [])
             tensor.register_hook(lambda gradient: slots.append(keep(gradient)))
 
+    def hook_head(self, operands, pair):
+        """Has the gradient at the output of the last layer of a head noted, where an
+        autograd.Function made it, which gives it its graph afterwards.
+        """
+        name = f"output_{len(pair['head']) - 1}"
+        if not pair["head"] or name in pair["gradients"]:
+            return
+        last = pair["head"][-1]["output"]
+        for tensor in operands:
+            if tensor.requires_grad and torch.equal(tensor.detach().to(last), last):
+                self.hook(tensor, pair, name)
+
     def follow(self, name, args, kwargs, operands, weights, pair, output):
         """One op behind the merge: of the head, on the logits, or with the label."""
         pair["ops"].append(name)
+        self.hook_head(operands, pair)
         if name in WEIGHTS:
             pair["labels"] = []  # what came before a layer was none
             pair["lines"].pop("loss", None)
@@ -781,8 +794,10 @@ class OpTracer(Merges):
         elif any(t.dtype == torch.float64 for t in operands) and any(tag.pair for tag in tags):
             args, kwargs = self.cast(args, kwargs)
         before = []  # what the op itself changes
-        if tags and (name == "batch_norm" or name.endswith(IN_PLACE)):
-            before = running(args, kwargs) if name == "batch_norm" else [keep(args[0])]
+        if tags and name == "batch_norm" and not self.light:
+            before = running(args, kwargs)
+        elif name.endswith(IN_PLACE) and len({id(tag.rows) for tag in tags}) > 1:  # of two photos
+            before = [keep(args[0])]
         result = function(*args, **kwargs)
         if tags:
             self.record_op(name, function, args, kwargs, operands, weights, tags, result, before)

@@ -29,6 +29,16 @@ SMALL = ["--weights", "none", "--size", "64", "--epochs", "2"]
 SMALL += ["--lr-backbone", "1e-2", "--lr-head", "1e-2"]
 
 
+def one_of_each(rows, kind=lambda row: None):
+    """Rows for parametrize: of each kind the first; the others with `-m full` alone."""
+    kinds, made = set(), []
+    for row in rows:
+        own = kind(row)
+        made.append(pytest.param(row, marks=[pytest.mark.full] if own in kinds else []))
+        kinds.add(own)
+    return made
+
+
 def pytest_addoption(parser):
     for name, what in (
         ("data", "your dataset"), ("run", "your run folder"),

@@ -63,7 +63,14 @@ def runs(tmp_path_factory, demo):
     return folder, flags, places
 
 
-@pytest.mark.parametrize(("start", "count"), [("done", 230), ("half", 40), ("store", 40)])
+@pytest.mark.parametrize(
+    ("start", "count"),
+    [
+        *(("done", 48), ("half", 16), ("store", 16)),
+        *(pytest.param(*own, marks=pytest.mark.full)
+          for own in (("done", 230), ("half", 40), ("store", 40))),
+    ],
+)  # fmt: skip
 def test_a_flipped_bit_is_noticed_or_without_effect(runs, tmp_path, start, count, capsys):
     folder, flags, places = runs
     rng, noticed, whole = np.random.default_rng(7), 0, folder / "done"

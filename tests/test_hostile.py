@@ -183,7 +183,7 @@ def test_a_file_that_has_appeared_meanwhile_is_left(tmp_path, capsys):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", conftest.one_of_each(["SIGINT", "SIGTERM"]))
 def test_a_demo_that_is_asked_to_end_does_so_at_once(name, tmp_path):
     script = [sys.executable, str(conftest.ROOT / "make_demo.py"), "--series", "400"]
     process = subprocess.Popen([*script, "--out", str(tmp_path / "made")], text=True,

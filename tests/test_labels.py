@@ -57,6 +57,11 @@ def lists(request):
     return root, *read_lists(root)
 
 
+MADE_UP = pytest.mark.parametrize(
+    "lists", conftest.one_of_each(["made up", "official"]), indirect=True
+)
+
+
 def table_of(pairs, **changed):
     """[(series, photo_1, photo_2, label)] of these pairs, with columns changed."""
     names = ("series", "photo_1", "photo_2", "label")
@@ -138,7 +143,11 @@ def exchanged(count, rng):
     }
 
 
-@pytest.mark.parametrize("place", [*range(6), pytest.param(-1, marks=official)])
+@pytest.mark.parametrize(
+    "place",
+    [0, 3, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 2, 4, 5)),
+     pytest.param(-1, marks=[official, pytest.mark.full])],
+)  # fmt: skip
 def test_labels_of_other_rows_are_named_with_their_order(made_up, judge, tmp_path, place):
     root = PHOTOTRIAGE if place < 0 else made_up[0]
     pairs, _ = read_lists(root)
@@ -170,6 +179,7 @@ def test_the_polarity_of_a_file_can_be_declared(lists, judge, tmp_path, refused)
     refused(judging.main, [path, "--data", root, *declared], "--label-1-means", "no label column")
 
 
+@MADE_UP
 def test_which_pairs_are_in_the_file_is_said(lists, judge, tmp_path):
     root, pairs, split_of = lists
     rng, rows, names = np.random.default_rng(0), table_of(pairs), np.array(SPLITS)[split_of]
@@ -201,10 +211,12 @@ def test_which_pairs_are_in_the_file_is_said(lists, judge, tmp_path):
     assert sum("val" in row for row in twice) == val
 
 
-def test_chains_of_two_are_named_or_tied_with_the_truth(lists):
+@MADE_UP
+@pytest.mark.parametrize("count", [10, pytest.param(50, marks=pytest.mark.full)])
+def test_chains_of_two_are_named_or_tied_with_the_truth(lists, count):
     root, pairs, split_of = lists
     rng, wrong = np.random.default_rng(0), []
-    for seed in range(50 if root != PHOTOTRIAGE else 12):
+    for seed in range(count if root != PHOTOTRIAGE else 12):
         rows, done = np.zeros(len(pairs), tables.TABLE), []
         for name in ("series", "photo_1", "photo_2", "label"):
             rows[name] = pairs[name]
@@ -277,6 +289,7 @@ def test_each_bound_of_an_explanation_stands_between_two_files(made_up):
     assert words(np.arange(40, 47)) == ()
 
 
+@MADE_UP
 def test_random_labels_are_never_explained(lists):
     root, pairs, split_of = lists
     rows = np.zeros(len(pairs), tables.TABLE)

@@ -212,7 +212,9 @@ def write_best(folder, state):
 
 
 @real
-@pytest.mark.parametrize("build", [model.resnet50, lambda weights: model.vgg16(weights, 64)])
+@pytest.mark.parametrize(
+    "build", conftest.one_of_each([model.resnet50, lambda weights: model.vgg16(weights, 64)])
+)
 def test_weights_of_a_run_are_its_backbone(build, tmp_path):
     torch.manual_seed(0)
     trained = build("none").state_dict()

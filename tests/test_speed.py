@@ -162,7 +162,7 @@ def test_a_rounding_flag_is_told_kept_and_scored_alike(flag, train, demo, tmp_pa
     refused(train_resnet.main, flags, f"{key} was True", "now it is False")
 
 
-@pytest.mark.parametrize("flag", ["--channels-last", "--amp"])
+@pytest.mark.parametrize("flag", conftest.one_of_each(["--amp", "--channels-last"]))
 def test_a_run_with_a_rounding_flag_goes_on_to_the_bit(flag, train):
     whole = train("whole", flag, "--epochs", 3)
     train("run", flag)

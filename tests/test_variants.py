@@ -107,7 +107,9 @@ KILLS = ["run.loop:Run.count:3:after"]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("name", ["variants.train_frozen", "variants.train_finetune"])
+@pytest.mark.parametrize(
+    "name", conftest.one_of_each(["variants.train_frozen", "variants.train_finetune"])
+)
 def test_killed_and_resumed_a_variant_ends_with_the_same_bytes(name, demo, tmp_path):
     small = [*(FINE if name.endswith("tune") else SMALL), "--save-every", "1", "--data", demo]
 

@@ -31,7 +31,7 @@ def test_the_line_of_one_plant_of_each_stage(script):
         if plant in zoo.LINES[script]:
             stages.setdefault(zoo.EXPECTED[plant][0].split(".")[0], plant)
     assert len(stages) > 2
-    for plant in list(stages.values())[::2]:
+    for plant in list(stages.values())[::4]:  # `make zoo` holds every one
         assert zoo.wrong_lines([plant], zoo.examine([plant], script), script) == [], plant
 
 
@@ -120,7 +120,13 @@ def mine(tmp_path):
     return tmp_path / "mine"
 
 
-@pytest.mark.parametrize("workers, start", [(0, "fork"), (2, "fork"), (2, "spawn")])
+@pytest.mark.parametrize(
+    "workers, start",
+    [
+        (2, "fork"),
+        *(pytest.param(*own, marks=pytest.mark.full) for own in ((0, "fork"), (2, "spawn"))),
+    ],
+)
 def test_a_class_its_workers_and_a_script_in_another_folder(mine, workers, start, monkeypatch):
     words = [str(mine / "train.py"), str(zoo.dataset()[1]), str(workers), start]
     found = places(run_recorder(mine, *words, cwd=mine.parent), monkeypatch)
@@ -247,7 +253,7 @@ FLAGS = {  # of the reference, which are recorded: the finding that they make
 }
 
 
-@pytest.mark.parametrize("flags", FLAGS)
+@pytest.mark.parametrize("flags", conftest.one_of_each(FLAGS, lambda f: FLAGS[f].split(".")[0]))
 def test_the_command_of_an_answer_gives_that_answer(flags, tmp_path, monkeypatch):
     monkeypatch.setattr(train_resnet, "resnet50", zoo.tiny)
     words = ["--weights", "none", "--size", "64", "--data", str(zoo.dataset()[1]), *flags.split()]

@@ -124,6 +124,7 @@ HEAD = Row(
     "the head's gradients are not reproduced from those at its logits[: those of {departs} depart, "
     "those of {keeps} do not][; they are what they should be, {relation}]",
     varies=("count", "total", "parts", "agree", "relation"),
+    at=("hook", "function", "backward"),
 )
 BACKBONE = Row(
     "gradients.backbone_not_reproduced",

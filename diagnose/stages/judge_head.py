@@ -248,7 +248,7 @@ def explain_linear(entry, values, before, function, tolerance):
         return Layer(lambda x: function(x) + layer[0], before, has_bias=True), None
     if entry.op in (*PRODUCTS, BIASED) and layer[0].dim() == 2 and entry.input.dim() == 2:
         across = layer[0].shape[0] == entry.input.shape[1]  # [in, out]
-        layer = [layer[0].T if across else layer[0]]
+        layer = [layer[0].T if across else layer[0], *layer[1:]]
     elif entry.op != "linear":
         return None, OTHER_OP.found(op=entry.op)
     made = F.linear(entry.input, *layer)

@@ -825,6 +825,15 @@ def draws(count, seed=0):
             yield plants
 
 
+def some(plants, count):
+    """So many plants of each stage, those that come first."""
+    stages = {}
+    for plant in plants:
+        first = next(iter(EXPECTED[plant]), "nothing")
+        stages.setdefault(first.split(".")[0], []).append(plant)
+    return [plant for own in stages.values() for plant in own[:count]]
+
+
 def rows_of(script):
     """(plants, seed) of a script: every plant alone, the clean one over 20 seeds, and draws."""
     rows = [([name], 0) for name in plants_of(script)] + [([], seed) for seed in range(20)]
