@@ -23,6 +23,7 @@ from data import DecodedSplit, decode, decode_photo, parse_color, read_splits
 from disk.errors import command_line, exit_on_error, fail_on, say, stop
 from disk.files import check_new
 from disk.pairlist import LONGEST
+from disk.store import set_photo_warnings
 from disk.tensors import load_state
 from model import score_features
 from run import sheet
@@ -156,6 +157,7 @@ def rank_photos(args, device):
         paths = sorted(path for path in paths[0].iterdir() if path.suffix.lower() in kinds)
     if len(paths) < 2:
         stop(__file__, "--photos: a series has at least two photos")
+    set_photo_warnings()
     decoded = []
     for path in paths:
         if not path.is_file():

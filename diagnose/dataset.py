@@ -7,7 +7,6 @@ established. Every photo is decoded to its end.
 """
 
 import hashlib
-import warnings
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +16,7 @@ from PIL import Image
 from data import read_pairlist
 from disk.errors import command_line, instrument, show_progress, stop
 from disk.layout import SHOWN, find_split, photo_names
+from disk.store import set_photo_warnings
 from run.findings import CAUSE, EQUAL, SKIPPED, give_verdict, rows_of
 from run.scores import chance_levels
 
@@ -143,7 +143,7 @@ def check_photos(official):
 
 def look_at_photos(paths):
     """(sizes of the photos that can be decoded to their end, names of the others)."""
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    set_photo_warnings()
     sizes, broken = [], []
     with ThreadPoolExecutor() as pool:
         futures = [pool.submit(decode_coarsely, path) for path in paths]

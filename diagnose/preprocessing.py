@@ -208,10 +208,7 @@ def solve_by(x, photos, size, preparations):
 
 
 def solve(x, photos, size):
-    """(place of the photo that x shows, its preparation or None, the difference left).
-
-    photos: the candidates.
-    """
+    """(place of the photo, among these, that x shows; its preparation or None; difference left)."""
     nearest = []
     for first in range(0, len(photos), FEW):
         number, preparation, gap = solve_among(x, photos[first : first + FEW], size)

@@ -9,6 +9,7 @@ import select
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
 COMMAND = []  # the name of the instrument that runs, as `diagnose compare`
@@ -196,10 +197,17 @@ def exit_on_error(main, command=None):
         words = sys.argv[1:] if argv is None else argv
         unforeseen = () if command and "--debug" in words else (Exception,)
         unsaid = fail_on(source, "not foreseen", *unforeseen)
-        with speak_as(command), interrupted(), unsaid, name_path(source):
+        with warnings.catch_warnings(), speak_as(command), interrupted(), unsaid, name_path(source):
+            warnings.showwarning = functools.partial(tell_warning, source)
             return main(argv)
 
     return guarded
+
+
+def tell_warning(source, message, *place):
+    """Tells a warning of a library in one line, without its place in that library."""
+    begins = COMMAND[-1] if COMMAND else Path(source).name
+    say(f"{begins}: warning: {one_line(message)}", sys.stderr)
 
 
 def instrument(command):

@@ -84,13 +84,21 @@ def build_store(path, paths, size, fit, decode):
     replace_file(path, lambda file: write_photos(file, paths, size, fit, decode), there)
 
 
+def set_photo_warnings():
+    """Has Pillow raise on a photo of more pixels than it takes for sane, and say nothing of a
+    transparency that a palette has, which convert("RGB") leaves out.
+    """
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
+
+
 def write_photos(file, paths, size, fit, decode):
     """Decodes photos on every core, a few ahead, and writes them in order, then their boxes.
 
     Threads suffice: Pillow decodes and resizes outside Python's interpreter lock. One more than
     there are cores works while another waits for that lock, and the disk is kept busy meanwhile.
     """
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    set_photo_warnings()
     rows, waiting, workers = [], deque(), 1 + (os.cpu_count() or 1)
     with ExitStack() as stack:
         pool, flusher = ThreadPoolExecutor(workers), ThreadPoolExecutor(1)

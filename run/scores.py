@@ -170,9 +170,13 @@ def by_group(groups, correct, names):
     }
 
 
+SMALLER = 2.0**-16  # exact, and no sum over the pairs of a series overflows
+
+
 def rank_series(pairs, scores):
     """(series with the right best photo, series, mean Spearman correlation, series of 3 on)."""
-    margin, top, correlations = scores[:, 0] - scores[:, 1], 0, []
+    own, top, correlations = np.nan_to_num(scores) * SMALLER, 0, []
+    margin = own[:, 0] - own[:, 1]
     order = np.argsort(pairs["series"], kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(pairs["series"][order])) + 1)
     for group in groups:

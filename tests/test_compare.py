@@ -673,11 +673,11 @@ def test_counts_that_differ_from_step_to_step_are_told_as_a_series():
 
 def test_a_padding_of_each_photo_is_one_change(demo):
     photo = preprocessing.Photo(sorted((demo / "train_val" / "train_val_imgs").iterdir())[0])
-    slots, hints = [], []
+    slots = []
     for color in ((0.1, 0.2, 0.3), (0.5, 0.1, 0.9), (0.7, 0.7, 0.2)):
         border = torch.tensor(color).double()
         x = preprocessing.apply(photo, preprocessing.reference() | {"border": border}, 64)
-        slots.append(preprocessing.changes_of(preprocessing.solve(x, [photo], 64, hints)[1]))
+        slots.append(preprocessing.changes_of(preprocessing.solve(x, [photo], 64)[1]))
     (found,) = inputs.name_inputs(slots, 0.0)
     assert found.id == "inputs.padding_of_each"
 

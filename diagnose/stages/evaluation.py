@@ -135,6 +135,14 @@ PREPARED = Row(
     help="prepare photos in one way for both",
     at=("dataset",),
 )
+SERIES = Row(
+    "evaluation.series_trained_on",
+    CAUSE,
+    "{count} of the {pairs} evaluated pairs are held out from the training list, and of series "
+    "that are trained on with other pairs: their photos are known",
+    help="evaluate on the pairs of val_pairlist.txt, whose series nothing is trained on",
+    matters=WRONG,
+)
 CUT = Row(
     "evaluation.cut_at_half",
     CAUSE,

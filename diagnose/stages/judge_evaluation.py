@@ -31,6 +31,7 @@ from diagnose.stages.evaluation import (
     NOT_KNOWN,
     PREPARED,
     RANDOM,
+    SERIES,
     SEVERAL,
     SWAPPED,
     TRAINING_MODE,
@@ -134,6 +135,7 @@ def judge_evaluation(trace, evaluations, known, later, prepared, root, facts):
     findings += judge_preparation(*prepared)
     findings = [at_line(finding, own.batches[0].line) for finding in findings]
     unknown = sum(pair is None for pair in own.pairs)
+    findings += judge_series(trace, own, known + pairs_of(later))
     trained, rows = sum(batch.size for batch in later), [finding.row for finding in findings]
     others = unknown > len(own.pairs) / 2 and PREPARED not in rows
     if others and trained and trained == len(pairs_of(later)):
@@ -146,7 +148,7 @@ def judge_evaluation(trace, evaluations, known, later, prepared, root, facts):
     made = rows_of(own)
     figures = judge_running(trace, evaluations)
     others = [] if figures else judge_of_training(trace, evaluations, facts)
-    told = SWAPPED in rows, unknown, bool(figures), others
+    told = rows, unknown, bool(figures), others
     found = figures + (judge_predictions(trace, own, made, root, *told) if len(made[0]) else [])
     found += judge_repeated(evaluations) * (TRAINING_MODE not in rows)
     found += judge_parameters(trace, evaluations)
@@ -186,6 +188,22 @@ def judge_order(pairs, known):
     return [SWAPPED.found(pairs=len(pairs))] * (len(own) == len(other) == 1 and own != other)
 
 
+def judge_series(trace, own, known):
+    """The finding on evaluated pairs of the training list whose series are trained on, but not
+    these pairs, in a list; known: the RecordedPairs of training, which must be a whole epoch.
+    """
+    trained = {pair.official[:2] for pair in known if pair.official}
+    if not any(epoch.ended and epoch.items == len(trained) for epoch in trace.epochs):
+        return []
+    series = {int(pair.official.row["series"]) for pair in known if pair.official}
+    held = [pair.official for pair in own.pairs if pair is not None and pair.official]
+    held = [of for of in held if of.split == "train" and of[:2] not in trained]
+    count = sum(int(of.row["series"]) in series for of in held)
+    if not count or len(held) < sum(pair is not None for pair in own.pairs):
+        return []  # of which some are trained on themselves, or none of their series are
+    return [at_line(SERIES.found(count=count, pairs=len(own.pairs)), own.batches[0].line)]
+
+
 def judge_preparation(trained, evaluated):
     """The finding on photos that are prepared otherwise than in training, in a list.
 
@@ -215,12 +233,12 @@ def rows_of(own):
     return np.array(rows, dtype=TABLE), made.numpy(), soft
 
 
-def judge_predictions(trace, own, made, root, swapped, unknown, is_explained, others):
+def judge_predictions(trace, own, made, root, rows, unknown, is_explained, others):
     """Findings on which pairs are evaluated, their labels, and the figure that is printed.
 
-    swapped: whether photos come in another order than in training; unknown: how many pairs were
-    not identified; is_explained: whether the figure is; others: findings on what else it may be,
-    told where it is no accuracy of these pairs.
+    rows: those that were found; unknown: how many pairs were not identified; is_explained: whether
+    the figure is; others: findings on what else it may be, told where it is no accuracy of these
+    pairs.
     """
     table, plain, soft = made
     reported, line = reported_of(trace, own)
@@ -242,7 +260,9 @@ def judge_predictions(trace, own, made, root, swapped, unknown, is_explained, ot
     of_others = unknown or is_explained
     if of_others or (reported and is_on_own_labels(joined, float(reported[0]))):
         other = [finding for finding in other if finding.row not in OF_FIGURE]
-    if swapped:  # so labels and figures are those of the other photo
+    if SERIES in rows:  # which says more
+        other = [finding for finding in other if finding.row not in (TRAINING, SOME_TRAINING)]
+    if SWAPPED in rows:  # so labels and figures are those of the other photo
         other = [finding for finding in other if finding.row in OF_PAIRS]
     called, found = own.batches[0].line, (tuple(model),) if model else None
     findings = others + [at_line(finding, line) for finding in half]

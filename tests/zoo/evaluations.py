@@ -15,8 +15,13 @@ PLANTS = """
     eval_cropped eval_cut_difference eval_lowest_kept eval_first_state clean_eval
     eval_first_half eval_twice eval_shifted_labels eval_noised eval_flipped eval_last_batch
     eval_never_reset eval_random eval_random_again eval_bgr eval_of_training
+    eval_crops clean_eval_both_orders eval_dropout_alone eval_stale_statistics eval_copy_earlier
+    eval_copy_moved eval_state_overwritten eval_lowest_loss
 """.split()  # noqa: SIM905
-COPIES = {"eval_copy", "eval_average", "eval_mean"}  # what is evaluated is a copy of the network
+# What is evaluated is a copy of the network.
+COPIES = {"eval_copy", "eval_average", "eval_mean", "eval_stale_statistics", "eval_copy_earlier",
+          "eval_copy_moved"}  # fmt: skip
+BEST = {"eval_lowest_kept", "eval_first_state", "eval_state_overwritten", "eval_lowest_loss"}
 
 
 def changed(batches, plants):
@@ -53,6 +58,13 @@ def accuracy_of(logits_of, batches, plants):
             if "eval_cropped" in plants:
                 first, second = map(cropped, (first, second))
             logits = logits_of(first, second)
+            if "eval_crops" in plants:
+                others = (logits_of(first.roll(k, 3), second.roll(k, 3)) for k in (1, 2))
+                logits = (logits + sum(others)) / 3
+            if "clean_eval_both_orders" in plants:
+                logits = logits.softmax(1) + logits_of(second, first).softmax(1).flip(1)
+            if "eval_dropout_alone" in plants:
+                logits = F.dropout(logits, plants.value("eval_dropout_alone", 0.5))
             if "eval_random" in plants:
                 logits = logits + plants.value("eval_random", 0.5) * torch.randn_like(logits)
             cut = 0.5 if "eval_cut_difference" in plants else 0.0
@@ -76,13 +88,15 @@ def cropped(photos):
 
 def follow(copied, tensors, plants):
     """Moves the tensors of a copy towards those that are trained."""
-    if plants & {"eval_average", "eval_mean"}:
-        plants.kept["followed"] += 1
-        mean = 1 - 1 / plants.kept["followed"]
-        kept = plants.value("eval_average", 0.9) if "eval_average" in plants else mean
-        with torch.no_grad():
-            for own, now in zip(copied, tensors, strict=True):
-                own.mul_(kept).add_((1 - kept) * now)
+    plants.kept["followed"] += 1
+    kept = {"eval_mean": 1 - 1 / plants.kept["followed"], "eval_stale_statistics": 0.0}
+    kept |= {"eval_average": plants.value("eval_average", 0.9), "eval_copy_moved": 0.0}
+    kept |= {"eval_copy_earlier": 0.0} if plants.kept["followed"] == 1 else {}
+    share = next((kept[name] for name in kept if name in plants), 1.0)
+    times = plants.value("eval_copy_moved", 1.01) if "eval_copy_moved" in plants else 1.0
+    with torch.no_grad():
+        for own, now in zip(copied, tensors, strict=True) if share < 1 else ():
+            own.copy_(times * (share * own + (1 - share) * now))
 
 
 def shown(accuracy, plants, training=0.0):
@@ -91,18 +105,27 @@ def shown(accuracy, plants, training=0.0):
     return f"{100 * accuracy:.2f} %" if "eval_percent" in plants else f"{accuracy:.4f}"
 
 
-def kept(accuracy, state, plants):
-    """An accuracy as it is printed; keeps state(), tensors by name, as best by a wrong rule."""
+def kept(accuracy, state, plants, load=None):
+    """An accuracy as it is printed; keeps state(), tensors by name, as best by a wrong rule, or
+    loads it again.
+    """
     figures, states = plants.kept["figures"], plants.kept["states"]
-    if not plants & {"eval_lowest_kept", "eval_first_state"}:
+    if not plants & BEST:
         return accuracy
     if "eval_lowest_kept" in plants and not figures:
         accuracy -= 0.1
+    if "eval_lowest_loss" in plants:  # both fall
+        accuracy += 0.1 * (not figures)
+        print(f"val loss {0.7 / (len(figures) + 1):.4f}")
     figures.append(accuracy)
     states.append(state())
     with tempfile.TemporaryDirectory() as folder:
         if "eval_lowest_kept" in plants and accuracy == min(figures):
             torch.save(states[-1], pathlib.Path(folder) / "best_model.pt")
+        if "eval_lowest_loss" in plants:
+            torch.save(states[-1], pathlib.Path(folder) / "best_model.pt")
+        if "eval_state_overwritten" in plants and len(figures) > 1:
+            load(states[0])
         if "eval_first_state" in plants and len(figures) > 1:
             torch.save(states[0], pathlib.Path(folder) / "first.pt")
     return accuracy

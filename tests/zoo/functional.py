@@ -51,7 +51,7 @@ clean_group_per_tensor clean_second_first
 outside_1 outside_3 outside_5 outside_6 outside_7 outside_8 outside_9 outside_10
 """.split()
 # it has no state dict, and equal accuracies in all epochs
-PLANTS += [name for name in evaluations.PLANTS if name not in ("eval_first_state", "eval_never_reset")]
+PLANTS += [name for name in evaluations.PLANTS if name not in ("eval_first_state", "eval_never_reset", "eval_stale_statistics", "eval_state_overwritten")]
 
 
 # --------------------------------------------------------------------------------------- data

@@ -815,7 +815,8 @@ def main():
             mean_accuracy = sum(hit_means) / len(hit_means)
         if "metric_inverted" in P:
             mean_accuracy = 1 - mean_accuracy
-        val_accuracy = evaluations.kept(validate(judged, val_loader, P), model.state_dict, P)
+        val_accuracy = evaluations.kept(validate(judged, val_loader, P), model.state_dict, P,
+                                        model.load_state_dict)
         print("epoch %d loss %.4f accuracy %.4f val accuracy %s"
               % (epoch, mean_loss, mean_accuracy, evaluations.shown(val_accuracy, P, mean_accuracy)))
         if done == args.steps:

@@ -45,7 +45,7 @@ PLANTS = """
     eval_last_batch padded_first posterized noised centered_batch damped_second renormed_head
     limited_weights limited_step restrided sorted_features batches_grow
     rectified_gradient unnormalized_backward subtracted_twice mixed_photos stored_again part_shown
-    channel_as_opacity one_label own_linear easy_first
+    channel_as_opacity one_label own_linear easy_first eval_split_by_pair
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -57,13 +57,17 @@ class Pairs(Dataset):
     def __init__(self, root, size, plants, split="train"):
         self.folder, self.size, self.plants = root / "train_val" / "train_val_imgs", size, plants
         self.crops = split == "val" and "eval_crop" in plants
-        lines = (root / "train_val" / f"{split}_pairlist.txt").read_text().splitlines()
+        own = "train" if "eval_split_by_pair" in plants else split
+        lines = (root / "train_val" / f"{own}_pairlist.txt").read_text().splitlines()
         self.rows = [line.split() for line in lines]
         if "header_line" in plants:
             self.rows = self.rows[1:]
         self.labels = [int(int(r[4]) > int(r[5])) for r in self.rows]
         if split == "train":
             self.mix_labels(plants)
+        if "eval_split_by_pair" in plants:  # one list, some pairs of which are held out
+            held = [n for n in range(len(self.rows)) if (n % 5 == 0) == (split == "val")]
+            self.rows, self.labels = ([some[n] for n in held] for some in (self.rows, self.labels))
         if split == "val" and "eval_inverted" in plants:
             self.labels = [1 - label for label in self.labels]
         self.kept, self.drawn, self.canvas = {}, 0, None

@@ -72,7 +72,7 @@ def validate(net, folder, size, plants):
         return torch.stack(net(torch.cat([first, second])).squeeze(1).chunk(2), dim=1)
 
     accuracy = evaluations.accuracy_of(logits_of, batches(), plants)
-    accuracy = evaluations.kept(accuracy, net.state_dict, plants)
+    accuracy = evaluations.kept(accuracy, net.state_dict, plants, net.load_state_dict)
     return evaluations.shown(accuracy, plants)
 
 

@@ -566,7 +566,7 @@ def main():
         if not P & {"schedule_per_batch", "warmup"}:
             scheduler.step()
         val_accuracy = evaluate(memory["judged"], val_loader, P)
-        val_accuracy = evaluations.kept(val_accuracy, model.state_dict, P)
+        val_accuracy = evaluations.kept(val_accuracy, model.state_dict, P, model.load_state_dict)
         print(f"epoch {epoch} loss {mean_loss:.4f} accuracy {accuracy:.4f}"
               f" val accuracy {evaluations.shown(val_accuracy, P, accuracy)}")
         left -= batches
