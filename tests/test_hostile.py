@@ -8,11 +8,16 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 
 import conftest
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import data
+import eval as scoring
 import make_demo
 import train_resnet
 from diagnose import record, tables
@@ -322,3 +327,81 @@ def test_a_package_that_cannot_be_imported_is_one_line(tmp_path):
         "diagnose record: error: mine.train: its package cannot be imported: OSError: no model hub"
     )
     assert (ended.returncode, ended.stderr) == (2, said + "\n")
+
+
+INSTRUMENTS = {  # {command: its words, with a run, its dataset and a trace}
+    "dataset": "dataset --data {data}",
+    "labels": "labels {run}/predictions.tsv --data {data}",
+    "predictions": "predictions {run}/predictions.tsv --data {data}",
+    "compare": "compare {trace} --data {data}",
+    "record": "record --steps 1 --out {made}/a.trace {trainer} {data}",
+    "watch": "watch --out {made}/a.txt {trainer} {data}",
+}
+ASKED = [(name, how, after) for name in INSTRUMENTS for how in ("SIGINT", "SIGTERM")
+         for after in (0.3, 1.2, 2.5)]  # fmt: skip
+SLOW = "import time, torch\nfor _ in range(200):\n    torch.ones(3).sum()\n    time.sleep(0.05)\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    "name, how, after",
+    [
+        pytest.param(*own, marks=[pytest.mark.full] * (n not in (7, 20)))
+        for n, own in enumerate(ASKED)
+    ],
+)
+def test_a_command_that_is_asked_to_end_says_so_and_leaves_nothing(
+    name, how, after, train, demo, tmp_path
+):
+    made, trainer = tmp_path / "made", tmp_path / "slow.py"
+    made.mkdir(), trainer.write_text(SLOW)
+    torch.save({}, tmp_path / "a.trace")
+    places = {"run": train("run", "--epochs", 1), "data": demo, "trace": tmp_path / "a.trace"}
+    words = INSTRUMENTS[name].format(**places, made=made, trainer=trainer).split()
+    line = [sys.executable, str(conftest.ROOT / "diagnose"), *words]
+    process = subprocess.Popen(line, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+                               start_new_session=True)  # fmt: skip
+    time.sleep(after)
+    os.killpg(process.pid, getattr(signal, how))  # as a terminal does
+    said = process.communicate(timeout=60)[1]
+    number = getattr(signal, how)
+    assert process.returncode in (128 + number, -number, 0, 1, 2), said
+    assert "Traceback" not in said or name in ("record", "watch"), said  # the trainer's own
+    assert not list(made.glob("*.part")), said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+def test_a_warning_of_a_library_is_one_line(capsys):
+    def warns(argv):
+        warnings.warn("first\nsecond", UserWarning, stacklevel=1)
+
+    exit_on_error(warns)([])
+    assert capsys.readouterr().err == "test_hostile.py: warning: UserWarning: first\n"
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_pillow_warns_of_is_told_by_the_photo_or_not_at_all(
+    large, train, demo, tmp_path, monkeypatch, capsys
+):
+    run, mine = train("run", "--epochs", 1), [tmp_path / f"{n}.png" for n in range(2)]
+    for path in mine:
+        photo = Image.fromarray(np.arange(768).astype(np.uint8).reshape(16, 16, 3)).quantize()
+        photo.save(path, transparency=bytes([0, 128, 255]))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16 * 16 - 1 if large else None)
+    capsys.readouterr()
+    words = ["--run", str(run), "--photos", *map(str, mine)]
+    if large:
+        assert f"{mine[0]}: DecompressionBombWarning" in ended(scoring.main, words, capsys)
+    else:
+        scoring.main(words)
+        assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("size", [1e308, 1e300])
+def test_predictions_of_any_size_are_ranked(size, demo, tmp_path, capsys, recwarn):
+    pairs, _ = data.read_pairlist(demo / "train_val" / "val_pairlist.txt")
+    scored = np.where(pairs["label"] == 0, 1, -1)[:, None] * np.array([size, -size])
+    ranked = scores.rank_series(pairs, scored)
+    assert ranked[0] == ranked[1] and ranked[2] == pytest.approx(1) and not recwarn.list
+    assert ranked == scores.rank_series(pairs, scored / size)
