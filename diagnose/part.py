@@ -5,8 +5,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from diagnose.preprocessing import reference
 from diagnose.recognition import inner_box
-from diagnose.residue import LIKE, Residue
+from diagnose.residue import LIKE, SMALLEST, Residue
 
 COARSE = 48  # pixels of a side, to which photos are resized for the search
 SHARES = tuple(0.75**n for n in range(10))  # of a side of a photo, that an input may show
@@ -14,7 +15,8 @@ LEAST = 5  # coarse pixels of a part, and pixels of the place in an input
 ALIKE = 0.75  # correlation of a part with what is shown, at least
 FINE = 1024  # pixels of the larger side of a photo, at most, for the exact place
 APART = 2.0  # times that every other photo must leave more
-TOP = 255
+ALL = 0.97  # share of both sides, from which on all of a photo is shown
+KIND = "the photo is shown otherwise"
 
 
 def part_of(shown, photos):
@@ -23,6 +25,9 @@ def part_of(shown, photos):
 
     photos: diagnose.preprocessing.Photo.
     """
+    flat = first_of(shown, photos)
+    if flat:
+        return flat
     left, top, right, bottom = inner_box(shown)
     content = shown[:, top:bottom, left:right]
     if min(content.shape[1:]) < LEAST or float(content.std()) < 1:
@@ -39,16 +44,45 @@ def part_of(shown, photos):
     if not fine or fine[0][0] > LIKE:
         return None
     (miss, box, place), *others = fine
+    words = told_of(box, (left, top, *sides), usual_box(photos[place], shown.shape[-1]))
     place = None if others and others[0][0] < APART * miss else place
-    return place, told_of(box, (left, top), sides, miss * float(content.std()))
+    return (place, Residue(KIND, words, miss * float(content.std()))) if words else None
 
 
-def told_of(box, corner, sides, miss):
-    """The Residue that a box of a photo, in shares of its sides, is shown in so many pixels."""
-    left, top, right, bottom = (f"{100 * share:.0f}" for share in box)
-    words = f"columns {left} to {right} % and rows {top} to {bottom} % of the photo, "
-    words += f"in {sides[0]} x {sides[1]} pixels at {corner}"
-    return Residue("each input shows another part of its photo", words, miss)
+def first_of(shown, photos):
+    """As part_of, of an input that holds the first values of a photo in their order, as where an
+    array is brought to a shape and no photo is resized.
+    """
+    for place, photo in enumerate(photos):
+        left, top, width, height = usual_box(photo, shown.shape[-1])
+        own = shown[:, top : top + height, left : left + width].permute(1, 2, 0).flatten()
+        rows = min(photo.stored.height, 1 + len(own) // (3 * photo.stored.width))
+        first = np.array(photo.stored.crop((0, 0, photo.stored.width, rows))).reshape(-1)
+        first = torch.from_numpy(first[: len(own)].astype(float))
+        if len(first) == len(own) and float((first - own).abs().max()) <= SMALLEST:
+            words = f"{width} x {height} x 3, in their order, row by row"
+            return place, Residue("only the first values of each photo are shown", words, 0.0)
+    return None
+
+
+def told_of(part, box, usual):
+    """In words, that a part of a photo, in shares of its sides, is shown in a box (left, top,
+    width, height), pixels; empty where all of it is shown in the usual box.
+    """
+    left, top, right, bottom = (f"{100 * share:.0f}" for share in part)
+    is_all = min(part[2] - part[0], part[3] - part[1]) > ALL
+    if is_all and max(abs(a - b) for a, b in zip(box, usual, strict=True)) <= 1:
+        return ""
+    words = "all" if is_all else f"columns {left} to {right} % and rows {top} to {bottom} %"
+    own, reference = (f"{w} x {h} pixels at ({x}, {y})" for x, y, w, h in (box, usual))
+    return f"{words} of the photo in {own} (reference: all of it in {reference})"
+
+
+def usual_box(photo, size):
+    """(left, top, width, height) of a photo in an input of the reference."""
+    _, inside = photo.base(reference(), size)
+    rows, columns = (inside.any(dim).nonzero().flatten() for dim in (1, 0))
+    return int(columns[0]), int(rows[0]), len(columns), len(rows)
 
 
 def gray_of(photo, sides):

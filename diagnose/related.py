@@ -1,5 +1,6 @@
 """Numbers that are not those that they should be, side by side; see diagnose.relation."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,8 @@ class Related(NamedTuple):
     """Numbers that should be `made` and are `seen`, [N] float64 each.
 
     rows, columns: to which each belongs, [N], None where that is not known; width: of whole
-    matrices [B, width], 0 where only some of the elements are known.
+    matrices [B, width], 0 where only some of the elements are known; norm: l2, of the whole tensor
+    that is seen, nan where it is not known.
     """
 
     made: Tensor
@@ -26,6 +28,7 @@ class Related(NamedTuple):
     rows: Tensor | None = None
     columns: Tensor | None = None
     width: int = 0
+    norm: float = math.nan
 
 
 def whole(made, seen):
@@ -39,11 +42,14 @@ def whole(made, seen):
     return Related(flat[0].flatten(), flat[1].flatten(), rows, columns, width)
 
 
-def sampled(made, seen, shape):
-    """The Related of the fixed places of two tensors of a shape; see diagnose.record.places."""
+def sampled(made, seen, shape, norm=math.nan):
+    """The Related of the fixed places of two tensors of a shape; see diagnose.record.places.
+
+    norm: of the whole of what is seen.
+    """
     numel = torch.Size(shape).numel()
     rows = places(numel) // max(numel // shape[0], 1) if len(shape) > 1 else None
-    return Related(made.detach().double(), seen.detach().double(), rows)
+    return Related(made.detach().double(), seen.detach().double(), rows, norm=norm)
 
 
 def all_near(made, related, tolerance):

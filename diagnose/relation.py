@@ -9,7 +9,7 @@ import math
 import torch
 
 from diagnose.numerics import estimated, factor_between
-from diagnose.related import ENOUGH, TOLD, all_near, told
+from diagnose.related import ENOUGH, TOLD, all_near, listed, told
 from diagnose.relation_rows import as_groups, as_mixed, as_moved, as_reordered
 
 LIMITED = 3  # elements at a limit, that by chance are not equal
@@ -51,6 +51,18 @@ def as_multiples(related, tolerance):
     if all_near([factor * own.made for own in related], related, tolerance):
         return f"multiplied by {estimated(factor)}"
     return None
+
+
+def as_tensors(related, tolerance):
+    """Each of several tensors multiplied by a number of its own."""
+    factors = torch.tensor([factor_between([own.made], [own.seen]) for own in related]).double()
+    each = zip(factors.tolist(), related, strict=True)
+    if len(related) < 2 or not all_near([f * own.made for f, own in each], related, tolerance):
+        return None
+    norms = torch.tensor([own.norm for own in related])
+    if bool(norms.isfinite().all()) and float(norms.std()) <= tolerance * float(norms.mean()):
+        return f"each tensor brought to norm {estimated(float(norms.mean()))}"
+    return f"each tensor multiplied by a number of its own, {listed(factors)}"
 
 
 def as_shifted(related, tolerance):
@@ -177,6 +189,7 @@ FUNCTIONS = {  # {what each number becomes: how}
 RELATIONS = (
     as_constants,
     as_multiples,
+    as_tensors,
     as_shifted,
     as_dropped,
     as_limited,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from diagnose import residue
 from diagnose.nearest import centered
-from diagnose.part import part_of
+from diagnose.part import part_of, usual_box
 from diagnose.preprocessing import Photo, apply, fit_by_page, reference
 from diagnose.recoded import STAGES, made, recoded_of
 from diagnose.related import TOLD, sampled, whole
@@ -94,6 +94,22 @@ def test_a_relation_holds_in_all_tensors_and_of_sampled_ones_rows_are_known():
     assert relation_of(related, TOLD).startswith("with a number of its own added to each row")
     other = sampled(flat[0], numbers(9, 6, 5, 3, 3).reshape(-1), weights[0].shape)
     assert relation_of([related[0], other], TOLD) is None
+
+
+def test_tensors_that_have_a_factor_each_are_told_by_their_norm():
+    made = [numbers(n, 6, 5, 3, 3) * (n + 1) for n in range(3)]
+    flat = [own.reshape(-1) for own in made]
+    clipped = [B * own / own.norm() for own in flat]
+
+    def related(seen, times=1.0):
+        each = zip(flat, seen, made, strict=True)
+        return [sampled(a, b, own.shape, times * float(b.norm())) for a, b, own in each]
+
+    assert relation_of(related(clipped), TOLD) == f"each tensor brought to norm {B:g}"
+    times = [(n + 2) * own for n, own in enumerate(flat)]
+    words = "each tensor multiplied by a number of its own, 2.0, 3.0, 4.0"
+    assert relation_of(related(times), TOLD) == words
+    assert relation_of(related(clipped, np.nan), TOLD).startswith("each tensor multiplied by")
 
 
 def picture(seed, size=64, rows=slice(9, 55)):
@@ -203,10 +219,33 @@ def test_a_part_of_a_photo_is_told(photos, seed):
     shown = torch.from_numpy(np.array(shown)).permute(2, 0, 1).double()
     place, found = part_of(shown, photos)
     ends = list(map(int, re.findall(r"\d+", found.values)[:4]))
-    assert place == own and found.kind == "each input shows another part of its photo"
+    assert place == own and found.kind == "the photo is shown otherwise"
     assert np.allclose(ends, [100 * left, 100 * (left + wide), 100 * top, 100 * (top + high)],
                        atol=2.5)  # fmt: skip
     assert part_of(picture(seed)[0], photos) is None
+
+
+def test_a_photo_whose_array_is_only_brought_to_a_shape_is_told(photos):
+    pixels = apply(photos[2], reference(), 64)
+    left, top, width, height = usual_box(photos[2], 64)
+    flat = np.resize(np.array(photos[2].stored), (height, width, 3))
+    shown = torch.full(pixels.shape, 120.0).double()
+    shown[:, top : top + height, left : left + width] = torch.from_numpy(flat).permute(2, 0, 1)
+    place, found = part_of(shown, photos)
+    assert (place, found.values) == (2, f"{width} x {height} x 3, in their order, row by row")
+    shown[1, top + 3, left + 5] += 2
+    assert part_of(shown, photos) is None or "first" not in part_of(shown, photos)[1].kind
+
+
+def test_all_of_a_photo_in_another_box_is_told_and_in_the_usual_one_is_not(photos):
+    sides = (42, 64)
+    shown = torch.zeros(3, 64, 64).double()
+    squeezed = np.array(photos[1].stored.resize(sides, Image.Resampling.BILINEAR))
+    shown[:, :, 11:53] = torch.from_numpy(squeezed).permute(2, 0, 1)
+    place, found = part_of(shown, photos)
+    assert place == 1 and found.values.startswith("all of the photo in 42 x 64 pixels at (11, 0) (")
+    pixels, _ = fit_by_page(photos[1].stored, 64)
+    assert part_of(255 * pixels, photos) is None
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def judge_evaluation(trace, evaluations, known, later, prepared, root, facts):
     findings = [BOTH_ORDERS.found(pairs=len(own.pairs))] * both
     findings += [SEVERAL.found(pairs=len(own.pairs), times=own.times)] * (own.times > 1)
     findings += [*judge_mode(evaluations), *judge_order(own.pairs, known)]
-    findings += judge_preparation(*prepared)
+    findings += judge_preparation(*prepared) if own.times == 1 else []  # crops are others
     findings = [at_line(finding, own.batches[0].line) for finding in findings]
     unknown = sum(pair is None for pair in own.pairs)
     findings += judge_series(trace, own, known + pairs_of(later))

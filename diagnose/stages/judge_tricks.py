@@ -99,7 +99,8 @@ def describe_changed(steps):
     told["added"] = added_of([(taken[n] - given[n], step.weights[n]) for n in moved])
     told["function"] = own[0] if own and moved else None
     if not any(told.values()):
-        pairs = [(given[n], taken[n], step.shapes[n]) for n in moved]
+        norms = step.taken.l2
+        pairs = [(given[n], taken[n], step.shapes[n], norms[n]) for n in moved]
         told["relation"] = relation_of([sampled(*pair) for pair in pairs], TOLD)
     return CHANGED.found(parameters=part, **({"relation": None} | told))
 

@@ -643,7 +643,7 @@ EXPECTED = {
     ),
     "part_shown": (
         "inputs.not_reproduced",
-        {"residue": Words("each input shows another part of its photo")},
+        {"residue": Words("the photo is shown otherwise: columns")},
     ),
     "channel_as_opacity": ("inputs.not_reproduced", {"residue": Words("1 x red x blue")}),
     "one_label": ("pairs.alike_in_batch", {"what": "the official label"}),
