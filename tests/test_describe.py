@@ -1,10 +1,12 @@
 """What no row explains: rules that say which rows depart, exchanges of photos and of labels."""
 
 import itertools
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import conftest
 import numpy as np
 import pytest
 import torch
@@ -275,3 +277,88 @@ def test_without_an_evaluation_there_are_no_predictions(tmp_path, monkeypatch, c
                       "train_resnet", "--predictions", str(tmp_path / "mine.tsv")])  # fmt: skip
     assert ended.value.code == 2 and not (tmp_path / "mine.tsv").exists()
     assert "no evaluation was recorded" in capsys.readouterr().err
+
+
+EVALUATES = """
+import pathlib, sys
+import numpy as np, torch
+from PIL import Image
+from torch.nn import functional as F
+
+root = pathlib.Path(sys.argv[1]) / "train_val"
+mean, std = (torch.tensor(v)[:, None, None] for v in ((.485, .456, .406), (.229, .224, .225)))
+
+
+def photo(series, number):
+    image = Image.open(root / "train_val_imgs" / f"{int(series):06d}-{int(number):02d}.JPG")
+    scale = 64 / max(image.size)
+    width, height = (round(side * scale) for side in image.size)
+    pixels = np.array(image.convert("RGB").resize((width, height), Image.BILINEAR)) / 255
+    left, top = (64 - width) // 2, (64 - height) // 2
+    x = torch.zeros(3, 64, 64)
+    pixels = torch.tensor(pixels, dtype=x.dtype).permute(2, 0, 1)
+    x[:, top : top + height, left : left + width] = (pixels - mean) / std
+    return x
+
+
+def batches(name):
+    rows = [line.split() for line in (root / f"{name}_pairlist.txt").read_text().splitlines()]
+    for n in range(0, len(rows), 8):
+        part = rows[n : n + 8]
+        sides = (torch.stack([photo(r[0], r[k]) for r in part]) for k in (1, 2))
+        yield part, *sides, torch.tensor([int(int(r[4]) > int(r[5])) for r in part])
+
+
+torch.manual_seed(3)
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 8, 8, bias=False), torch.nn.BatchNorm2d(16),
+                          torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+                          torch.nn.Linear(16, 2048))
+head = torch.nn.Linear(2048, 2)
+optimizer = torch.optim.SGD([*net.parameters(), *head.parameters()], lr=1e-3)
+for epoch in range(3):
+    net.train()
+    for rows, first, second, label in batches("train"):
+        loss = F.cross_entropy(head(net(first) - net(second)), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    net.eval()
+    right, lines = [], ["photo_1\\tphoto_2\\tlabel\\tlogit_1\\tlogit_2"]
+    with torch.no_grad():
+        for rows, first, second, label in batches("val") if len(sys.argv) < 3 else ():
+            z = head(net(first) - net(second))
+            right += (z.argmax(1) == label).tolist()
+            for r, y, own in zip(rows, label.tolist(), z.tolist()):
+                names = [f"{int(r[0]):06d}-{int(r[k]):02d}.JPG" for k in (1, 2)]
+                lines.append("\\t".join([*names, str(y), *map(repr, own)]))
+    pathlib.Path("by_hand.tsv").write_text("\\n".join(lines) + "\\n")
+    print("val acc", sum(right) / max(len(right), 1), flush=True)
+"""
+
+
+@pytest.mark.parametrize("evaluates", [True, False])
+def test_a_file_written_by_hand_and_the_recorded_one_have_one_verdict(
+    evaluates, demo, tmp_path, monkeypatch, judge
+):
+    (tmp_path / "mine.py").write_text(EVALUATES)
+    tool = [sys.executable, str(conftest.ROOT / "diagnose")]
+    words = ["record", "--steps", "2", "--until", "evaluation", "--out", "mine.trace", "mine.py"]
+    line = [*tool, *words, str(demo), *["none"] * (not evaluates)]
+    process = subprocess.run(line, cwd=tmp_path, text=True, capture_output=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("val acc") == (1 if evaluates else 3)
+    monkeypatch.setattr(train_resnet, "resnet50", zoo.tiny)
+    words = [tmp_path / "mine.trace", "--data", demo, "--page", "train_resnet"]
+    if not evaluates:
+        assert "no evaluation was seen after the recorded steps" in judge(compare.main, *words)[2]
+        return
+    judge(compare.main, *words, "--predictions", tmp_path / "recorded.tsv")
+    own, by_hand = (
+        judge(predictions.main, tmp_path / f"{name}.tsv", "--data", demo)
+        for name in ("recorded", "by_hand")
+    )
+    assert own[:2] == by_hand[:2]
+    told = [
+        [line for line in text.splitlines() if ".tsv" not in line] for *_, text in (own, by_hand)
+    ]
+    assert told[0] == told[1]
