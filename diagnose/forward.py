@@ -1,8 +1,6 @@
 """The reference's forward passes on a recorded batch, with the trainer's weights."""
 
-import ctypes
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +12,7 @@ from torch.nn import functional as F
 from diagnose.backward import weight_gradients
 from diagnose.explain import act_on
 from diagnose.numerics import FORWARD, is_float32, relative_error, replay_tolerance
+from diagnose.record import trim_memory
 from diagnose.reference import Sides, load_backbone
 
 EVERY = "*"  # instead of the names of all layers
@@ -116,7 +115,7 @@ class Replay:
                 whole = False
             for place, side in zip(places, made, strict=True):
                 features[place] = side.detach()
-            give_back()
+            trim_memory()
         self.made[straight(recipe), dtype] = features
         if whole:
             self.reached[recipe, dtype] = weight_gradients(chosen, self.matches)
@@ -195,13 +194,6 @@ class Replay:
         """{number: relative error that float32 makes in a gradient} of the backbone's weights."""
         both = [self.gradients(recipe, dtype) for dtype in (torch.float32, torch.float64)]
         return {n: relative_error(value, both[1][n]) for n, value in both[0].items()}
-
-
-def give_back():
-    """Returns freed memory to the system, where the C library keeps it (glibc)."""
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(library, "malloc_trim"):
-        library.malloc_trim(0)
 
 
 def straight(recipe):

@@ -1,10 +1,12 @@
 """The official pairs of a dataset, and which photos recorded inputs show."""
 
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
 from data import read_pairlist
 from diagnose import preprocessing, recognition
@@ -33,6 +35,7 @@ FEW = 3  # photos that are most like an input where the reference has them
 LOOKED = 4  # inputs of which what is left is looked into, which takes a second each
 TOGETHER = 96  # photos of a batch, of which two may be in one input
 PARTS = 120  # photos, a part of which an input may show where it is not sure which
+PIXELS = 200e6  # of photos that are looked through together, 1.2 GB
 MANY = 3000  # photos, more than which are not all prepared for one input
 
 
@@ -119,12 +122,22 @@ class Official(Photos):
         size, found = inputs.shape[-1], []
         rows_of = recognition.recognize(inputs, self.described, CANDIDATES)
         every = [*itertools.chain(*rows_of), *range(min(len(self.paths), TOGETHER))]
-        every = list(dict.fromkeys(every))[:TOGETHER]
+        every = self.affordable(list(dict.fromkeys(every))[:TOGETHER])
         made = torch.stack([apply(self.photo(row), reference(), size) for row in every])
         for x, rows in zip(inputs, rows_of, strict=True):
             own, row = self.twofold(x, made, every) or self.nearest_to(x, rows, size)
             found.append((own, self.paths[row]) if own else (None, None))
         return found
+
+    def affordable(self, rows):
+        """The first of some rows of paths whose photos take no more memory than PIXELS."""
+        sums = itertools.accumulate(map(math.prod, map(self.sides_of, rows)))
+        return [row for row, total in zip(rows, sums, strict=True) if total <= PIXELS]
+
+    def sides_of(self, row):
+        """(width, height) of the photo of a row of paths."""
+        with Image.open(self.paths[row]) as photo:
+            return photo.size
 
     def twofold(self, x, made, rows):
         """(Nearest, row of its path) of an input that shows two photos of its batch; None: not so.
@@ -169,7 +182,7 @@ class Official(Photos):
             found, residue = by_residue(x, photos, nearest, size)
         if residue is None or residue.kind == MOTION:
             some = rows[nearest.number : nearest.number + 1] if nearest.is_sure else None
-            some = some or list(range(min(len(self.paths), PARTS)))
+            some = some or self.affordable(range(min(len(self.paths), PARTS)))
             place, part = part_of(levels_of(x), list(map(self.photo, some))) or (None, None)
             residue = min(filter(None, (residue, part)), key=lambda own: own.left, default=None)
             if part is residue and place is not None:

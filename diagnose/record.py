@@ -124,6 +124,7 @@ RECENT = 12  # tensors [B, F] that are known again where their graph is cut
 MOST = 10**6  # items of a sampler, more than which count as unknown
 MOST_FILES = 20_000  # whose names are kept
 EVERY = 3  # seconds between two lines of progress
+TRIMMED = 16  # batches, after which free memory is given back
 SLOT = 512  # bytes for a line's file and number, shared with the workers of a loader
 
 
@@ -925,6 +926,7 @@ class LaterTracer(OpTracer):
         self.marks, self.marked = {}, []  # {updates done: see marks_of}; of which weights
         self.states, self.kept_states = Known(), []  # {state dict: updates done then}
         self.shown = {}  # {number of a pass after the full steps: its thumbnails}
+        self.briefed = 0  # batches of which little was kept
         self.begun = self.said = 0.0  # seconds: when the step began; a line of progress was said
 
     def on_photo(self, photo):
@@ -1040,6 +1042,9 @@ class LaterTracer(OpTracer):
 
     def brief(self, pair):
         """What is kept of a batch after the full steps."""
+        self.briefed += 1
+        if self.briefed % TRIMMED == 0:
+            trim_memory()
         for number, record in pair["passes"].items():
             photos = record["input"]
             if photos is not None:
@@ -1529,6 +1534,15 @@ def dim_of(args, kwargs):
 def batch_norm_values(args, kwargs):
     """What a batch_norm is given, by name."""
     return dict(zip(BATCH_NORM, args, strict=False)) | kwargs
+
+
+def trim_memory():
+    """Has the C library give back what is free between small blocks that stay, as those of a batch
+    do: it takes new memory for large tensors else, megabytes for each batch (glibc alone).
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
 
 
 def transposed_of(tensor):

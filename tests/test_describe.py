@@ -362,3 +362,45 @@ def test_a_file_written_by_hand_and_the_recorded_one_have_one_verdict(
         [line for line in text.splitlines() if ".tsv" not in line] for *_, text in (own, by_hand)
     ]
     assert told[0] == told[1]
+
+
+EVALUATES_MANY = """
+import pathlib, torch
+from torch.nn import functional as F
+
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 8, 8), torch.nn.ReLU(),
+                          torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+head = torch.nn.Linear(16, 2)
+optimizer = torch.optim.SGD([*net.parameters(), *head.parameters()], lr=1e-3)
+for _ in range(3):
+    loss = F.cross_entropy(head(net(torch.rand(8, 3, 64, 64)) - net(torch.rand(8, 3, 64, 64))),
+                           torch.randint(2, (8,)))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if _ != 1:
+        continue
+    for batch in range(257):
+        with torch.no_grad():
+            z = head(net(torch.rand(8, 3, 64, 64)) - net(torch.rand(8, 3, 64, 64)))
+            right = (z.argmax(1) == torch.randint(2, (8,))).float().mean()
+        if batch in (64, 256):
+            pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+            print("resident", pages * 4096, flush=True)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_an_evaluation_of_two_thousand_pairs_takes_next_to_no_memory(tmp_path):
+    (tmp_path / "mine.py").write_text(EVALUATES_MANY)
+    tool = [sys.executable, str(conftest.ROOT / "diagnose")]
+    words = ["record", "--steps", "2", "--until", "evaluation", "--out", "mine.trace", "mine.py"]
+    process = subprocess.run([*tool, *words], cwd=tmp_path, text=True, capture_output=True)
+    assert process.returncode == 0, process.stderr
+    first, last = (int(line.split()[1]) for line in process.stdout.splitlines()
+                   if line.startswith("resident"))  # fmt: skip
+    photo, pairs = 3 * 64 * 64 * 8, 8 * (256 - 64)  # bytes in float64; between both figures
+    assert last - first < 2 * pairs * photo / 20  # thumbnails, labels and logits stay
+    whole = (2 * 16 + 16) * photo  # of the full steps, and a few of the evaluation
+    assert (tmp_path / "mine.trace").stat().st_size < whole + 1500 * 8 * 257
