@@ -8,7 +8,7 @@ from diagnose.residue import ROUNDED, SMALLEST, Residue
 
 LEAST = 0.02  # share of a photo that is told
 APART = 4.0  # times that one photo alone must leave more than two
-WHOLE = 0.98  # share of the values, at least, that are those of one of the two
+WHOLE = 0.98  # share of the values that depart from one photo, that are the other's, at least
 TOP = 255
 
 
@@ -48,7 +48,7 @@ def patch_of(x, made, names):
         return None
     b = int(left.argmax())
     others = torch.cat([left[:b], left[b + 1 :]])
-    if bool((same[a] | same[b]).double().mean() < WHOLE) or bool((others > left[b] / 2).any()):
+    if float(left[b]) < WHOLE or bool((others > left[b] / 2).any()):
         return None
     return a, Residue(
         "part of each input is another photo", f"{names[b]} in {names[a]}{box_of(x, made[a])}", 0.0

@@ -202,6 +202,11 @@ def test_an_input_of_two_photos_is_told_by_both(photos, seed):
     place, found = twofold_of(patched, made, names)
     assert (place, found.kind) == (a, "part of each input is another photo")
     assert found.values == f"{b} in {a} within 19 x 21 pixels at ({left}, 20)"
+    dotted = made[a].clone()
+    dotted[:, 20:23, left] += 40  # a few values that no photo has
+    assert twofold_of(dotted, made, names) is None
+    wrapped = torch.where(made[a] > 60, made[a] - 256, made[a])
+    assert twofold_of(wrapped, made, names) is None
     assert twofold_of(made[a], made, names) is None
     assert twofold_of(1.3 * made[a], made, names) is None
     noise = torch.randn(made[a].shape, generator=torch.Generator().manual_seed(seed)).double()
