@@ -133,6 +133,18 @@ def test_photos_that_are_permuted_within_their_series_are_told(seed):
     assert mixups.judge_mixups(spoiled, official) == []
 
 
+@pytest.mark.parametrize("shift", [-3, -1, 1, 2])
+def test_labels_of_the_pair_before_or_behind_in_the_order_of_training_are_told(shift):
+    official, rows = lists_of([4] * 20, 8)
+    chosen = np.random.default_rng(5).permutation(len(rows))[:40]
+    own = recorded(rows, chosen, np.roll(rows["label"][chosen], -shift))
+    (found,) = mixups.judge_mixups(own, official)
+    way = "later" if shift > 0 else "earlier"
+    assert found.values["whose"] == f"the pair {abs(shift)} places {way}, across batches"
+    spoiled = own[20]._replace(label=1 - own[20].label)
+    assert mixups.judge_mixups([*own[:20], spoiled, *own[21:]], official) == []
+
+
 def test_labels_that_a_permutation_gives_by_chance_are_not_told_as_one():
     official, rows = lists_of([4] * 6, 8)
     chosen = np.arange(0, len(rows), 6)  # one pair of each series: any label can be had

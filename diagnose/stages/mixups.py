@@ -207,6 +207,11 @@ def labels_of_rows(pairs):
     yield "the batch in reversed order", [y for batch in own for y in batch[::-1]]
     if len({len(batch) for batch in own}) == 1 and len(own) > 2:
         yield "the batch before", [None] * len(own[0]) + list(itertools.chain(*own[:-1]))
+    every = list(itertools.chain(*own))
+    for shift in range(1, min(most, len(every) // 4)):
+        ahead, behind = every[shift:] + [None] * shift, [None] * shift + every[:-shift]
+        yield f"the pair {shift} places later, across batches", ahead
+        yield f"the pair {shift} places earlier, across batches", behind
 
 
 def labels_by_key(pairs, official):
