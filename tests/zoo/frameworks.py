@@ -88,6 +88,8 @@ def transformers(args, plants):
             print(f"epoch {state.epoch} val_acc={metrics['eval_accuracy']:.4f}")
 
     model, (train, val) = Model(), loaders(args, plants)
+    whole = len(val) * 16 if "eval_part" in plants else len(val.dataset)
+    evaluated = torch.utils.data.Subset(val.dataset, range(whole))
     optimizer = reports.optimizer_of(model.net)
     steady = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +100,7 @@ def transformers(args, plants):
             dataloader_drop_last=False,
         )  # fmt: skip
         transformers.Trainer(
-            model, settings, collate, train.dataset, val.dataset, compute_metrics=metrics,
+            model, settings, collate, train.dataset, evaluated, compute_metrics=metrics,
             optimizers=(optimizer, steady), callbacks=[Shown()],
         ).train()  # fmt: skip
 
