@@ -94,8 +94,10 @@ def head_gradients(batch, shapes):
     gradients = {}
     for place, entry in enumerate(batch.head):
         slots = batch.gradients.get(f"output_{place}")
-        if entry.op in LINEAR_OPS and slots and entry.input.dim() == 2:
-            g, x = slots[0].double(), entry.input.double()
+        if entry.op not in LINEAR_OPS or not slots or entry.input.dim() != 2:
+            continue
+        g, x = slots[0].double(), entry.input.double()
+        if len(g) == len(x):  # else pairs are columns
             made = {tuple(g.shape[1:]): g.sum(0), (g.shape[1], x.shape[1]): g.T @ x}
             if entry.op != "linear":  # which may have it [in, out]; of a square, it is not known
                 made = {(x.shape[1], g.shape[1]): x.T @ g} | made

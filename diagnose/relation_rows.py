@@ -82,6 +82,8 @@ def linear_each(groups, tolerance, kind):
     if bool(((torch.cat(all_factors) - 1).abs() <= TOLD).all()):
         return None
     mean, spread = torch.cat(means), torch.cat(spreads)
+    if float(spread.max()) <= tolerance * float(mean.abs().max()):
+        return f"one number all over each {kind}, {listed(mean)}"
     return (f"each {kind} scaled and shifted by numbers of its own, "
             f"to means {listed(mean)} and deviations {listed(spread)}")  # fmt: skip
 

@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 
+from diagnose.criterion import Recipe
 from diagnose.later import figures_of, judge_known, pairs_of
 from diagnose.stages import gradients, judge_pairs, labels, mixups
 from diagnose.stages import judge_loss as loss
@@ -42,6 +43,10 @@ def judge_figures(trace, views, later, findings, swapped, inverted, fitted, in_p
     taken = [factor if own else 1 for factor, own in zip(factors, is_back, strict=False)]
     # many print a loss without its factor
     ways = [printed.judge_printed(trace.printed, divided(facts, by)) for by in (taken, factors)]
+    if fitted is None and len(facts) == len(views):  # it may be taken before what backward is given
+        plain = [fact | {"loss": float(view.evidence.replay(Recipe())[0])}
+                 for fact, view in zip(facts, views, strict=True)]  # fmt: skip
+        ways.append(printed.judge_printed(trace.printed, plain))
     return found + min(ways, key=len)
 
 

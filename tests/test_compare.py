@@ -138,6 +138,12 @@ def test_the_real_resnet(plants):
         assert zoo.wrong_with(plants, findings) == []
 
 
+def test_another_pooling_is_told_on_the_real_resnet():
+    found = zoo.examine(["corner_cell"], "reports", real=True, steps=1)
+    told = {f.id: f.values for f in found}["features.not_reproduced"]
+    assert told["relation"] == "the cell in row 2, column 1 of each 2 x 2 map (reference: its mean)"
+
+
 @pytest.mark.parametrize(
     "plants, ids",
     [

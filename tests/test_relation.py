@@ -52,6 +52,7 @@ RELATIONS = {  # words of what is told: what is done to [8, 40]
     "with the values of each row at other places in it":
         lambda x: torch.stack([row.roll(n) for n, row in enumerate(x)]),
     "with the mean of each column taken off": lambda x: x - x.mean(0),
+    "one number all over each column": lambda x: numbers(77, 1, 40).expand(8, 40),
     "each column multiplied by a number of its own": lambda x: x * (1 + torch.arange(40.0)),
     "each row scaled and shifted by numbers of its own, to means": lambda x: F.layer_norm(x, [40]),
     f"each row a mix of the rows of its batch: row 1 is {A:g} x row 1 + 1.0 x row 8":

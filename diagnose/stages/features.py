@@ -119,9 +119,9 @@ ONE_OF = one_of("features")
 NOT_REPRODUCED = Row(
     "features.not_reproduced",
     UNEXPLAINED,
-    "no known change of the forward passes reproduces the features[; the reference's forward pass "
-    "has besides: {missing}][; the trainer's has besides: {added}][; {otherwise}][; the features "
-    "are the reference's, {relation}]",
+    "no known change of the forward passes reproduces the features[; your forward pass lacks: "
+    "{missing}][; it has besides: {added}][; {otherwise}][; compared with the reference's "
+    "features, yours are {relation}]",
     varies=("tried", "nearest", "relation"),
     at=("hook", "function", "forward"),
 )

@@ -4,11 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from diagnose.backward import (
-    compare_gradients,
-    contribution,
-    head_gradients,
-)
+from diagnose.backward import compare_gradients, contribution, head_gradients
 from diagnose.criterion import logits_of
 from diagnose.finding import LINE_AT
 from diagnose.numerics import (
@@ -118,6 +114,12 @@ BACKBONE_SKIPPED = Row(
     "the backbone's gradients were not judged, since its features are not reproduced",
     is_partial=True,
 )
+HEAD_SKIPPED = Row(
+    "gradients.head_skipped",
+    SKIPPED,
+    "the gradients at the features were not judged, since the head is not reproduced",
+    is_partial=True,
+)
 HEAD = Row(
     "gradients.head_not_reproduced",
     UNEXPLAINED,
@@ -190,7 +192,9 @@ def alike(a, b):
 def judge_head_backward(view, way, rounding):
     """Findings on the gradient from the logits to the features; way: from these to those."""
     _, logit_grads = logits_of(view.batch)
-    if way is None or not logit_grads or view.sides.inputs is None:
+    if way is None:
+        return [HEAD_SKIPPED.found()]
+    if not logit_grads or view.sides.inputs is None:
         return []
     a, b = (f.detach().clone().requires_grad_() for f in view.sides.features)
     made = torch.autograd.grad(column(way(a, b)), (a, b), logit_grads[0].to(a.dtype))

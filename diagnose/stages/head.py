@@ -192,6 +192,13 @@ TWO_MERGES = Row(
     UNEXPLAINED,
     "two merges of the same photos are combined, which is not replayed",
 )
+TRANSPOSED = Row(
+    "head.transposed",
+    UNEXPLAINED,
+    "{op} is applied in the head to {shape}, whose columns are the pairs, which is not replayed",
+    help="transpose the output of such a layer, .t(): view and reshape mix the pairs",
+    at=("head", "behind"),
+)
 NO_LAYER = Row("head.no_layer", UNEXPLAINED, "no layer was seen between the merge and the loss")
 OTHER_MERGE = Row(
     "head.other_merge",

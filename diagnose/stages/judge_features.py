@@ -13,7 +13,7 @@ from diagnose.numerics import estimated, relative_error, rounding_of
 from diagnose.reference import is_behind, pass_of
 from diagnose.related import TOLD, whole
 from diagnose.relation import relation_of
-from diagnose.stages.departure import first_departure
+from diagnose.stages.departure import first_departure, pooled_as
 from diagnose.stages.features import (
     AUTOCAST,
     DEPARTS,
@@ -332,9 +332,11 @@ def judge_passes(trace, views, roundings, reference, weights, progress):
             record = view.batch.passes[0]
             ops = differing_ops([op for op, _ in reference.ops], record.ops)
             ops |= {"otherwise": differing_options(reference, record)}
-            ops |= {"relation": related_features(replay)}
-            told = [NOT_REPRODUCED.found(tried=own.tried, nearest=nearest, **ops)]
             where = first_departure(view.batch, replay)
+            is_behind_all = bool(where) and where["departs"] is None
+            words = pooled_as(replay) if is_behind_all else None
+            ops |= {"relation": words or related_features(replay)}
+            told = [NOT_REPRODUCED.found(tried=own.tried, nearest=nearest, **ops)]
             if where:
                 row = DEPARTS if where["departs"] else DEPARTS_BEHIND
                 told.append(row.found(**where))

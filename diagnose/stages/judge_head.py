@@ -14,6 +14,7 @@ from diagnose.numerics import (
     FORMULA,
     estimated,
     formula_tolerance,
+    is_close,
     is_float32,
     relative_error,
 )
@@ -40,6 +41,7 @@ from diagnose.stages.head import (
     SCALED,
     SCORES,
     SUMS,
+    TRANSPOSED,
     TWO_MERGES,
     ZERO_COLUMNS,
 )
@@ -223,6 +225,8 @@ def explain_layer(entry, fits, values, rounding, given, sides):
     fits: what is applied before it, see diagnose.explain.Explanation; given: what comes before it;
     sides: of the batch.
     """
+    if not fits and is_transposed(entry.input, given):
+        return None, TRANSPOSED.found(op=entry.op, shape=str(list(entry.input.shape)))
     if not fits:
         words = relation_of([whole(given, entry.input)], TOLD)
         words = words or combined(*sides.features, entry.input)
@@ -239,6 +243,11 @@ def explain_layer(entry, fits, values, rounding, given, sides):
     return explain_linear(entry, values, before, function, formula_tolerance(rounding))
 
 
+def is_transposed(seen, given):
+    """Whether a tensor is the transpose of another one, as far as rounding tells."""
+    return seen.dim() == 2 and seen.shape == given.T.shape and is_close(seen, given.T)
+
+
 def explain_linear(entry, values, before, function, tolerance):
     """As explain_layer, of an op with weights; before, function: what is applied before it."""
     layer = [values[n].to(entry.input.dtype) for n in entry.weights]
@@ -250,6 +259,8 @@ def explain_linear(entry, values, before, function, tolerance):
         across = layer[0].shape[0] == entry.input.shape[1]  # [in, out]
         layer = [layer[0].T if across else layer[0], *layer[1:]]
     elif entry.op != "linear":
+        return None, OTHER_OP.found(op=entry.op)
+    if entry.input.shape[-1] != layer[0].shape[-1]:
         return None, OTHER_OP.found(op=entry.op)
     made = F.linear(entry.input, *layer)
     if relative_error(made, entry.output) > tolerance:

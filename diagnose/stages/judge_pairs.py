@@ -13,6 +13,7 @@ from diagnose.stages.pairs import (
     NO_ORDER,
     NOT_OFFICIAL,
     NOTHING,
+    ONE_PHOTO,
     PART,
     UNEVEN,
     UNSHUFFLED,
@@ -25,10 +26,15 @@ MISSING = 3  # lines of the list that are named
 
 def judge_lists(pairs):
     """Findings on the lists that the recorded pairs [P] are of; None where one is not official."""
-    strange = [pair for pair in pairs if pair.official is None]
+    same = [pair for pair in pairs if pair.official is None and len(set(pair.names)) == 1]
+    counts = {"pairs": len(pairs), "same": len(same)}
+    found = [ONE_PHOTO.found(**counts, examples=examples_of(same))] if same else []
+    strange = [pair for pair in pairs if pair.official is None and len(set(pair.names)) > 1]
     if strange:
-        counts = {"strange": len(strange), "pairs": len(pairs)}
-        return [NOT_OFFICIAL.found(**counts, examples=examples_of(strange))]
+        told = {"strange": len(strange), "pairs": len(pairs)}
+        return [*found, NOT_OFFICIAL.found(**told, examples=examples_of(strange))]
+    if found:
+        return found
     validation = sum(pair.official.split == "val" for pair in pairs)
     found = VALIDATION.found(validation=validation, pairs=len(pairs))
     return [found] if validation else []

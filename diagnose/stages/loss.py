@@ -298,7 +298,8 @@ CONTRADICTION = contradiction("loss")
 NO_LOGITS = Row(
     "loss.other_logits",
     UNEXPLAINED,
-    "the head has neither one nor two logits, so the loss was not judged",
+    "the logits are not one or two numbers for each pair, in a row of its own, so the loss was not "
+    "judged",
 )
 NO_GRADIENT = Row(
     "loss.no_gradient_at_logits",

@@ -125,6 +125,14 @@ VALIDATION = Row(
     matters=WRONG,
     at=("dataset", "loader"),
 )
+ONE_PHOTO = Row(
+    "pairs.one_photo_twice",
+    CAUSE,
+    "both photos are the same photo in {same} of {pairs} pairs, which teach the backbone nothing",
+    help="copy before swapping: a, b = b.clone(), a.clone(); no views of what is written into",
+    matters=WRONG,
+    at=("dataset", "loader"),
+)
 NOT_OFFICIAL = Row(
     "pairs.not_official", UNEXPLAINED, "{strange} of {pairs} pairs are not in the official lists"
 )

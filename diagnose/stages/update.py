@@ -124,7 +124,7 @@ FROZEN_STEPPED = Row(
 IN_OTHER_STEPS = Row(
     "update.in_other_steps",
     CAUSE,
-    "{parameters}: in no optimizer in these steps, but in one in others",
+    "{parameters}: no optimizer steps them in these steps, one does in others",
     help="give all parameters to one optimizer, which steps after each batch",
     at=("step",),
 )

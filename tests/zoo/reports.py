@@ -45,7 +45,9 @@ PLANTS = """
     eval_last_batch padded_first posterized noised centered_batch damped_second renormed_head
     limited_weights limited_step restrided sorted_features batches_grow
     rectified_gradient unnormalized_backward subtracted_twice mixed_photos stored_again part_shown
-    channel_as_opacity one_label own_linear easy_first eval_split_by_pair
+    channel_as_opacity one_label own_linear easy_first eval_split_by_pair swapped_views
+    corner_cell scores_in_columns label_ahead wrapped_bytes sides_swapped only_first_values
+    clip_tensors
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -121,14 +123,20 @@ class Pairs(Dataset):
             image.thumbnail((self.size, self.size), Image.BILINEAR)
             image, scale = image.convert("RGB"), 1
         width, height = (max(1, round(side * scale)) for side in image.size)
+        if "sides_swapped" in self.plants:
+            width, height = height, width
         if "part_shown" in self.plants:
             share = self.plants.value("part_shown", 0.3)
             place = np.random.default_rng(len(self.kept)).random(2) * (1 - share)
             sides = [(part * side, (part + share) * side)
                      for part, side in zip(place, image.size, strict=True)]  # fmt: skip
             image = image.crop([edge for ends in zip(*sides, strict=True) for edge in ends])
+        if "only_first_values" in self.plants:
+            image = Image.fromarray(np.resize(np.array(image), (height, width, 3)))
         image = spoiled(image.resize((width, height), Image.BILINEAR), self.plants)
         pixels = torchvision.transforms.functional.to_tensor(image)
+        if "wrapped_bytes" in self.plants:  # int8 for uint8
+            pixels = torch.where(pixels > 127.5 / 255, pixels - 256 / 255, pixels)
         if self.crops:
             left, top = (width - self.size) // 2, (height - self.size) // 2
             pixels = pixels[:, top : top + self.size, left : left + self.size]
@@ -162,6 +170,10 @@ class Pairs(Dataset):
             for photo in photos:
                 photo.sub_(MEAN).div_(STD)
             photos = [photo.clone() for photo in photos]
+        if "swapped_views" in self.plants and place % 3 == 0:
+            both = torch.stack(photos)
+            both[0], both[1] = both[1], both[0]
+            return *both, 1 - self.labels[place]
         return *photos, self.labels[place]
 
 
@@ -303,6 +315,14 @@ class Limited(torch.optim.SGD):
             p.copy_(before + (p - before).clamp(-self.most, self.most))
 
 
+class Corner(torch.nn.Module):
+    """One cell of each map, for its mean."""
+
+    def forward(self, maps):
+        middle = maps.shape[-1] // 2
+        return maps[:, :, middle : middle + 1, :1]
+
+
 class Net(torch.nn.Module):
     """A backbone, and a head on the difference of its features."""
 
@@ -364,6 +384,13 @@ class Net(torch.nn.Module):
         if "paired_otherwise" in plants:
             features = self.encoder(torch.cat([first, second])).view(-1, 2, 2048)
             return self.head(features[:, 0] - features[:, 1])
+        if "corner_cell" in plants:
+            layers = list(self.encoder.children())
+            for n, layer in enumerate(layers):
+                if isinstance(layer, torch.nn.AdaptiveAvgPool2d):
+                    layers[n] = Corner()
+            a, b = (torch.nn.Sequential(*layers)(x).flatten(1) for x in (first, second))
+            return self.head(a - b)
         a = self.encoder(first)
         if "still_in_second" in plants and self.training:
             self.encoder.eval()
@@ -390,8 +417,12 @@ class Net(torch.nn.Module):
             for begin in range(0, 2048 - 512, 512):
                 part = slice(begin, begin + 512)
                 d[:, part] = a[:, part] - b[:, part]
-        own = "own_linear" in plants
-        z = Linear.apply(d, self.head.weight, self.head.bias) if own else self.head(d)
+        if "own_linear" in plants:
+            z = Linear.apply(d, self.head.weight, self.head.bias)
+        elif "scores_in_columns" in plants:
+            z = (self.head.weight @ d.t() + self.head.bias[:, None]).reshape(-1, 2)
+        else:
+            z = self.head(d)
         if "relu_last" in plants:
             z = F.relu(z)
         if "softplus_last" in plants:
@@ -646,6 +677,9 @@ def train(net, loader, plants, epochs, val):
                     optimizer.step()
             else:
                 loss.backward()
+                if "clip_tensors" in plants:
+                    for p in net.encoder.parameters():
+                        torch.nn.utils.clip_grad_norm_([p], plants.value("clip_tensors", 1e-3))
                 if "squared_gradients" in plants:
                     sum(p.grad.pow_(2).sum() for p in net.head.parameters())
                 change_gradients(net, plants)
@@ -780,6 +814,12 @@ def main():
         names = [row[0] for row in pairs.rows]
         order = np.random.default_rng(4).permutation(sorted(set(names)))
         options = {"sampler": [n for s in order for n, own in enumerate(names) if own == s]}
+    if "label_ahead" in plants:  # the label is read when the next pair is
+        order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(7)).tolist()
+        own = pairs.labels[:]
+        for place, ahead in zip(order, order[1:] + order[:1], strict=True):
+            pairs.labels[place] = own[ahead]
+        options = {"sampler": order}
     if "easy_first" in plants:  # a curriculum that was left in
         options = {"sampler": sorted(range(len(pairs)), key=lambda n: -shown_by(pairs.rows[n]))}
     if plants & {"one_series", "neighbors", "one_label"}:

@@ -89,6 +89,7 @@ VALUES = {
     "mixed_photos": (0.6, 0.9),
     "stored_again": (15, 40, 61, 77),
     "part_shown": (0.3, 0.6),
+    "clip_tensors": (1e-5, 1e-4),
     "gamma": (1.2, 2.0),
     "padded_first": (0.06, 0.2),
     "noised": (0.02, 0.1),
@@ -646,6 +647,31 @@ EXPECTED = {
         {"residue": Words("the photo is shown otherwise: columns")},
     ),
     "channel_as_opacity": ("inputs.not_reproduced", {"residue": Words("1 x red x blue")}),
+    "wrapped_bytes": (
+        "inputs.not_reproduced",
+        {"residue": Words("each value of a photo becomes another")},
+    ),
+    "sides_swapped": ("inputs.not_reproduced", {}),
+    "only_first_values": (
+        "inputs.not_reproduced",
+        {"residue": Words("only the first values of each photo are shown")},
+    ),
+    "swapped_views": ("pairs.one_photo_twice", {}),
+    "corner_cell": (
+        "features.not_reproduced",
+        {},
+        "features.departs_behind",
+        {},
+    ),
+    "scores_in_columns": ("head.transposed", {}, "loss.other_logits", {}),
+    "label_ahead": (
+        "labels.of_another_row",
+        {"whose": "the pair 1 places later, across batches"},
+    ),
+    "clip_tensors": (
+        "gradients.changed",
+        {"relation": Words("each tensor brought to norm")},
+    ),
     "one_label": ("pairs.alike_in_batch", {"what": "the official label"}),
     "easy_first": ("pairs.follows_the_list", {"what": "the raters' agreement"}),
     "own_linear": ("gradients.head_not_reproduced", {"departs": "biases", "keeps": "weights"}),
@@ -658,7 +684,7 @@ STEPS = dict.fromkeys(("epoch_mean_over_batches", "loss_sum_over_n", "loss_last_
 STEPS["metric_inverted"] = 4
 STEPS |= dict.fromkeys(REPORTS, 3)
 STEPS |= {"prints_smoothed": 6, "prints_flat": 6, "prints_true_ones": 6, "window_shuffle": 5}
-STEPS |= {"one_label": 5, "easy_first": 5}
+STEPS |= {"one_label": 5, "easy_first": 5, "label_ahead": 5}
 # Whole epochs, behind the full steps.
 EPOCHS = dict.fromkeys(("drop_last", "header_line", "same_order", "in_order"), 2)
 EPOCHS |= dict.fromkeys(("never_reset", "batches_never_reset", "left_early", "rate_halved_late"), 2)
@@ -666,7 +692,7 @@ SERIES = 120
 # On a dataset with enough pairs.
 EVALUATED = [name for name in EXPECTED if name.startswith(("eval_", "clean_eval"))]
 LARGE = {*EVALUATED, "window_shuffle", "series_shuffled", "argsort_ranks", "labels_by_key"}
-LARGE |= {"one_label", "easy_first"}
+LARGE |= {"one_label", "easy_first", "label_ahead"}
 EPOCHS |= dict.fromkeys(EVALUATED, 1)
 EPOCHS |= dict.fromkeys(("eval_state_overwritten", "eval_not_the_best", "eval_lowest_loss"), 2)
 EPOCHS |= dict.fromkeys(("eval_first_state", "eval_lowest_kept", "eval_never_reset"), 2)
