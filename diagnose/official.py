@@ -145,7 +145,8 @@ class Official(Photos):
         made: the inputs [P, 3, S, S] that the reference makes of the photos of these rows.
         """
         names = [self.paths[row].name for row in rows]
-        two = twofold_of(centered(x), centered(made), names)
+        insides = [self.photo(row).base(reference(), x.shape[-1])[1] for row in rows]
+        two = twofold_of(centered(x), centered(made), names, insides)
         if two is None:
             return None
         place, residue = two

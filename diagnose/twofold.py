@@ -1,7 +1,5 @@
 """Inputs that show two photos: one through the other, or one where the other is not."""
 
-import itertools
-
 import torch
 
 from diagnose.residue import ROUNDED, SMALLEST, Residue
@@ -9,7 +7,7 @@ from diagnose.residue import ROUNDED, SMALLEST, Residue
 LEAST = 0.02  # share of a photo that is told
 APART = 4.0  # times that one photo alone must leave more than two
 WHOLE = 0.98  # share of the values that depart from one photo, that are the other's, at least
-TOP = 255
+AROUND = "the border around each photo shows another photo, as of a canvas that is used again"
 
 
 def mix_of(x, made, names):
@@ -38,8 +36,11 @@ def mix_of(x, made, names):
     return a, Residue("each input is a sum of two photos", " + ".join(terms), miss)
 
 
-def patch_of(x, made, names):
-    """As mix_of, of an input each value of which is that of one of two photos."""
+def patch_of(x, made, names, insides):
+    """As mix_of, of an input each value of which is that of one of two photos.
+
+    insides: where each photo lies, [P, S, S].
+    """
     same = ((made - x).abs() <= SMALLEST).flatten(1)
     shares = same.double().mean(1)
     a = int(shares.argmax())
@@ -50,24 +51,25 @@ def patch_of(x, made, names):
     others = torch.cat([left[:b], left[b + 1 :]])
     if float(left[b]) < WHOLE or bool((others > left[b] / 2).any()):
         return None
+    departs = ((x - made[a]).abs() > SMALLEST).any(0)
+    if not bool((departs & insides[a]).any()):
+        return a, Residue(AROUND, f"{names[b]} around {names[a]}", 0.0)
     return a, Residue(
-        "part of each input is another photo", f"{names[b]} in {names[a]}{box_of(x, made[a])}", 0.0
+        "part of each input is another photo", f"{names[b]} in {names[a]}{box_of(departs)}", 0.0
     )
 
 
-def box_of(x, photo):
-    """Where an input [3, S, S] departs from a photo, in words."""
-    departs = ((x - photo).abs() > SMALLEST).any(0)
+def box_of(departs):
+    """The box of some places [S, S], in words."""
     rows, columns = (departs.any(dim).nonzero().flatten() for dim in (1, 0))
     top, left = int(rows[0]), int(columns[0])
     height, width = int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left
     return f" within {width} x {height} pixels at ({left}, {top})"
 
 
-def twofold_of(x, made, names):
+def twofold_of(x, made, names, insides):
     """(place of the photo that an input shows most of, Residue); None where it does not show two.
 
-    See mix_of.
+    See mix_of and patch_of.
     """
-    looks = ((look, x, made, names) for look in (mix_of, patch_of))
-    return next(filter(None, itertools.starmap(lambda look, *own: look(*own), looks)), None)
+    return mix_of(x, made, names) or patch_of(x, made, names, insides)

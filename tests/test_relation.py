@@ -193,25 +193,31 @@ def photos(tmp_path_factory):
 def test_an_input_of_two_photos_is_told_by_both(photos, seed):
     rng, names = np.random.default_rng(seed), [str(n) for n in range(6)]
     made = torch.stack([centered(apply(photo, reference(), 64)) for photo in photos])
+    insides = [photo.base(reference(), 64)[1] for photo in photos]
     (a, b), share = rng.permutation(6)[:2].tolist(), round(rng.uniform(0.55, 0.9), 3)
     mixed = share * made[a] + (1 - share) * made[b]
-    place, found = twofold_of(mixed.float().double(), made, names)
+    place, found = twofold_of(mixed.float().double(), made, names, insides)
     assert (place, found.kind) == (a, "each input is a sum of two photos")
     assert found.values == f"{share:.3g} x {a} + {1 - share:.3g} x {b}"
     patched, left = made[a].clone(), int(rng.integers(5, 25))
     patched[:, 20:41, left : left + 19] = made[b][:, 20:41, left : left + 19]
-    place, found = twofold_of(patched, made, names)
+    place, found = twofold_of(patched, made, names, insides)
     assert (place, found.kind) == (a, "part of each input is another photo")
     assert found.values == f"{b} in {a} within 19 x 21 pixels at ({left}, 20)"
+    around = torch.where(insides[a], made[a], made[b] + 5)
+    around_b = torch.cat([made, (made[b] + 5)[None]])
+    whole = [*insides, insides[b]]
+    place, found = twofold_of(around, around_b, [*names, "other"], whole)
+    assert place == a and found.values == f"other around {a}"
     dotted = made[a].clone()
     dotted[:, 20:23, left] += 40  # a few values that no photo has
-    assert twofold_of(dotted, made, names) is None
+    assert twofold_of(dotted, made, names, insides) is None
     wrapped = torch.where(made[a] > 60, made[a] - 256, made[a])
-    assert twofold_of(wrapped, made, names) is None
-    assert twofold_of(made[a], made, names) is None
-    assert twofold_of(1.3 * made[a], made, names) is None
+    assert twofold_of(wrapped, made, names, insides) is None
+    assert twofold_of(made[a], made, names, insides) is None
+    assert twofold_of(1.3 * made[a], made, names, insides) is None
     noise = torch.randn(made[a].shape, generator=torch.Generator().manual_seed(seed)).double()
-    assert twofold_of(made[a] + 30 * noise, made, names) is None
+    assert twofold_of(made[a] + 30 * noise, made, names, insides) is None
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -496,7 +496,7 @@ EXPECTED = {
     "small_photos": ("inputs.not_reproduced", {"outside": None, "moved": None}),
     "canvas_kept": (
         "inputs.not_reproduced",
-        {"residue": Words("part of each input is another photo")},
+        {"residue": Words("the border around each photo shows another photo")},
     ),
     "reshaped": ("inputs.not_reproduced", {"outside": None, "box": None}),
     "squared_gradients": (
