@@ -47,7 +47,7 @@ PLANTS = """
     rectified_gradient unnormalized_backward subtracted_twice mixed_photos stored_again part_shown
     channel_as_opacity one_label own_linear easy_first eval_split_by_pair swapped_views
     corner_cell scores_in_columns label_ahead wrapped_bytes sides_swapped only_first_values
-    clip_tensors
+    clip_tensors smoothed_backward
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -624,7 +624,7 @@ def train(net, loader, plants, epochs, val):
     optimizer, step, sums, before = optimizer_of(net), 0, [], []
     copied = {"eval_copy", "eval_average", "eval_mean", "eval_stale_statistics", "eval_equal_copy"}
     judged = copy.deepcopy(net) if plants & copied else net
-    figures, best, by_hand, mean = [], None, {}, 0.0
+    figures, best, by_hand, mean, smoothed = [], None, {}, 0.0, 0.0
     if "limited_step" in plants:
         optimizer = Limited(optimizer.param_groups, plants.value("limited_step", 1e-6))
     if "own_momentum" in plants:
@@ -676,7 +676,13 @@ def train(net, loader, plants, epochs, val):
                 if number % 2:
                     optimizer.step()
             else:
-                loss.backward()
+                if "smoothed_backward" in plants:  # what is printed is the loss itself
+                    share = plants.value("smoothed_backward", 0.2)
+                    smoothed = share * loss + (1 - share) * smoothed if step else loss
+                    smoothed.backward()
+                    smoothed = smoothed.detach()
+                else:
+                    loss.backward()
                 if "clip_tensors" in plants:
                     for p in net.encoder.parameters():
                         torch.nn.utils.clip_grad_norm_([p], plants.value("clip_tensors", 1e-3))

@@ -90,6 +90,7 @@ VALUES = {
     "stored_again": (15, 40, 61, 77),
     "part_shown": (0.3, 0.6),
     "clip_tensors": (1e-5, 1e-4),
+    "smoothed_backward": (0.1, 0.4),
     "gamma": (1.2, 2.0),
     "padded_first": (0.06, 0.2),
     "noised": (0.02, 0.1),
@@ -668,6 +669,7 @@ EXPECTED = {
         "labels.of_another_row",
         {"whose": "the pair 1 places later, across batches"},
     ),
+    "smoothed_backward": ("loss.not_reproduced", {}, "loss.cross_entropy_in_turn", {}),
     "clip_tensors": (
         "gradients.changed",
         {"relation": Words("each tensor brought to norm")},
