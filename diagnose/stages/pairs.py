@@ -128,7 +128,7 @@ VALIDATION = Row(
 ONE_PHOTO = Row(
     "pairs.one_photo_twice",
     CAUSE,
-    "both photos are the same photo in {same} of {pairs} pairs, which teach the backbone nothing",
+    "both photos are the same photo in {same} of {pairs} pairs",
     help="copy before swapping: a, b = b.clone(), a.clone(); no views of what is written into",
     matters=WRONG,
     at=("dataset", "loader"),
