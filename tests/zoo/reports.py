@@ -47,7 +47,7 @@ PLANTS = """
     rectified_gradient unnormalized_backward subtracted_twice mixed_photos stored_again part_shown
     channel_as_opacity one_label own_linear easy_first eval_split_by_pair swapped_views
     corner_cell scores_in_columns label_ahead wrapped_bytes sides_swapped only_first_values
-    clip_tensors smoothed_backward
+    clip_tensors smoothed_backward damped_buffers
 """.split()  # noqa: SIM905
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -697,6 +697,8 @@ def train(net, loader, plants, epochs, val):
                 if "stepped_twice" in plants:
                     again.step()
                 change_weights(net, plants)
+                for kept in optimizer.state.values() if "damped_buffers" in plants else ():
+                    kept["momentum_buffer"] *= plants.value("damped_buffers", 0.5)
                 if "rolled_back" in plants and step == 2:
                     net.load_state_dict(state)
                 if "rounded_half" in plants and step % 2:
