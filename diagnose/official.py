@@ -123,9 +123,10 @@ class Official(Photos):
         rows_of = recognition.recognize(inputs, self.described, CANDIDATES)
         every = [*itertools.chain(*rows_of), *range(min(len(self.paths), TOGETHER))]
         every = self.affordable(list(dict.fromkeys(every))[:TOGETHER])
-        made = torch.stack([apply(self.photo(row), reference(), size) for row in every])
+        made = centered(torch.stack([apply(self.photo(row), reference(), size) for row in every]))
+        insides = [self.photo(row).base(reference(), size)[1] for row in every]
         for x, rows in zip(inputs, rows_of, strict=True):
-            own, row = self.twofold(x, made, every) or self.nearest_to(x, rows, size)
+            own, row = self.twofold(x, made, insides, every) or self.nearest_to(x, rows, size)
             found.append((own, self.paths[row]) if own else (None, None))
         return found
 
@@ -139,19 +140,20 @@ class Official(Photos):
         with Image.open(self.paths[row]) as photo:
             return photo.size
 
-    def twofold(self, x, made, rows):
+    def twofold(self, x, made, insides, rows):
         """(Nearest, row of its path) of an input that shows two photos of its batch; None: not so.
 
-        made: the inputs [P, 3, S, S] that the reference makes of the photos of these rows.
+        made: the inputs [P, 3, S, S] that the reference makes of the photos of these rows, and
+        insides: where they lie; see diagnose.twofold.mix_of.
         """
         names = [self.paths[row].name for row in rows]
-        insides = [self.photo(row).base(reference(), x.shape[-1])[1] for row in rows]
-        two = twofold_of(centered(x), centered(made), names, insides)
+        shown = centered(x)
+        two = twofold_of(shown, made, names, insides)
         if two is None:
             return None
         place, residue = two
         self.residues += [residue] * (len(self.residues) < LOOKED)
-        return told(0, True, reference(), (centered(x) - centered(made[place])).abs()), rows[place]
+        return told(0, True, reference(), (shown - made[place]).abs()), rows[place]
 
     def nearest_to(self, x, rows, size):
         """(Nearest, row of its path) of one input; (None, None) where it is not sure."""

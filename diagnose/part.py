@@ -6,7 +6,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from diagnose.preprocessing import reference
-from diagnose.recognition import inner_box
+from diagnose.recognition import box_of, inner_box
 from diagnose.residue import LIKE, SMALLEST, Residue
 
 COARSE = 48  # pixels of a side, to which photos are resized for the search
@@ -80,9 +80,7 @@ def told_of(part, box, usual):
 
 def usual_box(photo, size):
     """(left, top, width, height) of a photo in an input of the reference."""
-    _, inside = photo.base(reference(), size)
-    rows, columns = (inside.any(dim).nonzero().flatten() for dim in (1, 0))
-    return int(columns[0]), int(rows[0]), len(columns), len(rows)
+    return box_of(photo.base(reference(), size)[1])
 
 
 def gray_of(photo, sides):

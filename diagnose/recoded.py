@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from diagnose.preprocessing import fit_by_page
+from diagnose.recognition import box_of
 from diagnose.residue import Residue
 
 USUAL = (10, 20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 95)  # what people give, of large files
@@ -50,8 +51,8 @@ def made(photo, size, stage, quality):
     if stage == STAGES[0]:
         return fit_by_page(stored(photo.stored, quality), size)[0]
     pixels, inside = fit_by_page(photo.stored, size)
-    rows, columns = (inside.any(dim).nonzero().flatten() for dim in (1, 0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    left, top, width, height = box_of(inside)
+    box = slice(top, top + height), slice(left, left + width)
     own = (pixels[:, box[0], box[1]] * TOP).round().byte().permute(1, 2, 0).contiguous().numpy()
     again = np.array(stored(Image.fromarray(own), quality))
     pixels = pixels.clone()

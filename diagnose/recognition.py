@@ -44,6 +44,13 @@ def inner_box(x):
     return (left, top, right, bottom) if left < right and top < bottom else (0, 0, size, size)
 
 
+def box_of(places):
+    """(left, top, width, height) of the box around some places [S, S], of which there are any."""
+    rows, columns = (places.any(dim).nonzero().flatten() for dim in (1, 0))
+    left, top = int(columns[0]), int(rows[0])
+    return left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
+
+
 def edge(x):
     """How many rows of an input, from the first on, have the color of its first pixel."""
     other = (x != x[:, :1, :1]).any(2).any(0).nonzero()[:, 0]

@@ -2,6 +2,7 @@
 
 import torch
 
+from diagnose.recognition import box_of
 from diagnose.residue import ROUNDED, SMALLEST, Residue
 
 LEAST = 0.02  # share of a photo that is told
@@ -44,27 +45,19 @@ def patch_of(x, made, names, insides):
     same = ((made - x).abs() <= SMALLEST).flatten(1)
     shares = same.double().mean(1)
     a = int(shares.argmax())
-    left = same[:, ~same[a]].double().mean(1)
-    if same[a].all() or not len(left):
+    given = same[:, ~same[a]].double().mean(1)
+    if same[a].all():
         return None
-    b = int(left.argmax())
-    others = torch.cat([left[:b], left[b + 1 :]])
-    if float(left[b]) < WHOLE or bool((others > left[b] / 2).any()):
+    b = int(given.argmax())
+    others = torch.cat([given[:b], given[b + 1 :]])
+    if float(given[b]) < WHOLE or bool((others > given[b] / 2).any()):
         return None
     departs = ((x - made[a]).abs() > SMALLEST).any(0)
     if not bool((departs & insides[a]).any()):
         return a, Residue(AROUND, f"{names[b]} around {names[a]}", 0.0)
-    return a, Residue(
-        "part of each input is another photo", f"{names[b]} in {names[a]}{box_of(departs)}", 0.0
-    )
-
-
-def box_of(departs):
-    """The box of some places [S, S], in words."""
-    rows, columns = (departs.any(dim).nonzero().flatten() for dim in (1, 0))
-    top, left = int(rows[0]), int(columns[0])
-    height, width = int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left
-    return f" within {width} x {height} pixels at ({left}, {top})"
+    left, top, width, height = box_of(departs)
+    words = f"{names[b]} in {names[a]} within {width} x {height} pixels at ({left}, {top})"
+    return a, Residue("part of each input is another photo", words, 0.0)
 
 
 def twofold_of(x, made, names, insides):
