@@ -18,9 +18,11 @@ import make_demo
 import train_resnet
 from diagnose import dataset
 from diagnose.predictions import judge as judging
+from disk.files import write_text
 from disk.pairlist import DATASET
 from disk.tensors import load_weights
 from run import curves
+from run.folder import CURVES
 from run.loop import Run
 
 KEPT = ("train.log", "history.tsv", "predictions.tsv")
@@ -118,6 +120,53 @@ def test_nothing_is_written_through_a_link(train, demo, tmp_path, refused):
         scoring.main(["--run", str(run), "--data", str(demo), "--store", str(tmp_path / "stores"),
                       "--sheet", str(tmp_path / "sheet.png")])  # fmt: skip
     assert (victim.read_text(), part.read_text()) == ("mine", "mine")
+
+
+def shut_out(path, kind, monkeypatch, victim):
+    """Makes the place of a file one that cannot be written: in use as on Windows, or another."""
+    if kind == "in use":
+        replace = os.replace
+
+        def refuse(part, target):
+            if os.path.basename(target) == path.name:
+                raise PermissionError(13, "another process has it open", str(target))
+            replace(part, target)
+
+        monkeypatch.setattr(os, "replace", refuse)
+        return
+    path.unlink(missing_ok=True)
+    path.mkdir() if kind == "folder" else path.symlink_to(victim)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "in use"])
+def test_every_file_of_a_run_where_something_else_is_in_its_place(
+    kind, runs, tmp_path, monkeypatch
+):
+    folder, flags, _ = runs
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    monkeypatch.setattr(curves, "available", lambda: True)
+    monkeypatch.setattr(curves, "draw", lambda runs, path: write_text(path, "a picture"))
+    names = {path.name for path in (folder / "done").iterdir()} | {CURVES}
+    assert len(names) > 8
+    for name in sorted(names):
+        run = shutil.copytree(folder / "done", tmp_path / name / "run")
+        with monkeypatch.context() as patch:
+            shut_out(run / name, kind, patch, victim)
+            code, said = ends(train_resnet.main, [*flags, "--epochs", 3, "--out", run])
+        assert victim.read_text() == "mine" and not list(run.glob("*.part")), name
+        decorates, epoch = (
+            name == CURVES,
+            torch.load(run / "last.pt")["position"]["epoch"]
+            if (run / "last.pt").is_file() and not (run / "last.pt").is_symlink()
+            else None,
+        )
+        if code == 0:  # nothing that is renamed, or what decorates
+            assert epoch == 3 and (decorates or kind == "in use"), name
+            assert decorates <= (CURVES in said or kind == "link"), said
+        else:
+            assert code == 2 and name in said and len(said.splitlines()) == 1, (name, said)
+            assert not decorates
 
 
 def test_the_last_checkpoint_of_another_run_is_refused(train, demo, tmp_path, refused):

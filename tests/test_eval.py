@@ -1,5 +1,9 @@
 """eval.py's verdicts on runs, its ranking and pictures; the curves of a run."""
 
+import shutil
+import tempfile
+from pathlib import Path
+
 import conftest
 import numpy as np
 import pytest
@@ -10,6 +14,8 @@ import data
 import eval as scoring
 import model
 from run import curves, sheet
+
+GOLDEN = conftest.ROOT / "golden"
 
 
 def test_a_run_is_judged_with_its_model_at_hand(train, demo, tmp_path, judge):
@@ -140,6 +146,33 @@ def test_the_sheet_has_the_most_confident_errors_first(tmp_path, monkeypatch):
     assert 4 * within < apart < edges[12] - edges[4]
 
 
+def sheets(folder):
+    """{name: a contact sheet}: of five errors, of none, and of a ranked series."""
+    lines = [f"{n} 1 2 0.{n + 2} {1 + (n < 3)} {2 - (n < 3)}" for n in range(1, 7)]
+    root = conftest.write_dataset(folder, lines, [], lambda series, photo: 30 * series + photo)
+    pairs, names, photos = data.read_dataset(root, ("train",))["train"]
+    Image.new("RGB", (40, 90), "blue").save(photos / names[1][0])  # portrait; below, a strip
+    Image.new("RGB", (300, 20), "cyan").save(photos / names[3][1])
+    long = photos / "a name of more than 26 letters.JPG"
+    Image.new("RGB", (50, 50), "brown").save(long)
+    likely = np.log([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.31, 0.69], [0.8, 0.2], [0.05, 0.95]])
+    wins = np.eye(2)[pairs["label"]]
+    sheet.draw_errors(folder / "errors.png", pairs, names, photos, likely, "a run")
+    sheet.draw_errors(folder / "none.png", pairs, names, photos, wins, "another run")
+    ranked = [photos / names[0][0], long, photos / names[1][0], photos / names[3][1]]
+    words = ["beats the next with 0.71", "", "beats the next with 0.51", ""]
+    sheet.draw_ranking(folder / "ranking.png", ranked, words, "this model is a guess")
+    return {name: folder / f"{name}.png" for name in ("errors", "none", "ranking")}
+
+
+def test_sheets_are_as_they_were_looked_at(tmp_path):
+    for name, path in sheets(tmp_path).items():
+        with Image.open(path) as drawn, Image.open(GOLDEN / path.name) as golden:
+            assert drawn.size == golden.size, name
+            differs = (np.asarray(drawn) != np.asarray(golden)).any(2)
+            assert not differs.any(), (name, np.argwhere(differs)[0])
+
+
 def test_curves(train, tmp_path, refused, capsys):
     pytest.importorskip("matplotlib")
     first, second = train("first", "--epochs", 4), train("second")
@@ -194,3 +227,9 @@ def test_the_gap_has_a_reading():
     assert curves.read_gap(-0.02, 0.6, 0.6, 77) == "no better than chance"
     unusual = curves.read_gap(-0.08, 0.8, 0.6, 77)  # 1.96 * sqrt(0.8 * 0.2 / 77)
     assert unusual == "unusual: 77 pairs (+-8.9 points), or training mode against evaluation"
+
+
+if __name__ == "__main__":  # draws the pictures of golden/ again; look at them
+    with tempfile.TemporaryDirectory() as name:
+        for path in sheets(Path(name)).values():
+            shutil.copy(path, GOLDEN)

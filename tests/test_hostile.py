@@ -1,7 +1,9 @@
 """What people bring that is not as it should be, and what must not end, or must end, a program."""
 
+import copy
 import io
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,6 +24,7 @@ import make_demo
 import train_resnet
 from diagnose import record, tables
 from diagnose.labels import judge as labels
+from diagnose.trace import read_trace
 from disk import errors, pairlist, store
 from disk.errors import exit_on_error, warn_on
 from run import checkpoint, scores
@@ -103,6 +106,8 @@ def test_an_overheard_output_is_an_output_as_before():
     print(" 0.7", file=tee)
     assert stream.getvalue() == "loss 0.5\nacc 0.7\n" and heard == ["loss 0.5", "acc 0.7"]
     assert isinstance(tee, io.TextIOBase)
+    copy.copy(tee).write("!\n")
+    assert stream.getvalue().endswith("0.7\n!\n")
     del tee
     assert not stream.closed
     with record.Tee(stream, heard.append) as own:
@@ -139,12 +144,40 @@ def test_a_trainer_s_own_modules_are_its_own(tmp_path):
     ours -= {"__main__", "trace", "stepping"}  # a trainer that shadows the standard library is ill
     for name in ours:
         (tmp_path / f"{name}.py").write_text("mine = True\n")
+    for path in (conftest.ROOT / "diagnose").iterdir():  # folders of ours, and folders of theirs
+        if (path / "__init__.py").exists():
+            ours.add(path.name)
+            (tmp_path / path.name).mkdir()
+            (tmp_path / path.name / "__init__.py").write_text("mine = True\n")
     (tmp_path / "losses.py").write_text("mine = True\n")
+    assert {"compare", "labels", "predictions", "stages"} <= ours
     imports = "; ".join(f"import {name}; assert {name}.mine" for name in sorted(ours | {"losses"}))
     imports += "; import trace; assert hasattr(trace, 'Trace')"
     ended = recorded(tmp_path, "train.py", imports)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "mine.trace").exists()
+
+
+@pytest.mark.parametrize("own", [["--steps", "7"], ["--", "--steps", "7"], ["a", "--"]])
+def test_words_of_the_trainer_are_passed_on_as_they_are(own, tmp_path):
+    (tmp_path / "train.py").write_text("import sys; print(sys.argv)")
+    for words in (["record", "--out", "a.trace"], ["record", "--out", "a.trace", "--"], ["watch"]):
+        command = [sys.executable, str(conftest.ROOT / "diagnose"), *words, "train.py", *own]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert ended.stdout == f"{['train.py', *own]}\n", ended.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="descriptors of POSIX")
+@pytest.mark.parametrize("closed", [[1], [2], [0, 1, 2]])
+def test_a_trainer_without_outputs_is_recorded(closed, tmp_path):
+    text = textwrap.dedent(TRAINER.format(imports="", before=""))
+    (tmp_path / "train.py").write_text(text)
+    words = ["record", "--steps", "2", "--out", "mine.trace", "train.py"]
+    command = shlex.join([sys.executable, str(conftest.ROOT / "diagnose"), *words])
+    shut = " ".join(f"{number}>&-" for number in closed)
+    ended = subprocess.run(["sh", "-c", f"exec {command} {shut}"], cwd=tmp_path, timeout=120)
+    assert ended.returncode == 0
+    assert len(read_trace(tmp_path / "mine.trace").updates) == 2
 
 
 def test_a_script_without_suffix_is_a_script(tmp_path):
@@ -176,15 +209,26 @@ def test_counts_below_the_least_are_refused(words, tmp_path, capsys, monkeypatch
     assert "--steps is at least 1" in said
 
 
-def test_a_file_that_has_appeared_meanwhile_is_left(tmp_path, capsys):
-    (tmp_path / "mine.trace").write_text("of somebody else")
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_what_has_appeared_meanwhile_is_left(kind, tmp_path, capsys):
+    target, own = tmp_path / "own", tmp_path / "mine.trace"
+    target.write_text("of somebody else")
+    if kind == "file":
+        own.write_text("of somebody else")
+    elif kind == "folder":
+        own.mkdir()
+    else:
+        own.symlink_to(target)
     batch = {"passes": []}
     trace = {"updates": [1], "batches": [batch], "weights": [], "asked": 1, "epochs": []}
     trace["later"] = []
     trace |= {"asked_epochs": 0, "until": None}
-    record.write_trace(trace, tmp_path / "mine.trace")
-    assert (tmp_path / "mine.trace").read_text() == "of somebody else"
-    assert (tmp_path / "mine.trace.2").exists()
+    before = own.lstat()
+    record.write_trace(trace, own)
+    assert own.lstat() == before and target.read_text() == "of somebody else"
+    assert kind == "folder" or own.read_text() == "of somebody else"
+    assert (tmp_path / "mine.trace.2").is_file() and not list(tmp_path.glob("*.part"))
+    assert f"{own} has appeared meanwhile and is left as it is" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

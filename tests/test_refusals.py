@@ -10,9 +10,12 @@ import pytest
 import eval as scoring
 import make_demo
 import train_resnet
+import train_vgg
 from diagnose.labels import judge as labels
 from diagnose.predictions import judge as predictions
+from run import flags
 from run.scores import read_logits
+from variants import train_finetune, train_frozen
 
 PAIR = "series\tphoto_1\tphoto_2\t"
 TRAIN = ["--weights", "none", "--data", "nowhere", "--out", "run"]
@@ -24,7 +27,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "flags, said",
+    "words, said",
     [
         (["--size", "65"], "--size 65: not a multiple of 32"),
         (["--size", "31"], "--size 31: not in 32..4096"),
@@ -36,8 +39,37 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
         (["--dropout", "0.3"], "--dropout 0.3: the direct head has no layer to drop"),
     ],
 )  # fmt: skip
-def test_flags_of_training(flags, said, refused):
-    refused(train_resnet.main, [*TRAIN, *flags], said)
+def test_flags_of_training(words, said, refused):
+    refused(train_resnet.main, [*TRAIN, *words], said)
+
+
+LIMITS = {  # {flag: least and largest value}, in every page that has it
+    "size": (32, 4096), "min_agreement": (0, 1), "quick_experiment": (1e-6, 1),
+    "hidden": (1, 65536), "dropout": (0, 0.99), "inner_dropout": (0, 0.99), "batch_size": (1, 4096),
+    "lr_backbone": (0, 100), "lr_head": (0, 100), "momentum": (0, 0.9999), "weight_decay": (0, 10),
+    "lr_factor": (1e-6, 1), "lr_every": (1, 100_000), "epochs": (1, 100_000),
+    "patience": (1, 100_000), "seed": (0, 9_223_372_036_854_775_807), "accumulate": (1, 1024),
+    "warmup": (0, 100_000), "warmup_factor": (1e-6, 1), "lr_least": (0, 100), "cycle": (1, 100_000),
+    "min_reviewers": (1, 1_000_000), "save_every": (1, 1_000_000_000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", [train_resnet, train_vgg, train_frozen, train_finetune])
+def test_numbers_at_the_limits_of_a_flag_are_taken_and_those_beyond_are_not(page, capsys):
+    numbers = {key: row for key, row in (page.RECIPE | flags.RUN_FLAGS).items()
+               if row[1] and not isinstance(row[1][0], str)}  # fmt: skip
+    assert len(numbers) > 10
+    for key, row in numbers.items():
+        low, high = LIMITS[key]
+        for value in (low, high, *([low], [high]) * isinstance(row[0], list)):
+            flags.check_value(page.__file__, key, value, *row)
+        step = 1 if isinstance(row[0], int | list) else 1e-7
+        for value in (low - step, high + step):
+            with pytest.raises(SystemExit):
+                flags.check_value(page.__file__, key, value, *row)
+            said = capsys.readouterr().err
+            assert said.startswith(f"{Path(page.__file__).name}: --{key.replace('_', '-')} {value}")
+            assert said.endswith(f": not in {row[1][0]}..{row[1][1]}\n")
 
 
 def test_the_least_and_the_largest_value_of_a_flag_are_taken(refused):
@@ -47,13 +79,13 @@ def test_the_least_and_the_largest_value_of_a_flag_are_taken(refused):
 
 def test_a_file_in_the_place_of_a_run(tmp_path, demo, refused):
     (tmp_path / "run").write_text("mine")
-    flags = ["--weights", "none", "--data", demo, "--out", "run"]
-    refused(train_resnet.main, flags, "--out run: is a file")
+    words = ["--weights", "none", "--data", demo, "--out", "run"]
+    refused(train_resnet.main, words, "--out run: is a file")
     assert (tmp_path / "run").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
-    "main, flags, said",
+    "main, words, said",
     [
         (scoring.main, ["--run", "none", "--data", "x"], "--run none: holds no run (no args.json)"),
         (scoring.main, ["--run", "none"], "--data: the labels come from the official lists"),
@@ -66,8 +98,8 @@ def test_a_file_in_the_place_of_a_run(tmp_path, demo, refused):
          "--like list.txt: not one train_, val_ or test_pairlist.txt each"),
     ],
 )  # fmt: skip
-def test_flags_of_other_commands(main, flags, said, tmp_path, refused):
-    refused(main, flags, said)
+def test_flags_of_other_commands(main, words, said, tmp_path, refused):
+    refused(main, words, said)
     assert not list(tmp_path.iterdir())
 
 
@@ -78,7 +110,7 @@ def test_a_run_whose_first_epoch_has_not_ended(train, demo, refused):
 
 
 @pytest.mark.parametrize(
-    "text, flags, said",
+    "text, words, said",
     [
         (PAIR + "label\n1\t1\t2\t0\n", ["--align", "out.tsv"],
          "--align: labels alone fit many numberings; it takes votes or preferences"),
@@ -91,10 +123,10 @@ def test_a_run_whose_first_epoch_has_not_ended(train, demo, refused):
          "2: the winner is of series 2, the photos are of 1"),
     ],
 )  # fmt: skip
-def test_files_of_labels(text, flags, said, demo, tmp_path, refused):
+def test_files_of_labels(text, words, said, demo, tmp_path, refused):
     (tmp_path / "mine.tsv").write_text(text)
     refused(
-        labels.main, ["mine.tsv", "--data", demo, *flags], "mine.tsv" if not flags else "", said
+        labels.main, ["mine.tsv", "--data", demo, *words], "mine.tsv" if not words else "", said
     )
     assert not (tmp_path / "out.tsv").exists()
 

@@ -23,6 +23,30 @@ SMALL = ["--weights", "none", "--size", "64", "--epochs", "3", "--batch-size", "
 FINE = [*SMALL, "--freeze", "0", "1", "--warmup", "2", "--cycle", "6"]
 
 
+SHARED = {
+    "weights": "imagenet", "size": 224, "fit": "pad", "pad_color": "imagenet",
+    "quick_experiment": 1.0, "activation": "relu", "batch_size": 32, "weight_decay": 0.01,
+    "epochs": 50, "patience": 10, "seed": 42,
+}  # fmt: skip
+DEFAULTS = {  # {page: what its specification asks for, where it is not ours}
+    train_frozen: SHARED | {
+        "features": ["resnet50"], "min_agreement": 0.7, "votes": "", "min_reviewers": 2,
+        "hidden": [512, 256], "dropout": 0.5, "lr_head": 1e-3,
+    },
+    train_finetune: SHARED | {
+        "min_agreement": 0.0, "freeze": ["conv1", "bn1", "layer1", "layer2"], "hidden": [],
+        "dropout": 0.0, "accumulate": 2, "optimizer": "adamw", "lr_backbone": 5e-5,
+        "lr_head": 5e-4, "schedule": "cosine", "warmup": 5, "warmup_factor": 0.02,
+        "lr_least": 1e-6, "cycle": 50,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", DEFAULTS)
+def test_defaults_are_those_of_the_specification(page):
+    assert {key: row[0] for key, row in page.RECIPE.items()} == DEFAULTS[page]
+
+
 @pytest.fixture
 def run_page(demo, tmp_path):
     """run_page(page, name, *flags): a run of a variant in this process; its folder."""
