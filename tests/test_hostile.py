@@ -106,8 +106,9 @@ def test_an_overheard_output_is_an_output_as_before():
     print(" 0.7", file=tee)
     assert stream.getvalue() == "loss 0.5\nacc 0.7\n" and heard == ["loss 0.5", "acc 0.7"]
     assert isinstance(tee, io.TextIOBase)
-    copy.copy(tee).write("!\n")
-    assert stream.getvalue().endswith("0.7\n!\n")
+    assert copy.copy(tee).getvalue() == stream.getvalue()
+    with pytest.raises(TypeError, match="TextIOWrapper"):  # as of the stream itself
+        copy.copy(record.Tee(sys.__stdout__, heard.append))
     del tee
     assert not stream.closed
     with record.Tee(stream, heard.append) as own:
@@ -210,7 +211,7 @@ def test_counts_below_the_least_are_refused(words, tmp_path, capsys, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
-def test_what_has_appeared_meanwhile_is_left(kind, tmp_path, capsys):
+def test_what_has_appeared_meanwhile_is_left(kind, tmp_path, monkeypatch):
     target, own = tmp_path / "own", tmp_path / "mine.trace"
     target.write_text("of somebody else")
     if kind == "file":
@@ -223,12 +224,14 @@ def test_what_has_appeared_meanwhile_is_left(kind, tmp_path, capsys):
     trace = {"updates": [1], "batches": [batch], "weights": [], "asked": 1, "epochs": []}
     trace["later"] = []
     trace |= {"asked_epochs": 0, "until": None}
-    before = own.lstat()
+    before, said = own.lstat(), []
+    monkeypatch.setattr(record, "tell", said.append)
     record.write_trace(trace, own)
     assert own.lstat() == before and target.read_text() == "of somebody else"
     assert kind == "folder" or own.read_text() == "of somebody else"
     assert (tmp_path / "mine.trace.2").is_file() and not list(tmp_path.glob("*.part"))
-    assert f"{own} has appeared meanwhile and is left as it is" in capsys.readouterr().err
+    assert said[0] == f"record.py: {own} has appeared meanwhile and is left as it is"
+    assert said[1].endswith(f" -> {own}.2")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

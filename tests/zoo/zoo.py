@@ -18,6 +18,7 @@ import runpy
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
@@ -739,9 +740,13 @@ def tiny(weights):
 
 @functools.cache
 def dataset(series=12):
-    """A demo dataset of so many series, made once a process."""
+    """A demo dataset of so many series, made once a process; of many, with small photos."""
     folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-    with contextlib.redirect_stdout(io.StringIO()):
+    sides = make_demo.SIDES if series == 12 else (160, 200, 240)
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        mock.patch.object(make_demo, "SIDES", sides),
+    ):
         make_demo.main(["--out", f"{folder.name}/data", "--series", str(series), "--seed", "1"])
     return folder, Path(folder.name) / "data"
 
