@@ -50,8 +50,8 @@ def check_out(args, settings):
     folder where nothing has begun, since a run may have been killed before.
     """
     out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        stop(__file__, f"--out {out}: is a file")
+    if os.path.lexists(out) and not out.is_dir():
+        stop(__file__, f"--out {out}: is a file, or a link that leads to no folder")
     with fail_on(__file__, f"--out {out}", OSError):
         entries = list(out.iterdir()) if out.is_dir() else []
     names = [path.name for path in entries]

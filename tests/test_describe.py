@@ -209,6 +209,7 @@ def test_whole_epochs_are_judged_by_their_loader():
     assert judged(drawn, items=25, listed=25) == {"pairs.epoch_left_early": told}
 
 
+@pytest.mark.full
 def test_a_part_of_the_weights_that_was_not_loaded_is_named_on_the_real_resnet():
     found = [f for f in zoo.examine(["layer4_fresh"], "reports", real=True, steps=1)
              if f.stage == "start" and f.kind != "SKIPPED"]  # fmt: skip

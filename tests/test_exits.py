@@ -136,7 +136,7 @@ def test_nothing_is_left_when_the_watching_process_is_ended(name, tmp_path):
     assert process.stdout.read() == ""  # the trainer is gone, and has not gone on
 
 
-def test_steps_of_a_dead_recording_are_joined(tmp_path):
+def test_steps_of_a_dead_recording_are_joined(tmp_path, capfd):
     words = command(["record", "--steps", "4", "--out", "mine.trace"], "none", "second")
     subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
     whole = torch.load(tmp_path / "mine.trace", weights_only=True)
@@ -157,11 +157,10 @@ def test_steps_of_a_dead_recording_are_joined(tmp_path):
     joined = torch.load(tmp_path / "joined.trace", weights_only=True)
     assert str(joined) == str(whole)
     for path in ("missing", str(tmp_path), str(TRAINER)):  # where there are no parts
-        words = [*recorder, "--join", path, "--out", "other.trace"]
-        refused = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-        assert (
-            refused.returncode == 2 and refused.stderr.count("\n") == 1 and path in refused.stderr
-        )
+        with pytest.raises(SystemExit) as refused:
+            record.main(["--join", path, "--out", str(tmp_path / "other.trace")])
+        said = capfd.readouterr().err
+        assert refused.value.code == 2 and said.count("\n") == 1 and path in said
     assert not (tmp_path / "other.trace").exists()
     shutil.rmtree(parts)
 

@@ -159,17 +159,20 @@ def test_a_trainer_s_own_modules_are_its_own(tmp_path):
     assert (tmp_path / "mine.trace").exists()
 
 
-@pytest.mark.parametrize("own", [["--steps", "7"], ["--", "--steps", "7"], ["a", "--"]])
-def test_words_of_the_trainer_are_passed_on_as_they_are(own, tmp_path):
+@pytest.mark.parametrize("words, own", [
+    (["record", "--out", "a.trace"], ["--", "--steps", "7"]),
+    (["record", "--out", "a.trace", "--"], ["--steps", "--"]),
+    (["watch"], ["--", "--hang", "7"]),
+])  # fmt: skip
+def test_words_of_the_trainer_are_passed_on_as_they_are(words, own, tmp_path):
     (tmp_path / "train.py").write_text("import sys; print(sys.argv)")
-    for words in (["record", "--out", "a.trace"], ["record", "--out", "a.trace", "--"], ["watch"]):
-        command = [sys.executable, str(conftest.ROOT / "diagnose"), *words, "train.py", *own]
-        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert ended.stdout == f"{['train.py', *own]}\n", ended.stderr
+    command = [sys.executable, str(conftest.ROOT / "diagnose"), *words, "train.py", *own]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.stdout == f"{['train.py', *own]}\n", ended.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="descriptors of POSIX")
-@pytest.mark.parametrize("closed", [[1], [2], [0, 1, 2]])
+@pytest.mark.parametrize("closed", conftest.one_of_each([(0, 1, 2), (1,), (2,)]))
 def test_a_trainer_without_outputs_is_recorded(closed, tmp_path):
     text = textwrap.dedent(TRAINER.format(imports="", before=""))
     (tmp_path / "train.py").write_text(text)

@@ -26,7 +26,8 @@ compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="--compile needs a C++ compiler"
 )
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-FLAGS = ["--channels-last", "--amp", pytest.param("--compile", marks=compiler), "--float64"]
+FLAGS = ["--channels-last", "--amp", "--float64"]
+FLAGS += [pytest.param("--compile", marks=[compiler, pytest.mark.full])]
 
 
 def second_step(monkeypatch, context):
@@ -231,17 +232,17 @@ def test_flags_that_cannot_be_are_refused(demo, tmp_path, refused):
     refused(train_resnet.main, [*flags, "--amp", "--float64"], "--amp", "--float64")
 
 
-def test_a_compiler_that_does_not_work_is_told_before_anything_is_done(demo, tmp_path, monkeypatch):
-    for number, (name, value) in enumerate({"CXX": "false", "PATH": str(tmp_path)}.items()):
-        cache = tmp_path / f"cache{number}"  # else what was compiled before would serve
-        with monkeypatch.context() as patch:
-            patch.setenv(name, value)
-            patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
-            places = ["--data", demo, "--out", tmp_path / "run", "--store", tmp_path / "stores"]
-            process = conftest.script("train_resnet", *conftest.SMALL, *places, "--compile")
-            errors = process.communicate()[1].strip().splitlines()
-        assert process.returncode == 2 and errors[-1].startswith("arithmetic.py: --compile: ")
-        assert "Traceback" not in "".join(errors) and not (tmp_path / "run").exists()
+@pytest.mark.parametrize("name", conftest.one_of_each(["CXX", "PATH"]))
+def test_a_compiler_that_does_not_work_is_told_before_anything_is_done(
+    name, demo, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(name, {"CXX": "false", "PATH": str(tmp_path)}[name])
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))  # of its own
+    places = ["--data", demo, "--out", tmp_path / "run", "--store", tmp_path / "stores"]
+    process = conftest.script("train_resnet", *conftest.SMALL, *places, "--compile")
+    errors = process.communicate()[1].strip().splitlines()
+    assert process.returncode == 2 and errors[-1].startswith("arithmetic.py: --compile: ")
+    assert "Traceback" not in "".join(errors) and not (tmp_path / "run").exists()
 
 
 def test_pooling_without_a_deterministic_backward_is_refused_on_a_gpu(refused):

@@ -225,7 +225,7 @@ def test_a_notebook_finds_torch_as_it_was_behind_the_cell(mine):
     assert (ended.stdout, ended.returncode) == (said, 0), ended.stderr
 
 
-@pytest.mark.parametrize("values", ["steps=0", "steps=-1", "epochs=-2"])
+@pytest.mark.parametrize("values", conftest.one_of_each(["steps=0", "steps=-1", "epochs=-2"]))
 def test_a_notebook_that_asks_for_nothing_is_told_at_once(values, tmp_path):
     text = f"import sys; sys.path.insert(0, {str(conftest.ROOT / 'diagnose')!r}); import record; "
     command = [sys.executable, "-c", f"{text}record.start('mine.trace', {values})"]

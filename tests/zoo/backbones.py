@@ -37,10 +37,10 @@ def vision_transformer():
 
 MODELS = torchvision.models
 BACKBONES = {
+    "small": Small,
     "mobilenet": MODELS.mobilenet_v3_small,
     "squeezenet": MODELS.squeezenet1_1,
     "shufflenet": MODELS.shufflenet_v2_x0_5,
-    "small": Small,
     "transformer": vision_transformer,
 }
 

@@ -685,6 +685,7 @@ STEPS = dict.fromkeys(("epoch_mean_over_batches", "loss_sum_over_n", "loss_last_
 STEPS["metric_inverted"] = 4
 STEPS |= dict.fromkeys(REPORTS, 3)
 STEPS |= {"prints_smoothed": 6, "prints_flat": 6, "prints_true_ones": 6, "window_shuffle": 5}
+STEPS["blurred"] = 1  # of no preparation: half a minute a step
 STEPS |= {"one_label": 5, "easy_first": 5, "label_ahead": 5}
 # Whole epochs, behind the full steps.
 EPOCHS = dict.fromkeys(("drop_last", "header_line", "same_order", "in_order"), 2)
