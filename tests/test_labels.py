@@ -289,6 +289,75 @@ def test_each_bound_of_an_explanation_stands_between_two_files(made_up):
     assert words(np.arange(40, 47)) == ()
 
 
+PRICES = {  # {how the text of a change begins: its bits}; a limit to some rows: LIMITED more
+    "photo numbers count": 2, "photo numbers are one": 2, "photo numbers run": 4,
+    "photo numbers are rotated": 4, "series numbers": 4, "ranks are read": 5, "label = ": 5,
+    "the order of the photos": 6, "ties of .5": 4, "all labels": 5, "label 0 where": 12,
+    "photo_1 and photo_2 are swapped": 2, "labels are inverted": 2, "labels are shifted": 3,
+}  # fmt: skip
+LIMITED, LOST, MOST = 4, 6, 3  # bits of a limit, of a row without its pair; changes of a chain
+
+
+@pytest.mark.parametrize("lowest", [0, 1, 2])
+def test_every_chain_costs_what_its_changes_cost(lowest, made_up, monkeypatch):
+    _, pairs, split_of = dataset.read_labelled(made_up[0])
+    rng, offered, prices = np.random.default_rng(lowest), set(), dict.fromkeys(PRICES, 0)
+    kept = np.sort(rng.choice(len(pairs), 150, replace=False))
+    rows = np.zeros(len(kept), tables.TABLE)
+    turned = rng.random(len(kept)) < 0.4
+    for name, other in (("series", "series"), ("photo_1", "photo_2"), ("photo_2", "photo_1")):
+        rows[name] = np.where(turned, pairs[other][kept], pairs[name][kept])
+    rows["photo_1"] += lowest - 1
+    rows["photo_2"] += lowest - 1
+    rows["series"][rng.choice(len(kept), 7)] = 99_999
+    rows["label"] = rng.choice([0, 1, tables.UNDECIDED], len(kept), p=[0.5, 0.45, 0.05])
+
+    def offer(search, bits, words, made, judged):
+        lost = int((search.places < 0).sum())
+        bits -= labels.choose(len(rows), lost) + LOST * lost
+        for rule in words:
+            (begins,) = (text for text in PRICES if rule.name.startswith(text))
+            in_rows = rule.limit.startswith("in rows ") and rule.limit[8].isdigit()
+            limited = 2 * np.log2(len(rows)) if in_rows else LIMITED * bool(rule.limit)
+            bits -= PRICES[begins] + limited
+            prices[begins] += 1
+        assert bits == pytest.approx(0, abs=1e-9), words
+        assert len(words) <= MOST and (words, search.key) not in offered
+        offered.add((words, search.key))
+        plain_offer(search, bits, words, made, judged)
+
+    plain_offer = labels.Search.offer
+    monkeypatch.setattr(labels.Search, "offer", offer)
+    assert labels.explain(rows, pairs, split_of)[3] == len(offered)
+    # a numbering by which more than half of the rows have no pair is not tried
+    unused = {begins for begins, count in prices.items() if not count}
+    one, series, zero = "photo numbers are one", "series numbers", "photo numbers count"
+    known = {0: {one, series}, 1: {one, zero}, 2: {zero, series, "photo numbers run"}}
+    assert unused == known[lowest]
+
+
+def test_every_misreading_of_the_columns_gives_the_labels_that_its_text_says(made_up):
+    _, pairs, _ = dataset.read_labelled(made_up[0])
+    found = {words[0].name if words else "": made for words, _, made in labels.rules(pairs)}
+    expected = {"": [int(p["rank_1"] > p["rank_2"]) for p in pairs]}
+    for value in (0, 1):
+        for rank in ("rank_1", "rank_2"):
+            expected[f"label = {value} if {rank} == 1"] = [
+                value if p[rank] == 1 else 1 - value for p in pairs
+            ]
+            for photo in ("photo_1", "photo_2"):
+                text = f"ranks are read as photo numbers: label = {value} if {rank} == {photo}"
+                expected[text] = [value if p[rank] == p[photo] else 1 - value for p in pairs]
+        expected[f"all labels are {value}"] = [value] * len(pairs)
+        expected[f"ties of .5 have label {value}"] = [
+            value if p["preference"] == 0.5 else int(p["rank_1"] > p["rank_2"]) for p in pairs
+        ]
+    orders = {name for name in found if "argsort" in name}
+    assert found.keys() == expected.keys() | orders and len(orders) == 2
+    for text, wanted in expected.items():
+        assert found[text].tolist() == wanted, text
+
+
 @MADE_UP
 def test_random_labels_are_never_explained(lists):
     root, pairs, split_of = lists

@@ -20,6 +20,7 @@ NOISE = 0.15  # share of rows that no explanation may leave over
 SURE = 20  # bits that a chain must save against chance
 RIGHT, ROWS = 0.85, 8  # share of the rows that a change alters which it must explain; least number
 REST = 3  # a change must leave at most one in so many of the wrong rows, where some are left
+MOST = 3  # changes of a chain
 KEPT = 40  # chains with the fewest bits; the best and the next best are reported
 NAMES = ("rank_1", "rank_2", "photo_1", "photo_2")
 
@@ -278,8 +279,6 @@ def try_labels(search, numbered, turned, official, split_of, judged):
     for rule, cost, made, limited in [*ruled(pairs, limits), *solved]:
         for turn, turn_bits, follows in ways:
             chain, total = words + rule + turn, bits + cost + turn_bits
-            if len(chain) > 3:
-                continue
             scoped = limits[:1] if limited else limits
             for by in (0, 1, -1):
                 offer_shifted(search, total, chain, made ^ follows, judged, scoped, by)
@@ -323,9 +322,11 @@ def offer_shifted(search, bits, chain, made, judged, limits, by):
         rows, bits = (Rule(f"labels are shifted by {by:+d} rows"),), bits + 3
         judged = judged & shift_rows(search.places >= 0, by)
         judged[0 if by > 0 else -1] = False
+    if len(chain + rows) > MOST:
+        return
     shifted = shift_rows(made, by)
     search.offer(bits, chain + rows, shifted, judged)
-    if len(chain + rows) == 3:
+    if len(chain + rows) == MOST:
         return
     for limit, more, mask in limits:
         words = (Rule(INVERTED, limit),)
