@@ -120,7 +120,7 @@ def test_watching_changes_no_number(tmp_path):
 
 
 @POSIX
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("name", conftest.one_of_each(["SIGKILL", "SIGTERM"]))
 def test_nothing_is_left_when_the_watching_process_is_ended(name, tmp_path):
     words = command(["record", "--out", "mine.trace"], "hang", "second", 2)
     process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL, text=True,
@@ -260,7 +260,7 @@ def test_recording_ends_where_the_next_step_begins(tmp_path):
 
 
 @POSIX
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", conftest.one_of_each(["SIGHUP", "SIGTERM"]))
 def test_steps_before_a_signal_that_was_sent_are_kept(name, tmp_path):
     words = command(["record", "--out", "mine.trace"], "hang", "second", 3)
     process = subprocess.Popen(words, cwd=tmp_path, text=True, stderr=subprocess.PIPE,
@@ -277,15 +277,18 @@ def test_steps_before_a_signal_that_was_sent_are_kept(name, tmp_path):
 
 
 @POSIX
-@pytest.mark.parametrize("words, code", [(("record", "--out", "m.trace"), 2), (("watch",), 0)])
-def test_a_trainer_that_becomes_another_program_is_no_recording(words, code, tmp_path):
+@pytest.mark.parametrize(
+    "words", conftest.one_of_each([("record", "--out", "m.trace"), ("watch",)])
+)
+def test_a_trainer_that_becomes_another_program_is_no_recording(words, tmp_path):
+    code = 2 if words[0] == "record" else 0
     (tmp_path / "own.py").write_text("import os, sys\nos.execv(sys.executable, ['x', '-c', ''])\n")
     line = [sys.executable, str(conftest.ROOT / "diagnose"), *words, "own.py"]
     process = subprocess.run(line, cwd=tmp_path, text=True, capture_output=True)
     assert process.returncode == code and "or exec, code 0" in process.stderr
 
 
-@pytest.mark.parametrize("own", [0, 7])
+@pytest.mark.parametrize("own", conftest.one_of_each([7, 0]))
 def test_the_trainer_s_own_code_comes_before_that_of_no_recording(own, tmp_path):
     (tmp_path / "own.py").write_text(f"import sys\nsys.exit({own})\n")
     line = [sys.executable, str(conftest.ROOT / "diagnose"), "record", "--out", "m.trace", "own.py"]

@@ -50,11 +50,26 @@ def run(root, *words):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_guide_to_change_the_paper(copy):
+def changed_page():
+    """train_resnet.py with the edits of docs/change.md."""
     page = (ROOT / "train_resnet.py").read_text(encoding="utf-8")
     for _, old, new in blocks("change.md"):
         assert old and page.count(old) == 1, old
         page = page.replace(old, new)
+    return page
+
+
+def test_the_edits_of_the_guide_make_a_page_that_follows_the_rules(monkeypatch):
+    tree = ast.parse(changed_page())
+    monkeypatch.setitem(test_rules.TREES, "train_resnet", tree)
+    test_rules.test_every_flag_of_a_recipe_is_read("train_resnet")
+    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert {"resnet18", "build", "main"} <= names
+
+
+@pytest.mark.full
+def test_the_guide_to_change_the_paper(copy):
+    page = changed_page()
     (copy / "train_resnet18.py").write_text(page, encoding="utf-8")
     training, scoring = commands("change.md")[:2]
     code, said = run(copy, *training)
