@@ -9,7 +9,7 @@ import pytest
 import data
 from diagnose import dataset, tables
 from diagnose.dataset import SPLITS
-from diagnose.labels import align
+from diagnose.labels import align, rows
 from diagnose.labels import judge as judging
 from diagnose.labels import search as labels
 
@@ -166,6 +166,50 @@ def test_labels_of_other_rows_are_named_with_their_order(made_up, judge, tmp_pat
     rows = list(zip(*columns, np.random.default_rng(9).permutation(labels), strict=True))
     _, verdict, printed = audit_rows(judge, root, tmp_path / "v.tsv", rows, header=header)
     assert verdict.startswith("not established") and "exactly as many" in printed
+
+
+@pytest.mark.parametrize("count, is_named", [(40, True), (39, False)])
+def test_an_order_is_named_from_as_many_labels_on(count, is_named):
+    rng = np.random.default_rng(count)
+    truth = rng.integers(0, 2, count)
+    table = np.zeros(count, tables.TABLE)
+    table["series"], table["photo_1"], table["photo_2"] = np.arange(count), 1, 2
+    told = rows.order_of(truth[::-1], truth, table, np.arange(count))
+    assert told == ("in reversed order" if is_named else None)
+    assert rows.order_of(np.ones(count), np.ones(count), table, np.arange(count)) is None
+
+
+@pytest.mark.parametrize("photos, is_told", [(5, True), (6, True), (8, True), (9, False)])
+def test_alignment_of_series_of_many_photos(photos, is_told, tmp_path):
+    strengths = {series: np.random.default_rng(series).normal(0, 1.3, photos) for series in (3, 4)}
+    official, mine = [], []
+    for series, strength in strengths.items():
+        order = np.random.default_rng(series + 10).permutation(photos)  # official number - 1
+        for a in range(photos):
+            for b in range(a + 1, photos):
+                chance = 1 / (1 + np.exp(strength[b] - strength[a]))
+                label = int(chance < 0.5)
+                official.append((series, a + 1, b + 1, chance, 1 + label, 2 - label, label, 0))
+                own = 1 / (1 + np.exp(strength[order[b]] - strength[order[a]]))
+                wins = 1e5 * own, 1e5 * (1 - own)
+                mine.append((series, a + 1, b + 1, int(own < 0.5), *wins, True, "", 0))
+    official, mine = np.array(official, dtype=data.PAIR), np.array(mine, dtype=tables.TABLE)
+    told, untold = align.align_series(mine, official)
+    assert sorted(told) == (list(strengths) if is_told else []) and untold == (
+        [] if is_told else list(strengths))  # fmt: skip
+    for series, numbers in told.items():
+        order = np.random.default_rng(series + 10).permutation(photos)
+        assert numbers == {n + 1: int(o) + 1 for n, o in enumerate(order)}
+    if is_told:
+        lines = align.write_alignment(tmp_path / "a.tsv", mine, official)
+        small = 2 if photos <= 5 else 0
+        assert lines[1] == (
+            f"recovered the numbering of 2 series, {small} of 2 to 5 photos ({photos}: 2)"
+        )
+        strong = np.maximum(official["preference"], 1 - official["preference"]) >= 0.7 - 1e-9
+        assert f"agree on {strong.sum()} of {strong.sum()} (100.0 %)" in lines[3]
+        alone = align.align_series(mine[mine["photo_1"] != 1], official)
+        assert alone == ({}, list(strengths))  # a file of fewer photos
 
 
 def test_the_polarity_of_a_file_can_be_declared(lists, judge, tmp_path, refused):

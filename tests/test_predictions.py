@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import data
+from diagnose.predictions import contradictions
 from diagnose.predictions import judge as judging
 from run import scores as scored
 from run.findings import text_of
@@ -313,6 +314,66 @@ def test_each_verdict_has_its_bound():
     assert [verdict(n).row for n in (34, 35, 58, 59)] == rows
     assert [verdict(16, n).row for n in (29, 30)] == [scored.TOO_FEW, scored.NO_BETTER]
     assert verdict(16, 29).values == {"pairs": 29}
+
+
+@pytest.mark.parametrize("pairs, values, is_told", [(20, 4, True), (19, 4, False), (20, 5, False)])
+def test_few_values_are_told_of_enough_pairs(pairs, values, is_told):
+    label = np.arange(pairs) % 2
+    size = 1 + np.arange(pairs) // 2 % (values // 2)
+    size[-1] = max(size) + values % 2  # one more value, if any
+    likely = 1 / (1 + np.exp(-size))
+    scores = np.log(np.where(np.arange(2) == label[:, None], likely[:, None], 1 - likely[:, None]))
+    scores = np.where(size[:, None] > values // 2, [[-0.5, -1]], scores)
+    assert len(np.unique(scores.round(9))) == values + values % 2
+    found = contradictions.contradictions(scores, label, True)
+    assert [f.values for f in found] == [{"values": values}] * is_told
+    assert contradictions.contradictions(scores, label, False) == []
+
+
+@pytest.mark.parametrize("one_sided, is_told", [(21, True), (20, False)])
+def test_errors_of_one_label_are_told_where_chance_would_not(one_sided, is_told):
+    # all errors of one label: twice 2 ** -21 is below 1e-6, twice 2 ** -20 is not
+    truth = np.arange(400) % 2
+    predicted = truth.copy()
+    predicted[np.flatnonzero(truth == 0)[:one_sided]] = 1
+    rng = np.random.default_rng(0)
+    margin = rng.normal(0, 1, 400) ** 2 + 0.1
+    scores = np.where(np.arange(2) == predicted[:, None], margin[:, None], -margin[:, None])
+    found = contradictions.contradictions(scores, truth, False)
+    shares = {"predicted": predicted.mean(), "preferred": 0.5, "chance": 2 * 2.0**-one_sided}
+    assert [f.values for f in found] == [pytest.approx(shares)] * is_told
+
+
+@pytest.mark.parametrize("right, is_named", [(56, True), (44, True), (55, False), (45, False)])
+def test_a_figure_near_a_half_is_not_said_to_be_inverted(right, is_named):
+    pairs = np.zeros(100, dtype=data.PAIR)
+    pairs["series"], pairs["label"] = np.arange(100), np.arange(100) % 2
+    correct = np.random.default_rng(3).permutation(100) < right
+    predicted = np.where(correct, pairs["label"], 1 - pairs["label"])
+    scores = np.log(np.where(np.arange(2) == predicted[:, None], 0.9, 0.1))
+    own, rows = np.full(100, -1), (predicted, pairs["label"])
+    reported = [f"{1 - right / 100:.2f}"]
+    found, _ = judging.judge_reported(reported, correct, pairs, scores, own, rows)
+    assert (found.row is judging.METRIC_INVERTED) == is_named
+    assert is_named or found.row is judging.NOT_ACCURACY
+
+
+@pytest.mark.parametrize("head, sound, wrong", [
+    ("prob_1\tprob_2", "0.3\t0.70099", "0.3\t0.70101"),
+    ("prob_1\tprob_2", "0\t1", "-0.0001\t1.0001"),
+    ("logprob_1\tlogprob_2", "-0.69214\t-0.69216", "-0.69213\t-0.69215"),
+    ("prob_1", "1", "1.0001"),
+    ("predicted", "1", "2"),
+    ("winner", "2", "3"),
+])  # fmt: skip
+def test_the_scores_of_a_row_at_their_limits(head, sound, wrong, tmp_path, capsys):
+    path = tmp_path / "p.tsv"
+    path.write_text(f"series\tphoto_1\tphoto_2\t{head}\n1\t1\t2\t{sound}\n")
+    assert len(judging.read_predictions(path, {})[0]) == 1
+    path.write_text(f"series\tphoto_1\tphoto_2\t{head}\n1\t1\t2\t{wrong}\n")
+    with pytest.raises(SystemExit) as ended:
+        judging.read_predictions(path, {})
+    assert ended.value.code == 2 and "p.tsv:2: " in capsys.readouterr().err
 
 
 def test_exact_binomial_tail():

@@ -40,6 +40,7 @@ from run.findings import CAUSE, EQUAL, SKIPPED, UNEXPLAINED, give_verdict, rows_
 from run.scores import ENOUGH, percent
 
 NAMED = 4  # digits from which on a figure names its arithmetic
+NEAR_HALF = 0.05  # so near a half, a figure may be 1 - accuracy by chance
 
 
 row = rows_of("predictions")
@@ -233,7 +234,7 @@ def judge_reported(reported, correct, pairs, scores, own, rows):
     ways = arithmetics(correct, pairs, scores, own, rows)
     fits = [name for name, made in ways.items() if abs(made - value) <= near]
     inverted = abs(1 - value - accuracy) <= near
-    if inverted and not fits and abs(accuracy - 0.5) > 0.05:
+    if inverted and not fits and abs(accuracy - 0.5) > NEAR_HALF + 1e-9:
         return METRIC_INVERTED.found(reported=best), evidence
     told = {"reported": best, "accuracy": accuracy}
     if len(fits) == 1 and not inverted and digits >= NAMED:
