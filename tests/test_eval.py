@@ -1,5 +1,6 @@
 """eval.py's verdicts on runs, its ranking and pictures; the curves of a run."""
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -185,19 +186,84 @@ def test_curves(train, tmp_path, refused, capsys):
     refused(curves.main, [first, "--out", tmp_path / "curves.png"], "exists already")
 
 
-def test_curves_stand_in_their_panels(tmp_path):
-    pytest.importorskip("matplotlib")
-    columns = {"epoch": (1, 2, 3), "lr_backbone": (0, 1e-5, 3e-6), "lr_head": (1e-4, 1e-4, 3e-5)}
-    columns |= {"train_loss": (66, 0.6, 0.5), "train_acc": (0.5, 0.6, 0.7)}
-    columns |= {"val_loss": (0.8, 0.7, 0.9), "val_acc": (0.52, 0.51, 0.5)}
+COLUMNS = {
+    "epoch": (1, 2, 3), "lr_backbone": (0, 1e-5, 3e-6), "lr_head": (1e-4, 1e-4, 3e-5),
+    "train_loss": (66, 0.6, 0.5), "train_acc": (0.5, 0.6, 0.7), "val_loss": (0.8, 0.7, 0.9),
+    "val_acc": (0.52, 0.51, 0.5),
+}  # fmt: skip
+
+
+def write_runs(folder, names, columns):
+    """Run folders of these names with one history; their paths."""
     lines = ["\t".join(map(str, row)) for row in (columns, *zip(*columns.values(), strict=True))]
-    for name in ("first", "equal"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "history.tsv").write_text("\n".join(lines))
-        (tmp_path / name / "train.log").write_text(
+    for name in names:
+        (folder / name).mkdir()
+        (folder / name / "history.tsv").write_text("\n".join(lines))
+        (folder / name / "train.log").write_text(
             "val:   77 pairs, constant 0.5714, prior loss 0.6829\n"
         )
-    runs = [tmp_path / "first", tmp_path / "equal"]
+    return [folder / name for name in names]
+
+
+def looks_of(figure):
+    """What a figure is drawn with, as JSON holds it: sizes, lines, steps, words, scales."""
+    found = {"size": figure.get_size_inches().tolist(), "title": figure.get_suptitle()}
+    found["runs"] = [text.get_text() for text in figure.legends[0].get_texts()]
+    for axis in figure.axes:
+        lines = [
+            [line.get_label() * (not line.get_label().startswith("_")), line.get_color(),
+             line.get_linestyle(), line.get_linewidth(), line.get_marker(), line.get_markersize(),
+             line.get_markerfacecolor(), np.asarray(line.get_xdata(), float).tolist(),
+             np.asarray(line.get_ydata(), float).tolist()]
+            for line in axis.lines
+        ]  # fmt: skip
+        steps = [[list(s.get_edgecolor()), s.get_linewidth(), s.get_linestyle(),
+                  s.get_data().edges.tolist(), list(map(float, s.get_data().values))]
+                 for s in axis.patches]  # fmt: skip
+        words = [[*map(float, text.get_position()), text.get_text()] for text in axis.texts]
+        scale = axis.yaxis.get_transform()
+        found[axis.get_title()] = {
+            "lines": lines, "steps": steps, "words": words, "x": list(axis.get_xlim()),
+            "label": axis.get_xlabel(), "y": list(axis.get_ylim()) * ("drawn" in axis.get_title()),
+            "scale": [getattr(scale, name, None) for name in ("linthresh", "linscale")],
+            "ticks": axis.get_yticks().tolist() * (axis.get_yscale() == "symlog"),
+            "margin": axis.margins()[1], "legend": axis.get_legend() is not None,
+        }  # fmt: skip
+    return found
+
+
+def figures(folder):
+    """{name: a figure}: of three runs, two of them equal, with a burst; of a long one."""
+    runs = write_runs(folder, ["first", "equal", "$odd"], COLUMNS)
+    many = {name: [*values] * 5 for name, values in COLUMNS.items()}
+    many |= {"lr_head": np.geomspace(1e-3, 1e-5, 15).tolist(), "epoch": list(range(1, 16))}
+    many |= {"lr_backbone": many["lr_head"], "val_acc": [0.6 + n % 4 / 50 for n in range(15)]}
+    long = write_runs(folder, ["long"], many)
+    return {"three": curves.draw_figure(runs), "long": curves.draw_figure(long)}
+
+
+def test_curves_are_as_they_were_looked_at(tmp_path):
+    pytest.importorskip("matplotlib")
+    golden = json.loads((GOLDEN / "curves.json").read_text())
+    for name, figure in figures(tmp_path).items():
+        for key, value in rounded(looks_of(figure)).items():
+            assert json.dumps(value) == json.dumps(golden[name][key]), (name, key)
+        assert golden[name].keys() == looks_of(figure).keys()
+
+
+def rounded(value):
+    """Nested lists and dicts with numbers of six digits."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inner) for inner in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def test_curves_stand_in_their_panels(tmp_path):
+    pytest.importorskip("matplotlib")
+    columns = COLUMNS
+    runs = write_runs(tmp_path, ["first", "equal"], columns)
     figure = curves.draw_figure(runs)
     losses, accuracies, rates, gaps = figure.axes
     for axis, names in (
@@ -229,7 +295,9 @@ def test_the_gap_has_a_reading():
     assert unusual == "unusual: 77 pairs (+-8.9 points), or training mode against evaluation"
 
 
-if __name__ == "__main__":  # draws the pictures of golden/ again; look at them
-    with tempfile.TemporaryDirectory() as name:
-        for path in sheets(Path(name)).values():
+if __name__ == "__main__":  # draws what is in golden/ again; look at it
+    with tempfile.TemporaryDirectory() as place:
+        for path in sheets(Path(place)).values():
             shutil.copy(path, GOLDEN)
+        looks = {name: rounded(looks_of(f)) for name, f in figures(Path(place)).items()}
+        (GOLDEN / "curves.json").write_text(json.dumps(looks) + "\n")
