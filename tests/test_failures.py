@@ -126,6 +126,24 @@ def test_a_segmentation_fault_leaves_the_stack_and_is_told(demo, tmp_path):
     assert not (tmp_path / "run" / "crash.log").exists()
 
 
+def test_a_second_signal_ends_a_run_at_once(monkeypatch, capsys):
+    handlers = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    evidence.end_on_signals()
+    assert set(handlers) == set(evidence.SIGNALS)
+    received = evidence.catch_signals()
+    for number in evidence.SIGNALS:
+        handlers[number](number, None)
+        assert received[-1] == number
+        with pytest.raises(SystemExit) as ended:
+            handlers[number](number, None)
+        assert ended.value.code == 128 + number
+        lines = capsys.readouterr().err.splitlines()
+        said = "ended at once; the same command with --resume goes on"
+        assert lines == ["finishing the step, then saving ...", said]
+    assert received == evidence.SIGNALS
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="limits a process that was forked")
 def test_a_full_disk_ends_with_one_line_and_the_checkpoint_intact(demo, tmp_path):
     assert finish(tmp_path, demo, "run.loop.take_batch:3:before:SIGKILL")[0] == -signal.SIGKILL

@@ -86,9 +86,10 @@ def test_ctrl_c_in_a_command_is_one_line(capsys):
 def test_parts_that_this_program_did_not_make_stay(tmp_path):
     own = tmp_path / f"{'a1' * 12}.store.{'0f' * 16}.part"
     other = tmp_path / "mine.store.x.part"
-    for path in (own, other):
+    young = tmp_path / f"{'a2' * 12}.store.{'0e' * 16}.part"  # of a run that goes on
+    for path, age in ((own, 1.01), (other, 2), (young, 0.99)):
         path.write_bytes(b"1")
-        os.utime(path, (0, time.time() - 2 * store.DAY))
+        os.utime(path, (0, time.time() - age * 86_400))
     photos = sorted((conftest.ROOT / "tests").glob("*.py"))[:1]
 
     def decode(path, size, fit):
@@ -96,7 +97,7 @@ def test_parts_that_this_program_did_not_make_stay(tmp_path):
 
     with pytest.raises(SystemExit):
         store.build_store(tmp_path / "a.store", photos, 8, "pad", decode)
-    assert other.exists() and not own.exists()
+    assert other.exists() and young.exists() and not own.exists()
 
 
 def test_an_overheard_output_is_an_output_as_before():

@@ -1,6 +1,8 @@
 """What diagnose labels and dataset find, on the official lists and made-up ones."""
 
 import json
+import math
+import re
 
 import conftest
 import numpy as np
@@ -166,6 +168,10 @@ def test_labels_of_other_rows_are_named_with_their_order(made_up, judge, tmp_pat
     rows = list(zip(*columns, np.random.default_rng(9).permutation(labels), strict=True))
     _, verdict, printed = audit_rows(judge, root, tmp_path / "v.tsv", rows, header=header)
     assert verdict.startswith("not established") and "exactly as many" in printed
+    times = int(re.search(r"once in about ([0-9,]+)", printed)[1].replace(",", ""))
+    count = len(labels)
+    chance = math.exp(math.lgamma(count + 1) - 2 * math.lgamma(count / 2 + 1) - count * math.log(2))
+    assert abs(times - 1 / chance) < 1  # of as many heads as tails
 
 
 @pytest.mark.parametrize("count, is_named", [(40, True), (39, False)])

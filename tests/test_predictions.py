@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import data
-from diagnose.predictions import contradictions
+from diagnose.predictions import arithmetics, contradictions
 from diagnose.predictions import judge as judging
 from run import scores as scored
 from run.findings import text_of
@@ -255,6 +255,64 @@ def test_an_accuracy_of_every_prediction_against_every_label_is_named(val, tmp_p
     code, verdict, _ = judge(judging.main, path, *args)
     name = f"every prediction against every label of its batch of {size}"
     assert code == 1 and f"the reported {said.lstrip('0')} is {name}" in verdict
+
+
+@pytest.mark.parametrize("seed, count", [(0, 37), (1, 300)])
+def test_every_arithmetic_is_what_its_name_says(seed, count):
+    rng = np.random.default_rng(seed)
+    pairs = np.array([(*row, int(row[4] > row[5]), 0) for row in conftest.made_up(60, seed)[0]],
+                     dtype=data.PAIR)[:count]  # fmt: skip
+    count = len(pairs)
+    likely = rng.uniform(0.01, 0.99, count)
+    scores, truth = np.log(np.stack([1 - likely, likely], 1)), pairs["label"].tolist()
+    guess = [int(p > 0.5) for p in likely]
+    own = [int(t) if u < 0.6 else 1 - int(t) if u < 0.9 else -1
+           for t, u in zip(truth, rng.random(count), strict=True)]  # fmt: skip
+    order = rng.permutation(count).tolist()
+    seen = [(guess[n], truth[n]) for n in order] + [(1, 1), (0, 1)]  # two rows repeated
+    both = list(zip(guess, truth, strict=True))
+    right = [g == t for g, t in both]
+
+    def share(some):
+        return sum(some) / len(some)
+
+    expected = {
+        "the share of label 1": share(truth), "the share of predicted 1": share(guess),
+        "that of all rows, repeated pairs and all": share([g == t for g, t in seen]),
+        "that on the file's own labels":
+            share([g == o for g, o in zip(guess, own, strict=True) if o >= 0]),
+        "1 - that on the file's own labels":
+            share([g != o for g, o in zip(guess, own, strict=True) if o >= 0]),
+    }  # fmt: skip
+    for c in (0, 1):
+        expected[f"the recall of label {c}"] = share([g == c for g, t in both if t == c])
+        expected[f"the precision of label {c}"] = share([t == c for g, t in both if g == c])
+    recalls = [expected[f"the recall of label {c}"] for c in (0, 1)]
+    expected["the mean of both recalls"] = share(recalls)
+    for k in (6, 7, 8, 9):
+        expected[f"that of the pairs with at least .{k} agreement"] = share([
+            r for r, p in zip(right, pairs["preference"].tolist(), strict=True)
+            if round(max(p, 1 - p), 6) >= k / 10
+        ])  # fmt: skip
+    for size in (4, 8, 16, 32, 64, 128, 256):
+        parts = [seen[i : i + size] for i in range(0, len(seen), size)]
+        if len(parts) == 1:
+            continue
+        means = [share([g == t for g, t in part]) for part in parts]
+        expected[f"the mean over batches of {size}"] = share(means)
+        expected[f"that of the last batch of {size}"] = means[-1]
+        expected[f"that of the first batch of {size}"] = means[0]
+        whole = [g == t for part in parts[:-1] for g, t in part]
+        expected[f"that without the last batch of {size}"] = share(whole)
+        every = [share([g == t for _, t in part]) for part in parts for g, _ in part]
+        expected[f"every prediction against every label of its batch of {size}"] = share(every)
+    rows = np.array(seen).T
+    found = arithmetics.arithmetics(np.array(right), pairs, scores, np.array(own), rows)
+    told = {name: value for names, value in found.items() for name in names.split(" or ")}
+    top, series, *_ = scored.rank_series(pairs, scores)
+    best = told.pop("the share of series whose best photo is found")
+    assert best == pytest.approx(top / series)
+    assert told == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_figures_are_right(val, tmp_path, judge):

@@ -6,6 +6,7 @@ import shutil
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import conftest
 import numpy as np
@@ -17,7 +18,7 @@ import data
 import eval as scoring
 import train_resnet
 import train_vgg
-from disk.store import ROW, open_store, row_checksum, store_key, take_photos
+from disk.store import ROW, move_store, open_store, row_checksum, store_key, take_photos
 from run import arithmetic, evidence, watch
 from run.flags import arguments
 from run.loop import Run
@@ -115,6 +116,25 @@ def test_reading_a_store_leaves_no_photo_in_memory(tmp_path):
         taken = take_photos(photos, boxes, rows, torch.device("cpu"))
         assert taken[0].shape == (10, 3, 224, 224)
     assert evidence.peak_memory() - before < whole / 5
+
+
+@pytest.mark.parametrize("less, is_moved", [(0, True), (2, False)])
+def test_a_store_goes_to_a_gpu_where_it_takes_at_most_half_of_it(less, is_moved, monkeypatch):
+    photos, boxes = np.zeros((4, 3, 8, 8), np.uint8), np.zeros((4, 5), int)
+
+    def make(shape, dtype, device):
+        raise MemoryError(shape, dtype, device)
+
+    gpu = SimpleNamespace(type="cuda")
+    assert move_store(photos, boxes, torch.device("cpu"))[0] is photos
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * photos.nbytes - less, 1e12))
+    monkeypatch.setattr(torch, "empty", make)
+    if is_moved:
+        with pytest.raises(MemoryError) as asked:
+            move_store(photos, boxes, gpu)
+        assert asked.value.args == (photos.shape, torch.uint8, gpu)
+    else:
+        assert move_store(photos, boxes, gpu)[0] is photos
 
 
 def test_a_step_reads_nothing_back_but_its_check(train, monkeypatch):
