@@ -372,6 +372,12 @@ def test_every_chain_costs_what_its_changes_cost(lowest, made_up, monkeypatch):
             bits -= PRICES[begins] + limited
             prices[begins] += 1
         assert bits == pytest.approx(0, abs=1e-9), words
+        there = search.places >= 0
+        by = next((int(r.name.split()[4]) for r in words if r.name.startswith("labels are s")), 0)
+        expected = there & (rows["label"] != tables.UNDECIDED)
+        for n in range(len(rows)) if by else ():  # a row takes the label of its neighbor, if any
+            expected[n] &= 0 <= n - by < len(rows) and there[n - by]
+        assert np.array_equal(judged, expected), words
         assert len(words) <= MOST and (words, search.key) not in offered
         offered.add((words, search.key))
         plain_offer(search, bits, words, made, judged)

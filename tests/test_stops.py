@@ -1,6 +1,7 @@
 """Every refusal of the product is provoked by a test that quotes it; and limits at their value."""
 
 import ast
+import dataclasses
 import json
 import re
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from diagnose.labels import search
 from diagnose.predictions import judge as predictions
 from disk import errors, files, layout, store, tensors
 from examples import story
-from run import arithmetic, checkpoint, curves, sheet
+from run import arithmetic, checkpoint, curves, findings, sheet
 from run.watch import check_finite
 from variants import features
 
@@ -327,3 +328,87 @@ def test_a_numbering_that_loses_half_of_the_rows_is_not_tried(lost, is_tried, mo
     monkeypatch.setattr(search, "try_labels", lambda *told: tried.append(told))
     search.explain(table, table, np.zeros(20))
     assert bool(tried) == is_tried
+
+
+# How a finding is told
+
+ROW = findings.Row("part.name", findings.CAUSE, "{a} is wrong[, as {b}][: {c}]", help="set {a}")
+
+
+@pytest.mark.parametrize("value, text", [
+    (0.0, "0"), (0.001, "0.001"), (0.00099999, "1e-3"), (0.00098765, "9.877e-4"), (-2e-7, "-2e-7"),
+    (0.123456, "0.1235"), (123456.0, "1.235e+05"), (1234.56, "1235"), (5e-4, "5e-4"),
+])  # fmt: skip
+def test_a_number_has_the_digits_that_matter(value, text):
+    assert findings.number(value) == text
+    assert findings.show((value, "x")) == f"{text}, x"
+
+
+def test_values_are_told_by_their_kind():
+    told = findings.Finding(ROW, {"a": 0.25, "b": None, "c": None})
+    assert (
+        findings.show(3) == "3" and findings.show(0.25) == "0.25" and findings.show("a b") == "a b"
+    )
+    assert findings.show({"a": 1, "b": 0.5}) == "a 1; b 0.5"
+    assert findings.show({"a": 1, "b": 0.5}, "=") == "a=1, b=0.5"
+    assert findings.show({"a": (0.25, 4), "b": (1.0, 2)}, "n") == "a 0.250 (4), b 1.000 (2)"
+    assert findings.show({"x": 1.5, "y": -2}, "*") == "1.5 x x + -2 x y"
+    assert findings.show(((1, 2), (3,))) == "1, 2; 3"
+    assert findings.show(({"a": 1}, {"a": 2})) == "a 1 | a 2"
+    assert findings.show(((told, told), ())) == "0.25 is wrong and 0.25 is wrong; the reference"
+    assert findings.fill("{a:.1f}, {b:,}", {"a": 0.25, "b": 1234}) == "0.2, 1,234"
+    assert findings.brief(0.0346) == "0.03" and findings.brief(3.46e-7) == "3e-7"
+
+
+@pytest.mark.parametrize("values, text", [
+    ({"a": 1, "b": None, "c": None}, "1 is wrong"),
+    ({"a": 1, "b": 0, "c": None}, "1 is wrong, as 0"),
+    ({"a": "it", "b": None, "c": (1, 2)}, "it is wrong: 1, 2"),
+])  # fmt: skip
+def test_a_part_of_a_text_without_its_value_is_left_out(values, text):
+    found = ROW.found(**values)
+    assert findings.text_of(found) == text
+    assert findings.help_of(found) == f"set {values['a']}" and findings.flag_of(found) == ""
+
+
+def test_values_of_several_steps_are_told_in_turn():
+    assert findings.in_turn([1, None, 3]) == (1, "all", 3)
+    assert findings.in_turn(["a b", "c d", "a b"]) == "a b | c d"
+    assert findings.in_turn(["a b", None, "c d", "e f"]) == "a b | c d | ..."
+    found = findings.Finding(ROW, {"a": 1, "b": None, "c": None}, series={"c": (4, None)})
+    assert findings.text_of(found) == "1 is wrong: 4, all"
+
+
+@pytest.mark.parametrize(
+    "at, where",
+    [((), ""), ((2,), "  (in step 2)"), ((1, 3), "  (in steps 1, 3)"), ((1, 2, 3), "")],
+)
+@pytest.mark.parametrize("error", [0.0, 2.34e-5])
+def test_the_line_of_a_finding_names_its_steps_and_its_error(at, where, error):
+    found = findings.Finding(ROW, {"a": 1, "b": None, "c": None}, error, 5.67e-6, steps=at)
+    proof = "  [relative error 2e-5, tolerance 6e-6]" if error else ""
+    assert findings.line_of(found, 3) == f"CAUSE part: 1 is wrong{proof}{where}"
+    first = dataclasses.replace(found, row=dataclasses.replace(ROW, id="start.name"))
+    assert findings.line_of(first, 3) == f"CAUSE start: 1 is wrong{proof}"
+
+
+@pytest.mark.parametrize("kinds, code", [
+    (["EQUAL"], 0), (["EQUAL", "CAUSE"], 1), (["UNEXPLAINED", "SKIPPED"], 1), (["SKIPPED"], 2),
+    (["EQUAL", "SKIPPED"], 2), ([], 0),
+])  # fmt: skip
+def test_the_exit_code_is_the_gravest(kinds, code, capsys):
+    verdict = [findings.Row("part.name", kind, f"it is {kind}").found() for kind in kinds]
+    assert findings.code_of(verdict) == code
+    with pytest.raises(SystemExit) as ended:
+        findings.give_verdict(verdict, [ROW.found(a=1, b=None, c=None)], False)
+    words = "; ".join(f"it is {kind}" for kind in kinds)
+    assert (ended.value.code, capsys.readouterr().out) == (
+        code, f"VERDICT {words}\n  1 is wrong\n")  # fmt: skip
+    with pytest.raises(SystemExit):
+        findings.give_verdict(verdict, [], True)
+    told = json.loads(capsys.readouterr().out)
+    assert [told["verdict"], told["exit_code"]] == [words, code]
+    assert [found["kind"] for found in told["findings"]] == kinds
+    nested = findings.Finding(ROW, {"a": (1, 2), "b": {"x": ROW.found(a=3)}, "c": None})
+    assert findings.as_json(nested)["values"] == {
+        "a": [1, 2], "b": {"x": {"id": "part.name", "values": {"a": 3}}}, "c": None}  # fmt: skip
