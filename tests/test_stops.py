@@ -263,6 +263,33 @@ def test_a_history_that_is_not_of_its_position_is_refused(epoch, epochs, stopped
     stopped(said, checkpoint.check_position, path, wrong, run)
 
 
+@pytest.mark.parametrize("pairs, steps", [(40, 5), (41, 6), (47, 6), (48, 6)])
+def test_a_position_has_at_most_the_steps_of_an_epoch(pairs, steps, stopped, tmp_path):
+    position = {name: kind() for name, kind in checkpoint.POSITION.items()} | {"epoch": 1}
+    args = SimpleNamespace(batch_size=8)
+    run = SimpleNamespace(train=SimpleNamespace(pairs=[0] * pairs), args=args)
+    for step in (0, steps):
+        checkpoint.check_position(tmp_path / "last.pt", position | {"step": step}, run)
+    for step in (-1, steps + 1):
+        wrong = tmp_path / "last.pt", position | {"step": step}, run
+        stopped(f"last.pt: step {step} of {steps}", checkpoint.check_position, *wrong)
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 11, 25])
+def test_problems_are_printed_up_to_ten_and_counted(count, capsys):
+    problems = [f"problem {n}" for n in range(count)]
+    layout.stop_at([])
+    with pytest.raises(SystemExit) as ended:
+        layout.stop_at(problems + problems[:3])
+    first, *others = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    if count == 1:
+        assert (first, others) == ("layout.py: problem 0", [])
+    else:
+        assert first == f"layout.py: {count} problems, the first {min(count, 10)}:"
+        assert others == [f"layout.py: {problem}" for problem in problems[:10]]
+
+
 @pytest.mark.parametrize("longer, is_taken", [(100, True), (102, False)])
 def test_a_strip_at_the_limit_is_cropped_and_one_beyond_is_not(longer, is_taken, tmp_path):
     path = tmp_path / "strip.png"
