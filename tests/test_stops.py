@@ -20,7 +20,7 @@ import train_resnet
 from diagnose import compare, record, records, tables, watch
 from diagnose.labels import search
 from diagnose.predictions import judge as predictions
-from disk import errors, files, layout, store, tensors
+from disk import errors, files, layout, pairlist, store, tensors
 from examples import story
 from run import arithmetic, checkpoint, curves, findings, sheet
 from run.watch import check_finite
@@ -261,6 +261,86 @@ def test_a_history_that_is_not_of_its_position_is_refused(epoch, epochs, stopped
     wrong = position | {"epoch": epoch, "history": [row] * epochs}
     said = f"epoch {epoch} with {epochs} epochs in its history"
     stopped(said, checkpoint.check_position, path, wrong, run)
+
+
+@pytest.mark.parametrize("fields, problem", [
+    ("999999 98 99 0 2 1", None), ("1 1 2 1 1 99", None), ("1 1 2 .5 99 1", None),
+    ("1000000 1 2 0 2 1", "series 1000000 is not in 1..999999"),
+    ("0 1 2 0 2 1", "series 0 is not in 1..999999"),
+    ("1 99 100 0 2 1", "photo 100 is not in 1..99"), ("1 0 2 0 2 1", "photo 0 is not in 1..99"),
+    ("1 1 2 0 100 1", "rank 100 is not in 1..99"), ("1 1 2 0 2 0", "rank 0 is not in 1..99"),
+    ("1 1 2 1.0001 1 2", "preference '1.0001' is not a number from 0 to 1"),
+    ("1 1 2 0.4999 1 2", "preference 0.4999 and ranks 1, 2 (1 = best) contradict each other"),
+    (f"1 1 2 {'x' * 60} 1 2", f"preference '{'x' * 60}' is not a number from 0 to 1"),
+    (f"1 1 2 {'x' * 61} 1 2", f"preference '{'x' * 60}' is not a number from 0 to 1"),
+    (f"1 1 {'x' * 61} 0 1 2", f"'{'x' * 60}' is not a whole number from 1 on"),
+])  # fmt: skip
+def test_a_line_of_a_pairlist_at_its_limits(fields, problem):
+    assert pairlist.line_problem(fields.split(), 6) == problem
+    is_of_labels = problem is None or problem.startswith(("rank", "preference"))
+    unlabelled = pairlist.line_problem(fields.split()[:3], 3)
+    assert unlabelled == (None if is_of_labels else problem)
+
+
+@pytest.mark.parametrize("text, found", [
+    ("99", (None, 99)), ("0", (None, 0)), ("999999-99.JPG", (999_999, 99)),
+    ("a/b-000007-03.jpeg", (7, 3)),
+])  # fmt: skip
+def test_a_photo_of_a_table_at_its_limits(text, found, stopped):
+    assert tables.read_photo(text, "t.tsv:2") == found
+    said = "photos go to 99, series to 999999"
+    for beyond in ("100", "1000000-01.JPG", "1-100.JPG"):
+        stopped(f"t.tsv:2: '{beyond}': {said}", tables.read_photo, beyond, "t.tsv:2")
+    for odd, told in (("x" * 61, "x" * 60), ("1-", "1-")):
+        said = f"t.tsv:2: '{told}' is neither a photo number"
+        stopped(said, tables.read_photo, odd, "t.tsv:2")
+
+
+def test_what_is_quoted_of_a_table_is_cut(stopped, tmp_path):
+    names = ",".join(["photo_1", "photo_2", *(f"column{n}" for n in range(40))])
+    (tmp_path / "m.csv").write_text(names + "\n" + ",".join(["1"] * 42) + "\n")
+    cut = names.replace(",", ", ")[:200]
+    said = f"its columns are {cut}; name them with --columns"
+    stopped(said, tables.read_table, tmp_path / "m.csv", {})
+    said = f"--columns label=mine: {tmp_path / 'm.csv'} has {cut}\n"
+    stopped(said, tables.read_table, tmp_path / "m.csv", {"label": "mine"})
+    pair = "series\tphoto_1\tphoto_2\t"
+    for column, value, told in (
+        ("label", "y" * 61, f":2: label '{'y' * 60}' is neither 0, 1 nor empty"),
+        ("rank_1\trank_2", "0\t1", ":2: 0 1 are no rank_1 and rank_2"),
+        ("preference", "1.01", ":2: preference 1.01 is not a number from 0 to 1"),
+        ("votes_1\tvotes_2", f"{'z' * 58}\t12", f":2: {'z' * 58} 1 are no votes_1 and votes"),
+    ):
+        (tmp_path / "m.tsv").write_text(f"{pair}{column}\n1\t1\t2\t{value}\n")
+        stopped(f"m.tsv{told}", tables.read_table, tmp_path / "m.tsv", {})
+
+
+@pytest.mark.parametrize("column, value, wins, label", [
+    ("label", "0", (1, 0), 0), ("label", "1", (0, 1), 1), ("label", "", (0, 0), -1),
+    ("winner", "3", (1, 0), 0), ("winner", "5", (0, 1), 1), ("rank_1\trank_2", "4\t2", (2, 4), 1),
+    ("rank_1\trank_2", "2\t2", (2, 2), -1), ("preference", "0.25", (0.25, 0.75), 1),
+    ("preference", "1", (1, 0), 0), ("votes_1\tvotes_2", "7\t3", (7, 3), 0),
+    ("votes_1\tvotes_2", "3\t3", (3, 3), -1),
+])  # fmt: skip
+def test_every_kind_of_column_gives_a_label(column, value, wins, label, tmp_path):
+    text = f"series\tphoto_1\tphoto_2\t{column}\n8\t3\t5\t{value}\n8\t3\t6\t{value}\n"
+    (tmp_path / "m.tsv").write_text(text)
+    table, kind = tables.read_table(tmp_path / "m.tsv", {})
+    row = table[0]
+    assert (row["wins_1"], row["wins_2"], row["label"], row["line"]) == (*wins, label, 2)
+    assert kind == column.split("\t")[0]
+    assert [table[1]["strange_winner"], table[1]["line"]] == [value == "5", 3]
+    turned = tables.inverted(table)
+    assert turned[0]["label"] == (1 - label if label >= 0 else label)
+    assert (turned[0]["wins_1"], turned[0]["wins_2"]) == wins[::-1]
+    both = np.concatenate([table[:1], table[:1]])
+    both["photo_1"][1], both["photo_2"][1] = 5, 3
+    both["wins_1"][1], both["wins_2"][1] = wins[::-1]
+    merged, several = tables.merge_votes(both)
+    assert (len(merged), several) == (1, 1)
+    assert (merged[0]["wins_1"], merged[0]["wins_2"]) == (2 * wins[0], 2 * wins[1])
+    expected = -1 if wins[0] == wins[1] else int(wins[0] < wins[1])
+    assert merged[0]["label"] == expected and merged[0]["photo_1"] == 3
 
 
 @pytest.mark.parametrize("pairs, steps", [(40, 5), (41, 6), (47, 6), (48, 6)])
