@@ -185,6 +185,19 @@ def test_an_order_is_named_from_as_many_labels_on(count, is_named):
     assert rows.order_of(np.ones(count), np.ones(count), table, np.arange(count)) is None
 
 
+@pytest.mark.parametrize("photos", [2, 3, 5])
+def test_strengths_are_those_that_the_votes_are_likeliest_with(photos):
+    rng = np.random.default_rng(photos)
+    wins = rng.integers(0, 9, (20, photos, photos)).astype(float)
+    wins[:, range(photos), range(photos)] = 0
+    strengths = align.fit_strengths(wins)
+    assert np.allclose(strengths.mean(1), 0)
+    for won, strength in zip(wins + 0.1 * (1 - np.eye(photos)), strengths, strict=True):
+        likely = 1 / (1 + np.exp(strength[None] - strength[:, None]))
+        expected = ((won + won.T) * likely).sum(1)  # as many wins as there are: the slope is 0
+        assert np.allclose(won.sum(1), expected, atol=2e-3)
+
+
 @pytest.mark.parametrize("photos, is_told", [(5, True), (6, True), (8, True), (9, False)])
 def test_alignment_of_series_of_many_photos(photos, is_told, tmp_path):
     strengths = {series: np.random.default_rng(series).normal(0, 1.3, photos) for series in (3, 4)}

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import conftest
 import numpy as np
@@ -12,7 +13,10 @@ import torch
 import eval as scoring
 import train_resnet
 import train_vgg
+from disk import errors, store
+from run import loop, watch
 from run.folder import HISTORY
+from variants import features, train_frozen
 
 COMPARED = ("train.log", "history.tsv", "predictions.tsv", "args.json")
 
@@ -199,3 +203,56 @@ def test_help_is_in_groups_and_defaults_are_written_as_on_a_command_line(capsys)
         places = [told.index(f" {title}: --") for title in titles]
         assert places == sorted(places)
         assert "(default: 1e-05)" in told and "[]" not in told and "(default: )" not in told
+
+
+@pytest.mark.parametrize("page", [train_resnet, train_frozen])
+def test_what_is_counted_is_counted_to_its_end(page, train, monkeypatch):
+    told = []
+    for module in (loop, watch, store, features):
+        monkeypatch.setattr(module, "show_progress", lambda text, last: told.append((text, last)))
+    flags = ["--features", "resnet50", "iqa"] if page is train_frozen else []
+    rates = [] if page is train_resnet else ["--lr-head", "1e-2"]
+    small = ["--weights", "none", "--size", "64", "--epochs", "2", "--batch-size", "3", *rates]
+    monkeypatch.setattr(conftest, "SMALL", small)
+    train("run", *flags, script=page)
+    counted = [re.match(r"(.*?)(\d+)/(\d+)(.*)", text).groups() for text, _ in told]
+    kinds = {re.sub(r"\d+", "N", begins) for begins, *_ in counted}
+    own = {"resnetN: photo ", "iqa: photo "} if flags else {"evaluation: photo "}
+    assert kinds == {"decoding photo ", "epoch N  step "} | own
+    for (begins, done, count, _), (_, last) in zip(counted, told, strict=True):
+        assert last == (done == count) and 0 < int(done) <= int(count), begins
+    for begins in {begins for begins, *_ in counted}:
+        numbers = [(int(done), int(count)) for name, done, count, _ in counted if name == begins]
+        ends = [n for n, (done, count) in enumerate(numbers) if done == count]
+        first = 0
+        for end in ends:  # up to its end, then again from the beginning, of another split
+            steps = [done for done, _ in numbers[first : end + 1]]
+            assert steps == sorted(set(steps)) and steps[0] <= 3
+            first = end + 1
+        assert first == len(numbers)
+
+
+def test_the_pace_is_of_the_steps_of_this_process(monkeypatch):
+    told = []
+    monkeypatch.setattr(loop, "show_progress", lambda *words: told.append(words))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: 1060.0)
+    run = SimpleNamespace(args=SimpleNamespace(batch_size=8), position={"epoch": 3})
+    for step in (30, 90, 100):  # begun a minute ago, after 20 steps
+        loop.Run.show_pace(run, (1000.0, 20), step, 100)
+    assert told == [
+        ("epoch 3  step 30/100  1.3 pairs/s  7:00 left", False),
+        ("epoch 3  step 90/100  9.3 pairs/s  0:08 left", False),
+        ("epoch 3  step 100/100  10.7 pairs/s  0:00 left", True),
+    ]
+
+
+def test_where_no_terminal_is_a_line_comes_every_half_minute(monkeypatch, capsys):
+    clock = iter([5.0, 34.9, 35.0, 64.9, 64.95, 65.0])
+    monkeypatch.setattr(errors, "EVERY", conftest.EVERY)
+    monkeypatch.setattr(errors, "PROGRESS", {})
+    monkeypatch.setattr(errors.time, "monotonic", lambda: next(clock))
+    for number in range(4):
+        errors.show_progress(f"photo {number}")
+    errors.show_progress("", True)
+    errors.show_progress("photo 5", True)
+    assert capsys.readouterr().err == "photo 2\nphoto 5\n"

@@ -17,8 +17,7 @@ ADDED_VOTES, FIT_ERROR, CONFIDENCE = 0.1, 0.005, 0.95
 
 def fit_strengths(wins):
     """Bradley-Terry strengths (logits) [S, n] from wins [S, n, n], row over column."""
-    count = wins.shape[1]
-    wins = wins + ADDED_VOTES * (1 - np.eye(count))
+    wins = wins + ADDED_VOTES  # of a photo with itself, too: which moves no strength
     games, won, strength = wins + wins.transpose(0, 2, 1), wins.sum(2), np.ones(wins.shape[:2])
     for _ in range(500):  # the classic fixed point; converges slowly where one photo always wins
         strength = won / (games / (strength[:, :, None] + strength[:, None, :])).sum(2)
