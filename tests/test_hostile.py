@@ -24,6 +24,7 @@ import make_demo
 import train_resnet
 from diagnose import record, tables
 from diagnose.labels import judge as labels
+from diagnose.predictions import judge as predictions
 from diagnose.trace import read_trace
 from disk import errors, pairlist, store
 from disk.errors import exit_on_error, warn_on
@@ -60,6 +61,43 @@ def test_a_table_is_read_line_by_line_and_no_column_twice(
     path.write_bytes(text.encode())
     said_now = ended(labels.main, [str(path), "--data", str(demo), *words], capsys)
     assert said in said_now
+
+
+READERS = {  # {column: what reads a table that rests on it}
+    "label": lambda path: tables.read_table(path, {}),
+    "votes_1\tvotes_2": lambda path: tables.read_table(path, {}, [("votes_1", "votes_2")]),
+    "score_1": lambda path: predictions.read_predictions(path, {}),
+    "logit_1\tlogit_2": lambda path: predictions.read_predictions(path, {}),
+}
+BREAKS = ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
+
+
+@pytest.mark.parametrize("column", READERS)
+def test_every_reader_of_tables_with_every_duplicate_and_every_line_break(column, tmp_path, capsys):
+    path, names = tmp_path / "mine.tsv", ["series", "photo_1", "photo_2", *column.split("\t")]
+    rows = [["1", "1", "2", *["1"] * (len(names) - 3)] for _ in range(2)]
+
+    def read(header, *rows, end="\n"):
+        lines = ["\t".join(row) for row in (header, *rows)]
+        path.write_bytes("".join(line + end for line in lines).encode())
+        return READERS[column](path)[0]["line"].tolist()
+
+    def refuses(said, header, *rows):
+        with pytest.raises(SystemExit) as stopped:
+            read(header, *rows)
+        assert stopped.value.code == 2 and f"{path}{said}" in capsys.readouterr().err
+
+    for end in ("\n", "\r\n", "\r"):
+        assert read(names, *rows, end=end) == [2, 3]
+    for name in names:
+        refuses(f": two columns are called {name}", [*names, name], *([*row, "1"] for row in rows))
+    for place in range(len(names)):
+        for character in BREAKS:
+            odd = [*rows[0][:place], rows[0][place] + character + "1", *rows[0][place + 1 :]]
+            refuses(":3: ", names, rows[0], odd)
+        for end in ("\n", "\r", "\r\n"):
+            odd = [*rows[0][:place], f'"{rows[0][place]}{end}"', *rows[0][place + 1 :]]
+            refuses(":3: a line break within quotes", names, rows[0], odd, rows[1])
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(2), MemoryError()])
