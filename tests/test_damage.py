@@ -261,7 +261,12 @@ def test_weights_that_are_no_numbers_name_their_tensor(tmp_path):
         assert ended == (2, f"tensors.py: --weights {path}: {words}\n")
 
 
-@pytest.mark.parametrize("change", [{"size": -64}, {"hidden": ["a"]}, {"hidden": [10**9]}, None])
+LONG = {"fit": "x" * 100_000}
+
+
+@pytest.mark.parametrize(
+    "change", [{"size": -64}, {"hidden": ["a"]}, {"hidden": [10**9]}, LONG, None]
+)
 def test_settings_that_are_not_those_of_a_run_are_named(change, runs, tmp_path):
     folder, flags, places = runs
     path = shutil.copytree(folder / "done", tmp_path / "run") / "args.json"
@@ -274,6 +279,7 @@ def test_settings_that_are_not_those_of_a_run_are_named(change, runs, tmp_path):
     ):
         code, said = ends(main, argv)
         assert code == 2 and len(said.splitlines()) == 1 and "not foreseen" not in said, said
+        assert len(said) < 1000  # however long a value is
         assert "args.json" in said or f"{next(iter(change))} was" in said, said
     assert before == {file.name: file.read_bytes() for file in path.parent.iterdir()}
 

@@ -100,6 +100,23 @@ def test_every_reader_of_tables_with_every_duplicate_and_every_line_break(column
             refuses(":3: a line break within quotes", names, rows[0], odd, rows[1])
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError()])
+@pytest.mark.parametrize("column", ["label", "score_1", "pairlist"])
+def test_a_table_that_cannot_be_read_is_named(column, error, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "mine.tsv"
+    path.write_text(f"series\tphoto_1\tphoto_2\t{column}\n1\t1\t2\t1\n")
+
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(type(path), "read_bytes", fail)
+    with pytest.raises(SystemExit) as stopped:
+        READERS[column](path) if column in READERS else pairlist.read_lines(path, 6)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.count("\n") == 1
+    assert f"{path}: {type(error).__name__}" in said
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(2), MemoryError()])
 def test_what_decorates_ends_nothing(error):
     with warn_on("no picture"):
