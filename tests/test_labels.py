@@ -11,7 +11,7 @@ import pytest
 import data
 from diagnose import dataset, tables
 from diagnose.dataset import SPLITS
-from diagnose.labels import align, rows
+from diagnose.labels import align, rows, subsets
 from diagnose.labels import judge as judging
 from diagnose.labels import search as labels
 
@@ -272,6 +272,46 @@ def test_which_pairs_are_in_the_file_is_said(lists, judge, tmp_path):
         assert word in verdict and verdict.startswith("the labels are the official"), printed
         assert found == code, printed
     assert sum("val" in row for row in twice) == val
+
+
+@pytest.mark.parametrize("alone", [None, 0, 1])
+@pytest.mark.parametrize("rule, words", [
+    ("few photos", "at most 3 photos in the series"),
+    ("many photos", "at least 3 photos in the series"),
+    ("strong", "agreement of at least 0.75"),
+    ("first", "the first 11 rows of a list"),
+    ("last", "the last rows of a list, from row 7 on, counted from 0"),
+    ("none", None),
+])  # fmt: skip
+def test_by_which_rule_a_file_has_a_part_of_the_pairs(rule, words, alone, made_up):
+    _, pairs, split_of = dataset.read_labelled(made_up[0])
+    photos = {
+        s: pairs["photo_2"][pairs["series"] == s].max() for s in set(pairs["series"].tolist())
+    }
+    present = []
+    for row, (pair, split) in enumerate(zip(pairs.tolist(), split_of.tolist(), strict=True)):
+        within = row - (split_of == 0).sum() * split  # the row in its own list
+        kept = {
+            "few photos": photos[pair[0]] <= 3, "many photos": photos[pair[0]] >= 3,
+            "strong": max(pair[3], 1 - pair[3]) >= 0.75, "first": within < 11, "last": within >= 7,
+            "none": within % 5 > 0,
+        }[rule]  # fmt: skip
+        present.append(kept and (alone is None or split == alone))
+    present = np.array(present)
+    told, code = subsets.name_missing(present, split_of, pairs)
+    lost = [int(((split_of == s) & ~present).sum()) for s in (0, 1)]
+    parts = [f"{lost[s]:,} of {(split_of == s).sum():,} ({lost[s] / (split_of == s).sum():.1%}) "
+             f"{SPLITS[s]} pairs are missing".replace("%)", " %)") for s in (0, 1)]  # fmt: skip
+    counts, where = " and ".join(parts), "" if alone is None else f" ({SPLITS[alone]} alone)"
+    by = f"only pairs of a subset{where}: {words}; {counts}"
+    assert (told, code) == (by if words else f"{counts}, by none of the rules tried", 1)
+
+
+@pytest.mark.parametrize("split", [0, 1])
+def test_a_whole_list_is_no_part(split, made_up):
+    _, pairs, split_of = dataset.read_labelled(made_up[0])
+    said = f"the whole {SPLITS[split]} list, and nothing of {SPLITS[1 - split]}"
+    assert subsets.name_missing(split_of == split, split_of, pairs) == (said, 0)
 
 
 @MADE_UP
