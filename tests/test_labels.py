@@ -229,6 +229,8 @@ def test_alignment_of_series_of_many_photos(photos, is_told, tmp_path):
         assert f"agree on {strong.sum()} of {strong.sum()} (100.0 %)" in lines[3]
         alone = align.align_series(mine[mine["photo_1"] != 1], official)
         assert alone == ({}, list(strengths))  # a file of fewer photos
+        kept = np.flatnonzero(official["series"] == 3)[1:]  # a list that lacks a pair
+        assert align.align_series(mine, official[kept]) == ({}, [3])
 
 
 def test_the_polarity_of_a_file_can_be_declared(lists, judge, tmp_path, refused):
@@ -305,6 +307,41 @@ def test_by_which_rule_a_file_has_a_part_of_the_pairs(rule, words, alone, made_u
     counts, where = " and ".join(parts), "" if alone is None else f" ({SPLITS[alone]} alone)"
     by = f"only pairs of a subset{where}: {words}; {counts}"
     assert (told, code) == (by if words else f"{counts}, by none of the rules tried", 1)
+
+
+def test_what_a_split_column_says(made_up, judge, tmp_path):
+    root, pairs, split_of = made_up[0], *read_lists(made_up[0])
+    rows = table_of(pairs)
+    words = [["training", "dev"][split] for split in split_of]
+    header = f"{HEADER}\tsplit"
+
+    def said(split):
+        told = [(*row, word) for row, word in zip(rows, split, strict=True)]
+        return audit_rows(judge, root, tmp_path / "t", told, header=header)[:2]
+
+    assert said(words) == (0, "equal")
+    moved = np.unique(pairs["series"])[::7][:5]  # whole series, which change sides
+    inside = np.isin(pairs["series"], moved)
+    other = [["dev", "training"][s] if i else w
+             for s, i, w in zip(split_of, inside, words, strict=True)]  # fmt: skip
+    count = f"{inside.sum():,} of {len(pairs):,} ({inside.mean():.1%})".replace("%", " %")
+    code, verdict = said(other)
+    assert code == 1 and f"another split: {count} pairs change sides" in verdict
+    code, verdict = said(["holdout", "b", "c", "dd", *words[4:]])
+    assert code == 1 and "the split column is not checked: b, c, dd" in verdict
+
+
+def test_a_threshold_between_two_close_preferences_is_told_with_all_its_digits():
+    for low, high, words in (
+        (0.5, 0.75, "label 0 where the preference is above 0.7"),
+        (0.6123456, 0.6123457, "label 0 where the preference is above 0.612346"),
+        (0.61234561, 0.61234569, "label 0 where the preference is above 0.612346"),
+        (0.55, 0.6, "label 0 where the preference is at least 0.6"),
+    ):
+        preference = np.array([0.2, low, high, 0.9])
+        told, below = labels.solve_threshold(np.array([1, 1, 0, 0]), preference)
+        assert (told, below) == (words, low)
+    assert labels.solve_threshold(np.array([1, 0]), np.array([0.4, 0.4])) is None
 
 
 @pytest.mark.parametrize("split", [0, 1])

@@ -209,6 +209,79 @@ def swap_sides(header):
     return ",".join(name[:-1] + "21"[int(name[-1]) - 1] for name in header.split(","))
 
 
+def test_numbers_from_0_are_those_of_the_lists(val, tmp_path, judge):
+    root, pairs = val
+    path = write_predictions(tmp_path / "p.tsv", pairs, 0.7)
+    expected = judge(judging.main, path, "--data", root)
+    rows = [line.split("\t")[2:] for line in path.read_text().splitlines()]
+    for lowest in (0, 1):
+        lines = ["\t".join(["series", "photo_1", "photo_2", *rows[0]])]
+        for pair, row in zip(pairs, rows[1:], strict=True):
+            numbers = pair["series"], *(pair[side] + lowest - 1 for side in ("photo_1", "photo_2"))
+            lines.append("\t".join(map(str, (*numbers, *row))))
+        path.write_text("\n".join(lines) + "\n")
+        assert judge(judging.main, path, "--data", root)[:2] == expected[:2]
+
+
+def test_predictions_made_again_and_rows_that_are_no_pairs(val, tmp_path, judge):
+    root, pairs = val
+    path = write_predictions(tmp_path / "p.tsv", pairs, 0.8)
+    header, *lines = path.read_text().splitlines()
+    moved = {}
+    for flag, by in (("rebatched", 2.1e-3), ("repeated", 2.1e-6)):  # of one logit of one pair
+        for name, times in ((f"{flag} far", 1), (f"{flag} near", 0.4)):
+            row = lines[5].split("\t")
+            row[2] = repr(float(row[2]) + by * times)
+            moved[name] = tmp_path / f"{name}.tsv"
+            moved[name].write_text(
+                "\n".join([header, *lines[:5], "\t".join(row), *lines[6:]]) + "\n"
+            )
+    words = {"rebatched": "scores change with batching", "repeated": "two evaluations differ"}
+    for flag, said in words.items():
+        told = ["--data", root, f"--{flag}"]
+        code, verdict, printed = judge(judging.main, path, *told, moved[f"{flag} far"])
+        assert code == 1 and verdict.startswith(said)
+        plain, again = (judging.read_predictions(p, {})[1] for p in (path, moved[f"{flag} far"]))
+        gap = np.abs(plain - again).max()
+        assert f"--{flag}: log-probabilities differ by up to {gap:.2g}" in printed
+        code, verdict, printed = judge(judging.main, path, *told, moved[f"{flag} near"])
+        assert (code, verdict) == (0, "healthy") and "differ" not in printed
+    odd = lines[0].replace(lines[0][:6], "900000")
+    path.write_text("\n".join([header, *lines, odd]) + "\n")
+    code, verdict, _ = judge(judging.main, path, "--data", root)
+    count = len(lines) + 1
+    assert code == 1 and verdict.startswith(f"1 of {count} ({1 / count:.1%}".replace("%", " %"))
+    assert "rows are no official pairs" in verdict
+    path.write_text(f"{header}\n{odd}\n")
+    code, verdict, printed = judge(judging.main, path, "--data", root)
+    assert (code, verdict) == (2, "cannot judge: none of the pairs is an official pair")
+    assert printed.count("\n") == 1
+
+
+def test_the_sheet_of_a_file_of_predictions(tmp_path, judge, monkeypatch, refused):
+    lines = [f"{n} 1 2 0.{9 - n % 3} 1 2" for n in range(1, 13)]
+    root = conftest.write_dataset(tmp_path / "data", ["99 1 2 0.9 1 2"], lines, lambda s, p: 2 * s)
+    pairs = data.read_pairlist(root / "train_val" / "val_pairlist.txt")[0]
+    path, drawn = write_predictions(tmp_path / "p.tsv", pairs, 0.5), []
+    monkeypatch.setattr(judging.sheet, "draw_errors", lambda *told: drawn.append(told))
+    judge(judging.main, path, "--data", root, "--sheet", tmp_path / "s.png")
+    picture, official, names, folder, scores, run = drawn[0]
+    assert (picture, run) == (tmp_path / "s.png", "p.tsv")
+    assert folder == root / "train_val" / "train_val_imgs"
+    assert names.tolist() == [[f"{n:06d}-{p:02d}.JPG" for p in (1, 2)] for n in range(1, 13)]
+    assert official["series"].tolist() == list(range(1, 13))
+    assert np.array_equal(scores, judging.read_predictions(path, {})[1])
+    monkeypatch.undo()
+    (folder / "000003-02.JPG").unlink()
+    flags = [path, "--data", root, "--sheet", tmp_path / "t.png"]
+    wrong = scores[2].argmax() != pairs["label"][2]
+    if wrong:
+        refused(judging.main, flags, "000003-02.JPG: the photo is missing, --sheet needs it")
+    else:
+        judge(judging.main, *flags)
+        assert (tmp_path / "t.png").is_file()
+
+
 def test_what_contradicts_health_is_in_the_verdict(val, tmp_path, judge):
     root, pairs = val
     rng = np.random.default_rng(5)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import signal
+from types import SimpleNamespace
 
 import conftest
 import numpy as np
@@ -181,6 +182,34 @@ def test_the_rates_are_those_of_torchs_own_schedules(run_page):
     assert np.allclose(rates(run)[:5], expected[:5], rtol=1e-9)
 
 
+@pytest.mark.real
+def test_features_before_the_last_stage_are_means_of_its_maps():
+    torch.manual_seed(3)
+    module = features.build_extractor("resnet50:layer3", "none", 64).eval()
+    torch.manual_seed(3)
+    whole = features.resnet50("none").eval()
+    x = y = torch.rand(2, 3, 64, 64)
+    for part in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"):
+        y = getattr(whole, part)(y)
+    assert torch.allclose(module(x), y.mean((2, 3)), atol=1e-6)
+    assert module(x).shape == (2, features.WIDTHS["resnet50:layer3"])
+    assert not any(p.requires_grad for p in module.parameters())
+
+
+def test_a_cosine_without_a_warmup_begins_at_the_rates():
+    args = SimpleNamespace(schedule="cosine", cycle=8, warmup=0, lr_least=1e-6)
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (3e-5, 4e-4)]
+    optimizer = torch.optim.SGD(groups)
+    schedule, by_update = train_finetune.build_schedule(optimizer, args, 5)
+    assert not by_update
+    for epoch in range(9):
+        turn = (1 + np.cos(np.pi * epoch / 8)) / 2
+        expected = [1e-6 + (lr - 1e-6) * turn for lr in (3e-5, 4e-4)]
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected)
+        optimizer.step()
+        schedule.step()
+
+
 def test_two_batches_of_four_are_one_of_eight(run_page, monkeypatch):
     monkeypatch.setattr(train_finetune, "resnet50", lambda w: tiny.backbone(2048, norm=False))
     parts = ["--batch-size", 4, "--accumulate", 2], ["--batch-size", 8, "--accumulate", 1]
@@ -214,6 +243,12 @@ def test_features_of_another_extractor(run_page, demo, tmp_path, refused):
         np.savez(path, names=kept_names, features=held)
         flags = [*SMALL, "--data", demo, "--store", tmp_path / "s", "--out", tmp_path / "no"]
         refused(train_frozen.main, [*flags, "--features", path], word)
+    np.savez(path, names=names, features=values)
+    scored = run_page(train_frozen, "score", "--features", path)
+    with pytest.raises(SystemExit):
+        scoring.main(["--run", str(scored), "--data", str(demo), "--store", str(tmp_path / "s")])
+    predictions = (scored / "predictions_val.tsv").read_bytes()
+    assert predictions == (scored / "predictions.tsv").read_bytes()
     path.write_bytes(b"PK nothing")
     refused(train_frozen.main, [*flags, "--features", path], "not an .npz of plain arrays")
     refused(train_frozen.main, [*flags, "--features", "clip"], "not among resnet50")
