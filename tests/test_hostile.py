@@ -129,6 +129,22 @@ def test_an_exit_that_somebody_asked_for_ends_it(error):
         raise error
 
 
+def test_where_nobody_listens_nothing_is_said_and_nothing_ends(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    errors.say("text", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    errors.show_progress("photo 1/2", True)
+    (gone := Gone()).fileno = lambda: os.open(os.devnull, os.O_WRONLY)
+    monkeypatch.setattr(sys, "__stdout__", gone)
+    monkeypatch.delattr(errors.select, "poll", raising=False)  # as on Windows
+    errors.say("text", gone)
+    with pytest.raises(BrokenPipeError):  # of a file of its own
+        errors.say("text", Gone())
+
+
 def test_ctrl_c_in_a_command_is_one_line(capsys):
     def stuck(argv):
         raise KeyboardInterrupt

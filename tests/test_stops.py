@@ -22,7 +22,8 @@ from diagnose.labels import search
 from diagnose.predictions import judge as predictions
 from disk import errors, files, layout, pairlist, store, tensors
 from examples import story
-from run import arithmetic, checkpoint, curves, findings, sheet
+from run import arithmetic, checkpoint, curves, evidence, findings, scores, sheet
+from run.folder import recipe_name
 from run.watch import check_finite
 from variants import features
 
@@ -261,6 +262,72 @@ def test_a_history_that_is_not_of_its_position_is_refused(epoch, epochs, stopped
     wrong = position | {"epoch": epoch, "history": [row] * epochs}
     said = f"epoch {epoch} with {epochs} epochs in its history"
     stopped(said, checkpoint.check_position, path, wrong, run)
+
+
+def test_what_no_run_comes_to_is_refused_all_the_same(stopped, tmp_path):
+    said = f"{tmp_path / 'page.py'}: a page must be in the folder of this project or below"
+    stopped(said, recipe_name, tmp_path / "page.py")
+    assert recipe_name(conftest.ROOT / "variants" / "x.py") == "variants.x"
+    told = "how good this model is is not known: no predictions.tsv"
+    assert scores.quality(tmp_path / "predictions.tsv") == (told, False)
+    said = f"{tmp_path / 'train_pairlist.txt'}: no such file"
+    assert pairlist.read_text(tmp_path / "train_pairlist.txt") == ([], said)
+    stopped("--columns odd: not among label", tables.named_columns, ["odd=x"], ("label",))
+    assert tables.named_columns(["label=a=b"], ("label",)) == {"label": "a=b"}
+    pair = {"photo_1": "000001-01.JPG", "photo_2": "000002-01.JPG"}
+    stopped("t:2: one pair of several series: 1, 2", tables.read_pair, pair, "t:2")
+    for own in ({"series": "2"}, {"series": "x"}, {"series": "1", "photo_2": "000001-01.JPG"}):
+        stopped("t:2: ", tables.read_pair, pair | own, "t:2")
+    assert tables.read_pair({"photo_1": "000007-01.JPG", "photo_2": "2"}, "t:2") == (7, 1, 2)
+    stopped("t:2: no series, neither", tables.read_pair, {"photo_1": "1", "photo_2": "2"}, "t:2")
+
+
+@pytest.mark.parametrize("columns", [4, 5, 6])
+def test_a_pairlist_without_a_header_is_a_table(columns, tmp_path):
+    rows = [["7", "1", "2", "0.25", "2", "1"], ["8", "1", "3", "0.5", "1", "2"]]
+    text = "".join(" ".join(row[:columns]) + "\n" for row in rows)
+    (tmp_path / "list.txt").write_text(text)
+    header, found, first = tables.read_rows(tmp_path / "list.txt")
+    assert (header, first) == ([*tables.PAIRLIST[:columns]], 1)
+    assert found == [row[:columns] for row in rows]
+    table, kind = tables.read_table(tmp_path / "list.txt", {})
+    ranked = columns == 6
+    assert kind == ("rank_1" if ranked else "preference")
+    assert table["label"].tolist() == ([1, 0] if ranked else [1, -1])
+    assert table["line"].tolist() == [1, 2]
+
+
+def test_photos_of_a_store_in_memory_are_taken_as_those_on_disk():
+    rng = np.random.default_rng(2)
+    photos, places = rng.integers(0, 256, (5, 3, 4, 4), np.uint8), rng.integers(0, 4, (5, 4))
+    rows = np.array([3, 0, 3])
+    checks = [
+        [*place, store.row_checksum(p, place)] for p, place in zip(photos, places, strict=True)
+    ]
+    for kept in ((photos, np.array(checks)), (torch.from_numpy(photos), torch.tensor(checks))):
+        taken, boxes = store.take_photos(*kept, rows, torch.device("cpu"))
+        assert np.array_equal(taken, photos[rows]) and np.array_equal(boxes, places[rows])
+
+
+def test_crash_logs_of_earlier_deaths_are_numbered(tmp_path):
+    path = tmp_path / "crash.log"
+    for number in range(1, 4):
+        evidence.keep_old_crash(path)  # where there is none
+        path.write_text("")
+        evidence.keep_old_crash(path)  # or an empty one
+        assert path.exists()
+        path.write_text(f"death {number}")
+        evidence.keep_old_crash(path)
+        kept = {p.name: p.read_text() for p in tmp_path.iterdir()}
+        assert kept == {f"crash-{n}.log": f"death {n}" for n in range(1, number + 1)}
+
+
+def test_the_memory_of_a_process_is_its_own_and_in_bytes():
+    before = evidence.peak_memory()
+    held = np.ones(3 * 10**7)  # 240 MB
+    grown = evidence.peak_memory() - before
+    assert grown == 0 or 10**8 < grown < 5 * 10**8, held[0]
+    assert 5 * 10**7 < before < 10**11
 
 
 @pytest.mark.parametrize("fields, problem", [
