@@ -126,6 +126,23 @@ def test_a_segmentation_fault_leaves_the_stack_and_is_told(demo, tmp_path):
     assert not (tmp_path / "run" / "crash.log").exists()
 
 
+def test_evidence_counts_the_seconds_since_its_start(tmp_path, monkeypatch):
+    clock = iter([100.0, 107.25, 161.06])
+    monkeypatch.setattr(evidence.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with evidence.Evidence(tmp_path, step_log=True) as kept:
+        kept.mark(2, 3, "update")
+        kept.note_resources(2, 3)
+    assert (tmp_path / "step.log").read_text() == "7.2500 epoch 2, step 3, update\n"
+    header, row = [
+        line.split("\t") for line in (tmp_path / "resources.tsv").read_text().splitlines()
+    ]
+    assert dict(zip(header, row, strict=True)) | {"peak_memory_bytes": ""} == {
+        "epoch": "2", "step": "3", "seconds": "61.1", "peak_memory_bytes": "",
+        "peak_gpu_memory_bytes": "0",
+    }  # fmt: skip
+
+
 def test_a_second_signal_ends_a_run_at_once(monkeypatch, capsys):
     handlers = {}
     monkeypatch.setattr(signal, "signal", handlers.__setitem__)

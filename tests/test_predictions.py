@@ -205,6 +205,29 @@ def test_kinds_of_scores_mean_the_same(val, tmp_path, judge):
         assert any("loss  " in line for line in found) == ("score" not in header)
 
 
+@pytest.mark.parametrize("kind", ["logit_1 logit_2", "logprob_1 logprob_2", "prob_1 prob_2",
+                                  "prob_1", "prob_2", "score_1", "score_2"])  # fmt: skip
+def test_the_scores_of_every_kind_of_column(kind, tmp_path):
+    names, rng = kind.split(), np.random.default_rng(len(kind))
+    likely = np.r_[rng.uniform(0.01, 0.99, 6), 0.0]
+    known = np.stack([likely, 1 - likely], 1)
+    logits = np.log(np.maximum(known, 1e-12))
+    shown = {"logit": logits + 3, "logprob": logits, "prob": known, "score": known - 0.5}
+    values = shown[names[0][:-2]][:, [int(name[-1]) - 1 for name in names]]
+    rows = ["\t".join(["series", "photo_1", "photo_2", *names])]
+    rows += [
+        "\t".join(map(str, (n, 1, 2, *map(repr, row)))) for n, row in enumerate(values.tolist(), 1)
+    ]
+    (tmp_path / "p.tsv").write_text("\n".join(rows) + "\n")
+    table, scores, soft = judging.read_predictions(tmp_path / "p.tsv", {})
+    assert soft == ("score" not in kind) and len(table) == 7
+    expected = known - 0.5 if "score" in kind else logits
+    assert np.allclose(scores, expected, atol=1e-9)
+    zeros = [text_of(f) for f in judging.what_is_missing(np.full(7, -1), [], soft, scores)[:-1]]
+    is_told = "prob" in kind and "log" not in kind
+    assert zeros == ["1 probabilities are 0; the loss counts 1e-12 for each"] * is_told
+
+
 def swap_sides(header):
     return ",".join(name[:-1] + "21"[int(name[-1]) - 1] for name in header.split(","))
 
