@@ -44,10 +44,10 @@ def test_a_run_is_judged_with_its_model_at_hand(train, demo, tmp_path, judge):
     ("tilt", "again", "alone", "said"),
     [
         (0, 0, 0, None),
-        (0.5e-4, 0, 0.5e-3, None),
-        (2e-4, 0, 0, "model.two_backbones"),
+        (0.99e-4, 0, 0.99e-3, None),
+        (1.01e-4, 0, 0, "model.two_backbones"),
         (0, 1e-6, 0, "model.random"),
-        (0, 0, 2e-3, "model.batching"),
+        (0, 0, 1.01e-3, "model.batching"),
     ],
 )
 def test_each_defect_of_a_model_has_its_bound(tilt, again, alone, said, monkeypatch):
