@@ -185,6 +185,90 @@ def test_an_order_is_named_from_as_many_labels_on(count, is_named):
     assert rows.order_of(np.ones(count), np.ones(count), table, np.arange(count)) is None
 
 
+@pytest.mark.parametrize(
+    "preference, is_told", [(0.50607, True), (0.50606, False), (0.49393, True)]
+)
+def test_an_order_is_told_where_it_is_as_likely_as_asked(preference, is_told):
+    # exp(-d) of the other order, d = (1 - 2 p)^2 / (2 x 0.005^2), is at most 1 / 0.95 - 1
+    fitted = np.array([[0.5, preference], [1 - preference, 0.5]])
+    orders = np.array([[0, 1], [1, 0]])
+    found = align.best_order(fitted, {(1, 2): preference}, [1, 2], orders)
+    assert (found is not None) == is_told and (not is_told or found.tolist() == [0, 1])
+
+
+def unexplained(same, count=100, noise=0.0, agree=50, labels_=100):
+    """What is said of votes of `count` pairs, each alone in its series, of which `same` agree."""
+    rng = np.random.default_rng(count)
+    official = np.zeros(count, data.PAIR)
+    official["series"], official["photo_1"], official["photo_2"] = np.arange(count), 1, 2
+    official["preference"] = np.where(np.arange(count) % 2, 0.5 + rng.uniform(0.01, 0.4, count),
+                                      0.5 - rng.uniform(0.01, 0.4, count))  # fmt: skip
+    official["label"] = official["preference"] < 0.5
+    table = np.zeros(count, tables.TABLE)
+    for name in ("series", "photo_1", "photo_2"):
+        table[name] = official[name]
+    strength = np.abs(official["preference"] - 0.5) + noise * rng.uniform(-1, 1, count)
+    kept = np.arange(count) < same
+    table["label"] = np.where(kept, official["label"], 1 - official["label"])
+    sign = np.where(table["label"] == 0, 1, -1)
+    table["wins_1"], table["wins_2"] = 0.5 + sign * strength, 0.5 - sign * strength
+    truth = np.arange(labels_) % 2
+    label = np.where(np.arange(labels_) < agree, truth, 1 - truth)
+    places = np.arange(count)
+    return judging.name_unexplained(label, truth, None, table, places, official, [])
+
+
+@pytest.mark.parametrize("same, count, noise, is_permuted", [
+    (60, 100, 0, True), (61, 100, 0, False), (40, 100, 0, True), (39, 100, 0, False),
+    (15, 30, 0, True), (15, 29, 0, False), (50, 100, 0.08, True), (50, 100, 0.2, False),
+])  # fmt: skip
+def test_numbers_are_said_to_be_permuted_where_strength_agrees_and_the_sign_does_not(
+    same, count, noise, is_permuted
+):
+    found, lines = unexplained(same, count, noise, agree=80)
+    assert found.row is (judging.PERMUTED if is_permuted else judging.NOT_REPRODUCED)
+    told = [line.values for line in lines if line.row is judging.STRENGTH]
+    assert len(told) == (count >= 30)
+    if told:
+        share = f"{same} of {count} ({same / count:.1%})".replace("%", " %")
+        assert told[0]["agree"] == share and (told[0]["correlation"] > 0.9) == (noise < 0.1)
+
+
+@pytest.mark.parametrize("agree, is_unrelated", [(60, True), (61, False), (40, True), (39, False)])
+def test_labels_near_a_half_are_unrelated(agree, is_unrelated):
+    found, _ = unexplained(29, 29, agree=agree)  # no order is looked for: other rows than labels
+    assert found.row is (judging.UNRELATED if is_unrelated else judging.NOT_REPRODUCED)
+    share = f"{agree} of 100 ({agree}.0 %)"
+    assert found.values == {"agree": share}
+
+
+@pytest.mark.parametrize("joined, count, row", [
+    (29, 59, "OTHER_PAIRS"), (29, 58, "TOO_FEW"), (30, 58, None),
+])  # fmt: skip
+def test_labels_that_are_too_few_are_not_judged(joined, count, row):
+    official = np.zeros(60, data.PAIR)
+    official["label"] = np.arange(60) % 2
+    table = np.zeros(count, tables.TABLE)
+    table["photo_1"], table["photo_2"], table["label"] = 1, 2, np.arange(count) % 2
+    places = np.where(np.arange(count) < joined, np.arange(count), -1)
+    found, lines = judging.name_labels((None, [], None, 0), table, places, official, False)
+    assert found.row is getattr(judging, row or "NOT_REPRODUCED") and bool(lines) == (row is None)
+
+
+@pytest.mark.parametrize("wrong", [1, 10, 11])
+def test_the_lines_of_wrong_labels_are_told_up_to_ten(wrong):
+    official, table = np.zeros(400, data.PAIR), np.zeros(400, tables.TABLE)
+    official["label"] = table["label"] = np.arange(400) % 2
+    table["photo_1"], table["photo_2"], table["line"] = 1, 2, np.arange(400) + 2
+    away = np.arange(400) % 7 == 3
+    away &= np.cumsum(away) <= wrong
+    chain = labels.Chain(0.0, (), official["label"].astype(np.int8), away, np.arange(400))
+    _, lines = judging.name_labels((chain, [], None, 9), table, np.arange(400), official, False)
+    (told,) = (line.values["lines"] for line in lines if line.row is judging.LINES)
+    shown = [str(n + 2) for n in np.flatnonzero(away)[:10]]
+    assert told == ", ".join(shown) + (", ..." if wrong > 10 else "")
+
+
 @pytest.mark.parametrize("photos", [2, 3, 5])
 def test_strengths_are_those_that_the_votes_are_likeliest_with(photos):
     rng = np.random.default_rng(photos)

@@ -23,7 +23,7 @@ from diagnose.predictions import judge as predictions
 from disk import errors, files, layout, pairlist, store, tensors
 from examples import story
 from run import arithmetic, checkpoint, curves, evidence, findings, scores, sheet
-from run.folder import recipe_name
+from run.folder import HISTORY, check_files, recipe_name
 from run.watch import check_finite
 from variants import features
 
@@ -307,6 +307,47 @@ def test_photos_of_a_store_in_memory_are_taken_as_those_on_disk():
     for kept in ((photos, np.array(checks)), (torch.from_numpy(photos), torch.tensor(checks))):
         taken, boxes = store.take_photos(*kept, rows, torch.device("cpu"))
         assert np.array_equal(taken, photos[rows]) and np.array_equal(boxes, places[rows])
+
+
+@pytest.mark.parametrize("epochs, is_refused", [(0, False), (1, False), (2, True)])
+def test_a_run_that_has_lost_its_last_checkpoint(epochs, is_refused, stopped, tmp_path):
+    rows = ["\t".join(["1"] * 7)] * epochs
+    (tmp_path / "history.tsv").write_text("\n".join(["\t".join(HISTORY.split()), *rows]) + "\n")
+    if is_refused:
+        stopped(f"has {epochs} epochs in history.tsv, but no last.pt", check_files, tmp_path)
+        (tmp_path / "last.pt").write_bytes(b"")
+    check_files(tmp_path)
+
+
+def test_a_line_of_progress_is_redrawn_and_then_wiped(monkeypatch):
+    written = []
+    terminal = SimpleNamespace(isatty=lambda: True, write=written.append, flush=lambda: None)
+    monkeypatch.setattr(errors.sys, "stderr", terminal)
+    errors.show_progress("photo 1/2")
+    errors.show_progress("photo 2/2", True)
+    blank = "\r" + " " * 78 + "\r"
+    drawn = [f"\r{text}{' ' * 69}" for text in ("photo 1/2", "photo 2/2")]
+    assert "".join(written) == drawn[0] + drawn[1] + blank
+
+
+def test_a_feature_that_does_not_vary_is_left_as_it_is():
+    layer = features.Standardize(3)
+    column = torch.tensor([[1.0, -1.0, 1.0, -1.0]], dtype=torch.float64).T
+    layer.double().learn(torch.cat([column * 0.99e-6, column * 1.01e-6, 5 + 2 * column], 1))
+    assert layer.deviation.tolist() == pytest.approx([1, 1.01e-6, 2])
+    assert layer.mean.tolist() == pytest.approx([0, 0, 5])
+    made = layer(torch.tensor([[0.0, 1.01e-6, 9.0]], dtype=torch.float64))
+    assert made.tolist() == [pytest.approx([0, 1, 2])]
+
+
+@pytest.mark.parametrize("letters, shown", [(26, 26), (27, 23)])
+def test_a_long_name_on_a_sheet_is_cut(letters, shown, tmp_path, monkeypatch):
+    photo, drawn = tmp_path / ("a" * (letters - 4) + ".png"), []
+    Image.new("RGB", (8, 8)).save(photo)
+    block = sheet.draw_block
+    monkeypatch.setattr(sheet, "draw_block", lambda *told: drawn.append(told[0]) or block(*told))
+    sheet.draw_ranking(tmp_path / "s.png", [photo], [""], "a title")
+    assert drawn == [f"1. {photo.name[:shown]}{'...' * (shown < letters)}"]
 
 
 def test_crash_logs_of_earlier_deaths_are_numbered(tmp_path):
