@@ -47,6 +47,7 @@ def windows(tmp_path):
     return run
 
 
+@pytest.mark.full
 def test_the_suite_is_collected_without_posix(windows):
     code, said, errors = windows("-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider")
     assert code == 0 and "tests collected" in said, (said[-2000:], errors)
