@@ -56,7 +56,7 @@ zoo: .venv/installed
 # What people bring, every table of it.
 hostile: .venv/installed
 	$(RUN) -m pytest -m "full or not full" tests/test_hostile.py tests/test_refusals.py tests/test_readers.py tests/test_damage.py \
-		tests/test_paths.py tests/test_failures.py tests/test_exits.py tests/test_stops.py
+		tests/test_paths.py tests/test_failures.py tests/test_exits.py tests/test_stops.py tests/test_windows.py
 
 lint: .venv/installed
 	$(RUN) -m pip install --quiet ruff==0.17.5
