@@ -265,6 +265,11 @@ def test_the_lines_of_wrong_labels_are_told_up_to_ten(wrong):
     chain = labels.Chain(0.0, (), official["label"].astype(np.int8), away, np.arange(400))
     _, lines = judging.name_labels((chain, [], None, 9), table, np.arange(400), official, False)
     (told,) = (line.values["lines"] for line in lines if line.row is judging.LINES)
+    figures = {line.row: line.values for line in lines}
+    share = f"{400 - wrong} of 400 ({(400 - wrong) / 400:.1%})".replace("%", " %")
+    assert figures[judging.REPRODUCED] == {"labels": share}
+    assert figures[judging.BALANCE] == {"share": 0.5} and figures[judging.TRIED] == {"tried": 9}
+    assert figures[judging.ROWS] == {"rows": "400 of 400 (100.0 %)"}
     shown = [str(n + 2) for n in np.flatnonzero(away)[:10]]
     assert told == ", ".join(shown) + (", ..." if wrong > 10 else "")
 

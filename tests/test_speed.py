@@ -19,8 +19,8 @@ import eval as scoring
 import train_resnet
 import train_vgg
 from disk.store import ROW, move_store, open_store, row_checksum, store_key, take_photos
-from run import arithmetic, evidence, watch
-from run.flags import arguments
+from run import arithmetic, checkpoint, evidence, loop, watch
+from run.flags import arguments, resolve_device
 from run.loop import Run
 
 compiler = pytest.mark.skipif(
@@ -135,6 +135,67 @@ def test_a_store_goes_to_a_gpu_where_it_takes_at_most_half_of_it(less, is_moved,
         assert asked.value.args == (photos.shape, torch.uint8, gpu)
     else:
         assert move_store(photos, boxes, gpu)[0] is photos
+
+
+@pytest.mark.parametrize("name, count, resolved", [
+    ("auto", 0, "cpu"), ("auto", 2, "cuda"), ("cpu", 2, "cpu"), ("cuda", 1, "cuda"),
+    ("cuda:1", 2, "cuda:1"), ("cuda:2", 2, None), ("cuda", 0, None), ("cuda:0", 1, "cuda:0"),
+])  # fmt: skip
+def test_a_device_is_one_that_is_there(name, count, resolved, monkeypatch, capsys):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    if resolved:
+        assert resolve_device("page.py", name) == resolved
+        assert chosen == [name] * (":" in name)
+        return
+    with pytest.raises(SystemExit):
+        resolve_device("page.py", name)
+    there = ", ".join(["cpu", *["cuda"] * (count > 0), *(f"cuda:{n}" for n in range(count))])
+    assert capsys.readouterr().err == f"page.py: --device {name}: not among auto, {there}\n"
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_the_evidence_of_a_gpu_waits_for_it_and_tells_its_memory(is_there, tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_there)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append("once"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 123_456)
+    with evidence.Evidence(tmp_path, step_log=True) as kept:
+        kept.mark(1, 1, "update")
+        kept.note_resources(1, 1)
+    assert waited == ["once"] * is_there
+    row = (tmp_path / "resources.tsv").read_text().splitlines()[1].split("\t")
+    assert row[4] == ("123456" if is_there else "0")
+
+
+def test_the_random_state_of_a_gpu_is_kept_and_put_back(train, monkeypatch):
+    put, state = [], torch.arange(7, dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *told: put.append(told))
+    for name, device in (("cpu", "cpu"), ("gpu", "cuda")):
+        save, load = checkpoint.save_last, checkpoint.load_last
+
+        def saves(run, device=device, save=save):
+            run.device, before = SimpleNamespace(type=device), run.device
+            save(run)
+            run.device = before
+
+        def loads(run, device=device, load=load):
+            run.device, before = SimpleNamespace(type=device), run.device
+            load(run)
+            run.device = before
+
+        monkeypatch.setattr(loop, "save_last", saves)
+        monkeypatch.setattr(loop, "load_last", loads)
+        run = train(name, "--epochs", 1)
+        kept = torch.load(run / "last.pt", weights_only=True)["cuda_random"]
+        assert kept is None if device == "cpu" else torch.equal(kept, state)
+        train(name, "--epochs", 2, "--resume")
+        assert [len(put), device] in ([0, "cpu"], [1, "cuda"])
+        monkeypatch.setattr(loop, "save_last", save)
+        monkeypatch.setattr(loop, "load_last", load)
+    assert torch.equal(put[0][0], state) and put[0][1].type == "cuda"
 
 
 def test_a_step_reads_nothing_back_but_its_check(train, monkeypatch):
