@@ -43,7 +43,7 @@ lists:
 	"make story LISTS=FOLDER: the folder of train_pairlist.txt and val_pairlist.txt, which are in the dataset's train_val.zip (docs/dataset.md)" >&2; exit 2; }
 
 test: .venv/installed
-	@echo "running one test of each kind, in two halves at once, about 5 minutes on 2 cores"
+	@echo "running one test of each kind, in two halves at once, about 10 minutes on 2 cores"
 	@.ci/halves $(abspath $(RUN))
 	@echo "skipped: what needs the official pairlists (../shared), a GPU, or data of your own (docs: tests/test_my_data.py)"
 
