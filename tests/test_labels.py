@@ -571,6 +571,21 @@ def test_every_chain_costs_what_its_changes_cost(lowest, made_up, monkeypatch):
     assert unused == known[lowest]
 
 
+@pytest.mark.parametrize("with_votes", [False, True])
+def test_majorities_are_not_held_against_a_tie_of_the_lists(with_votes, made_up):
+    _, pairs, split_of = dataset.read_labelled(made_up[0])
+    rows = np.zeros(len(pairs), tables.TABLE)
+    for name in ("series", "photo_1", "photo_2", "label"):
+        rows[name] = pairs[name]
+    tied = pairs["preference"] == 0.5
+    drawn = np.random.default_rng(4).permutation(np.flatnonzero(tied))[: tied.sum() // 2]
+    rows["label"][drawn] = 1 - rows["label"][drawn]  # among the few who voted one may be ahead
+    best = labels.explain(rows, pairs, split_of, with_votes)[0]
+    assert best.rules == () and tied.sum() > 8
+    assert best.judged == len(pairs) - with_votes * tied.sum()
+    assert best.wrong.sum() == (0 if with_votes else len(drawn))
+
+
 def test_every_misreading_of_the_columns_gives_the_labels_that_its_text_says(made_up):
     _, pairs, _ = dataset.read_labelled(made_up[0])
     found = {words[0].name if words else "": made for words, _, made in labels.rules(pairs)}
