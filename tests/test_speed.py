@@ -137,6 +137,21 @@ def test_a_store_goes_to_a_gpu_where_it_takes_at_most_half_of_it(less, is_moved,
         assert move_store(photos, boxes, gpu)[0] is photos
 
 
+@pytest.mark.parametrize("count", [1, 256, 257, 600])
+def test_a_store_on_a_gpu_holds_every_photo_in_its_place(count, monkeypatch):
+    rng, empty = np.random.default_rng(count), torch.empty
+    photos, places = (
+        rng.integers(0, 256, (count, 3, 2, 2), np.uint8),
+        rng.integers(0, 2, (count, 4)),
+    )
+    checks = [[*place, row_checksum(p, place)] for p, place in zip(photos, places, strict=True)]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1e12, 1e12))
+    monkeypatch.setattr(torch, "empty", lambda shape, dtype, device: empty(shape, dtype=dtype))
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *place, **options: self)
+    moved, boxes = move_store(photos, np.array(checks), torch.device("cuda"))
+    assert np.array_equal(moved, photos) and np.array_equal(boxes, checks)
+
+
 @pytest.mark.parametrize("name, count, resolved", [
     ("auto", 0, "cpu"), ("auto", 2, "cuda"), ("cpu", 2, "cpu"), ("cuda", 1, "cuda"),
     ("cuda:1", 2, "cuda:1"), ("cuda:2", 2, None), ("cuda", 0, None), ("cuda:0", 1, "cuda:0"),

@@ -23,7 +23,7 @@ from diagnose.predictions import judge as predictions
 from disk import errors, files, layout, pairlist, store, tensors
 from examples import story
 from run import arithmetic, checkpoint, curves, evidence, findings, scores, sheet
-from run.folder import HISTORY, check_files, recipe_name
+from run.folder import HISTORY, check_files, check_room, recipe_name
 from run.watch import check_finite
 from variants import features
 
@@ -307,6 +307,19 @@ def test_photos_of_a_store_in_memory_are_taken_as_those_on_disk():
     for kept in ((photos, np.array(checks)), (torch.from_numpy(photos), torch.tensor(checks))):
         taken, boxes = store.take_photos(*kept, rows, torch.device("cpu"))
         assert np.array_equal(taken, photos[rows]) and np.array_equal(boxes, places[rows])
+
+
+@pytest.mark.parametrize("less, is_refused", [(0, False), (1, True)])
+def test_a_run_needs_room_for_five_models(less, is_refused, stopped, tmp_path, monkeypatch):
+    ranker = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    needed = 5 * sum(t.numel() * t.element_size() for t in ranker.state_dict().values())
+    usage = SimpleNamespace(free=needed - less)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
+    if is_refused:
+        said = f"best.pt and last.pt needs {needed} bytes, the disk has {needed - 1} free"
+        stopped(said, check_room, tmp_path / "new" / "run", ranker)
+        (tmp_path / "last.pt").write_bytes(b"")  # of a run that has its place already
+    check_room(tmp_path, ranker)
 
 
 @pytest.mark.parametrize("epochs, is_refused", [(0, False), (1, False), (2, True)])
