@@ -61,6 +61,7 @@ from run.findings import CAUSE, DECLARED, SKIPPED, UNEXPLAINED, Row, text_of
 from run.loop import Run
 
 pytestmark = pytest.mark.real  # the zoo brings its own backbones
+zoo.SIDES = 160, 200, 240  # pixels: a large dataset is drawn in less time
 GOLDEN = conftest.ROOT / "golden"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

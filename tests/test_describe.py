@@ -26,6 +26,7 @@ from diagnose.stages import judge_pairs, judge_printed, mixups
 from diagnose.trace import Epoch
 
 pytestmark = pytest.mark.real  # the zoo brings its own backbones
+zoo.SIDES = 160, 200, 240  # pixels: a large dataset is drawn in less time
 
 
 def rows_of(count, seed):
