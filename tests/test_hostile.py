@@ -460,10 +460,11 @@ INSTRUMENTS = {  # {command: its words, with a run, its dataset and a trace}
     "watch": "watch --out {made}/a.txt {trainer} {data}",
 }
 PAGES = {  # the same of the others, from the project's folder
-    "train_resnet": "train_resnet.py --data {data} --weights none --size 64 --out {made}/r",
+    "train_resnet": "train_resnet.py --data {data} --weights none --size 64 --out {made}/r "
+    "--store {made}",
     "train_frozen": "-m variants.train_frozen --data {data} --weights none --size 64 "
-    "--min-agreement 0 --out {made}/r",
-    "eval": "eval.py --run {run} --data {data}",
+    "--min-agreement 0 --out {made}/r --store {made}",
+    "eval": "eval.py --run {run} --data {data} --store {made}",
     "curves": "-m run.curves {run} --out {made}/c.png",
     "make_demo": "make_demo.py --series 30 --out {made}/d",
     "bench": "bench.py --size 64 --rounds 1 --device cpu",
@@ -490,11 +491,8 @@ def test_a_command_that_is_asked_to_end_says_so_and_leaves_nothing(
     torch.save({}, tmp_path / "a.trace")
     places = {"run": train("run", "--epochs", 1), "data": demo, "trace": tmp_path / "a.trace"}
     words = COMMANDS[name].format(**places, made=made, trainer=trainer).split()
-    if name in PAGES:
-        words += ["--store", str(made)] if "{data}" in PAGES[name] else []
-    else:
-        words = [str(conftest.ROOT / "diagnose"), *words]
-    line = [sys.executable, *words]
+    program = [] if name in PAGES else [str(conftest.ROOT / "diagnose")]
+    line = [sys.executable, *program, *words]
     process = subprocess.Popen(line, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
                                start_new_session=True, cwd=conftest.ROOT)  # fmt: skip
     time.sleep(after)

@@ -196,8 +196,11 @@ def test_an_order_is_told_where_it_is_as_likely_as_asked(preference, is_told):
     assert (found is not None) == is_told and (not is_told or found.tolist() == [0, 1])
 
 
-def unexplained(same, count=100, noise=0.0, agree=50, labels_=100):
-    """What is said of votes of `count` pairs, each alone in its series, of which `same` agree."""
+def unexplained(same, count, noise=0.0, *, agree):
+    """What is said of votes of `count` pairs, each alone in its series, of which `same` agree.
+
+    agree: how many of 100 labels are the official ones.
+    """
     rng = np.random.default_rng(count)
     official = np.zeros(count, data.PAIR)
     official["series"], official["photo_1"], official["photo_2"] = np.arange(count), 1, 2
@@ -212,10 +215,9 @@ def unexplained(same, count=100, noise=0.0, agree=50, labels_=100):
     table["label"] = np.where(kept, official["label"], 1 - official["label"])
     sign = np.where(table["label"] == 0, 1, -1)
     table["wins_1"], table["wins_2"] = 0.5 + sign * strength, 0.5 - sign * strength
-    truth = np.arange(labels_) % 2
-    label = np.where(np.arange(labels_) < agree, truth, 1 - truth)
-    places = np.arange(count)
-    return judging.name_unexplained(label, truth, None, table, places, official, [])
+    truth = np.arange(100) % 2
+    label = np.where(np.arange(100) < agree, truth, 1 - truth)
+    return judging.name_unexplained(label, truth, None, table, np.arange(count), official, [])
 
 
 @pytest.mark.parametrize("same, count, noise, is_permuted", [

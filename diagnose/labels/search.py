@@ -317,13 +317,13 @@ def ruled(pairs, limits):
 
 def offer_shifted(search, bits, chain, made, judged, limits, by):
     """Offers a chain with its labels shifted by so many rows, and inverted before or after it."""
-    rows = ()
-    if by:
-        rows, bits = (Rule(f"labels are shifted by {by:+d} rows"),), bits + 3
-        judged = judged & shift_rows(search.places >= 0, by)
-        judged[0 if by > 0 else -1] = False
+    rows = (Rule(f"labels are shifted by {by:+d} rows"),) if by else ()
     if len(chain + rows) > MOST:
         return
+    if by:
+        bits += 3
+        judged = judged & shift_rows(search.places >= 0, by)
+        judged[0 if by > 0 else -1] = False
     shifted = shift_rows(made, by)
     search.offer(bits, chain + rows, shifted, judged)
     if len(chain + rows) == MOST:
