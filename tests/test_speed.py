@@ -184,33 +184,25 @@ def test_the_evidence_of_a_gpu_waits_for_it_and_tells_its_memory(is_there, tmp_p
     assert row[4] == ("123456" if is_there else "0")
 
 
-def test_the_random_state_of_a_gpu_is_kept_and_put_back(train, monkeypatch):
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_the_random_state_of_a_gpu_is_kept_and_put_back(kind, train, monkeypatch):
     put, state = [], torch.arange(7, dtype=torch.uint8)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state)
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *told: put.append(told))
-    for name, device in (("cpu", "cpu"), ("gpu", "cuda")):
-        save, load = checkpoint.save_last, checkpoint.load_last
 
-        def saves(run, device=device, save=save):
-            run.device, before = SimpleNamespace(type=device), run.device
-            save(run)
-            run.device = before
+    def played(function, run):
+        run.device, before = SimpleNamespace(type=kind), run.device
+        function(run)
+        run.device = before
 
-        def loads(run, device=device, load=load):
-            run.device, before = SimpleNamespace(type=device), run.device
-            load(run)
-            run.device = before
-
-        monkeypatch.setattr(loop, "save_last", saves)
-        monkeypatch.setattr(loop, "load_last", loads)
-        run = train(name, "--epochs", 1)
-        kept = torch.load(run / "last.pt", weights_only=True)["cuda_random"]
-        assert kept is None if device == "cpu" else torch.equal(kept, state)
-        train(name, "--epochs", 2, "--resume")
-        assert [len(put), device] in ([0, "cpu"], [1, "cuda"])
-        monkeypatch.setattr(loop, "save_last", save)
-        monkeypatch.setattr(loop, "load_last", load)
-    assert torch.equal(put[0][0], state) and put[0][1].type == "cuda"
+    for name in ("save_last", "load_last"):
+        monkeypatch.setattr(loop, name, partial(played, getattr(checkpoint, name)))
+    run = train("run", "--epochs", 1)
+    kept = torch.load(run / "last.pt", weights_only=True)["cuda_random"]
+    assert put == [] and (kept is None if kind == "cpu" else torch.equal(kept, state))
+    train("run", "--epochs", 2, "--resume")
+    assert [device.type for _, device in put] == ["cuda"] * (kind == "cuda")
+    assert all(torch.equal(back, state) for back, _ in put)
 
 
 def test_a_step_reads_nothing_back_but_its_check(train, monkeypatch):
